@@ -1,0 +1,1 @@
+"""Metrics of a model over a loader, and reports of them."""

@@ -1,0 +1,1 @@
+"""Pictures of batches, runs and what a trained model looks at."""

@@ -1,0 +1,1 @@
+"""The Deformable Attention Transformer as timm models."""

@@ -1,1 +1,10 @@
-"""The Deformable Attention Transformer as timm models."""
+"""The Deformable Attention Transformer as timm models; needs torch, timm and einops alone.
+
+import dat_train.models registers the models:  timm.create_model("dat_tiny", num_classes=10)
+"""
+
+from dat_train.models import registry  # noqa: F401  registers the models
+from dat_train.models.dat import DAT
+from dat_train.models.deformable import DeformableAttention
+
+__all__ = ["DAT", "DeformableAttention"]

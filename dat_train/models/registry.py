@@ -1,0 +1,153 @@
+"""The published sizes, and one for small images, as timm models (spec: "Pyramid")."""
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+from dat_train.models.dat import DAT
+from dat_train.models.published import rename_published
+
+CVPR = {  # what all CVPR models share; DAT's own defaults are the rest
+    "blocks": ("LS", "LS", "LD", "LD"),
+    "offset_kernels": (9, 7, 5, 3),
+    "strides": 1,
+    "offset_range": 2.0,
+    "bias": "table",
+    "geometry": "cvpr",
+    "window_size": 7,
+}
+DATPP = {  # what all DAT++ models share
+    "depths": (2, 4, 18, 2),
+    "blocks": ("ND", "ND", "ND", "DD"),
+    "offset_kernels": (9, 7, 5, 3),
+    "strides": (8, 4, 2, 1),
+    "offset_range": None,
+    "bias": "table",
+    "geometry": "dat++",
+    "kernel_size": 7,
+    "conv_stem": True,
+    "dwconv_mlp": True,
+    "local_perception": True,
+}
+SIZES = {
+    "dat_tiny": CVPR | {"dims": (96, 192, 384, 768), "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24), "groups": (1, 1, 3, 6)},
+    "dat_small": CVPR
+    | {"dims": (96, 192, 384, 768), "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24), "groups": (1, 1, 3, 6)},
+    "dat_base": CVPR
+    | {"dims": (128, 256, 512, 1024), "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32), "groups": (1, 1, 4, 8)},
+    # for small images: 2-pixel patches and deformable attention from stage 2 on, where a 32-pixel image still has a map
+    "dat_nano": CVPR
+    | {
+        "dims": (32, 64, 96, 160),
+        "depths": (2, 2, 4, 2),
+        "heads": (1, 2, 3, 5),
+        "groups": (1, 2, 3, 5),
+        "blocks": ("LS", "LD", "LD", "LD"),
+        "patch_size": 2,
+        "window_size": 4,
+    },
+    "datpp_tiny": DATPP | {"dims": (64, 128, 256, 512), "heads": (2, 4, 8, 16), "groups": (1, 2, 4, 8)},
+    "datpp_small": DATPP | {"dims": (96, 192, 384, 768), "heads": (3, 6, 12, 24), "groups": (1, 2, 3, 6)},
+    "datpp_base": DATPP | {"dims": (128, 256, 512, 1024), "heads": (4, 8, 16, 32), "groups": (2, 4, 8, 16)},
+}
+SIZES["dat_base_384"] = SIZES["dat_base"] | {"window_size": 12}
+# DAT++ steps back to the CVPR stem, downsampling and MLP
+SIZES["datp_tiny"] = SIZES["datpp_tiny"] | {"conv_stem": False, "dwconv_mlp": False, "local_perception": False}
+
+
+def _cfg(size: int = 224, **kwargs) -> dict:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, size, size),
+        "pool_size": (size // 32, size // 32),
+        "min_input_size": (3, 32, 32),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv",
+        "classifier": "head.fc",
+        "license": "apache-2.0",
+        "paper_ids": "arXiv:2201.00520",
+    } | kwargs
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "dat_tiny": _cfg(),
+        "dat_small": _cfg(),
+        "dat_base": _cfg(),
+        "dat_base_384": _cfg(384, crop_pct=384 / 438),
+        "dat_nano": _cfg(32, pool_size=(2, 2), crop_pct=1.0, num_classes=10),
+        "datpp_tiny": _cfg(paper_ids="arXiv:2309.01430"),
+        "datpp_small": _cfg(paper_ids="arXiv:2309.01430"),
+        "datpp_base": _cfg(paper_ids="arXiv:2309.01430"),
+        "datp_tiny": _cfg(paper_ids="arXiv:2309.01430"),
+    }
+)
+
+
+def _create(name: str, pretrained: bool, **kwargs) -> DAT:
+    size = default_cfgs[name].default.input_size[-1]
+    return build_model_with_cfg(
+        DAT,
+        name,
+        pretrained,
+        pretrained_filter_fn=rename_published,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **({"img_size": size} | SIZES[name] | kwargs),
+    )
+
+
+@register_model
+def dat_tiny(pretrained: bool = False, **kwargs) -> DAT:
+    """DAT-T (CVPR 2022, table 1)."""
+    return _create("dat_tiny", pretrained, **kwargs)
+
+
+@register_model
+def dat_small(pretrained: bool = False, **kwargs) -> DAT:
+    """DAT-S (CVPR 2022, table 1)."""
+    return _create("dat_small", pretrained, **kwargs)
+
+
+@register_model
+def dat_base(pretrained: bool = False, **kwargs) -> DAT:
+    """DAT-B (CVPR 2022, table 1)."""
+    return _create("dat_base", pretrained, **kwargs)
+
+
+@register_model
+def dat_base_384(pretrained: bool = False, **kwargs) -> DAT:
+    """DAT-B at 384 x 384 with windows of 12 (CVPR 2022, table 2)."""
+    return _create("dat_base_384", pretrained, **kwargs)
+
+
+@register_model
+def dat_nano(pretrained: bool = False, **kwargs) -> DAT:
+    """A DAT for images of about 32 pixels; not a published size."""
+    return _create("dat_nano", pretrained, **kwargs)
+
+
+@register_model
+def datpp_tiny(pretrained: bool = False, **kwargs) -> DAT:
+    """DAT-T++ (DAT++, table 1)."""
+    return _create("datpp_tiny", pretrained, **kwargs)
+
+
+@register_model
+def datpp_small(pretrained: bool = False, **kwargs) -> DAT:
+    """DAT-S++ (DAT++, table 1)."""
+    return _create("datpp_small", pretrained, **kwargs)
+
+
+@register_model
+def datpp_base(pretrained: bool = False, **kwargs) -> DAT:
+    """DAT-B++ (DAT++, table 1)."""
+    return _create("datpp_base", pretrained, **kwargs)
+
+
+@register_model
+def datp_tiny(pretrained: bool = False, **kwargs) -> DAT:
+    """DAT-P: DAT-T++ before the convolutional improvements (DAT++, roadmap)."""
+    return _create("datp_tiny", pretrained, **kwargs)

@@ -1,0 +1,108 @@
+"""Window attention and its shifted form: block letters `L` and `S` (spec: "Window attention")."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside w x w windows with a learned relative position bias.
+
+    Source: Swin (Liu et al., ICCV 2021, section 3.2) as DAT uses it: the shift is ceil(w / 2), not floor, and pairs
+    from different regions of a rolled map get -100 added to their logit.
+
+    A map whose sides are no multiples of w is padded right and below; padded keys are masked out. An axis that fits
+    into a single window is not shifted.
+
+    Args:
+        dim: channels C, a multiple of `heads`.
+        heads: attention heads.
+        window_size: side w of a window, in positions.
+        shifted: roll the map by ceil(w / 2) first and back afterwards.
+
+    Shape: (B, H, W, C) -> (B, H, W, C), any H, W >= 1.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        window_size: int,
+        shifted: bool = False,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.window_size = window_size
+        self.shift = (window_size + 1) // 2 if shifted else 0
+        self.attn_drop = attn_drop
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, heads))
+        self.register_buffer("relative_position_index", _relative_position_index(window_size), persistent=False)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+        self.reset_bias()
+
+    def reset_bias(self) -> None:
+        """Start the bias table from a truncated normal, std 0.01."""
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, H, W, C = x.shape
+        w, heads = self.window_size, self.heads
+        pad_y, pad_x = (w - H % w) % w, (w - W % w) % w
+        rows, columns = (H + pad_y) // w, (W + pad_x) // w
+        shift_y = self.shift if rows > 1 else 0
+        shift_x = self.shift if columns > 1 else 0
+
+        qkv = self.qkv(x)
+        if pad_y > 0 or pad_x > 0:
+            qkv = F.pad(qkv, (0, 0, 0, pad_x, 0, pad_y))
+        if shift_y > 0 or shift_x > 0:
+            qkv = torch.roll(qkv, (-shift_y, -shift_x), (1, 2))
+        qkv = qkv.view(B, rows, w, columns, w, 3, heads, C // heads).permute(5, 0, 1, 3, 6, 2, 4, 7)
+
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (heads, w*w, w*w)
+        if pad_y > 0 or pad_x > 0 or shift_y > 0 or shift_x > 0:
+            # one bias for every window and head; windows stand beside heads so that it broadcasts over the batch
+            mask = self._mask(H, W, rows, columns, shift_y, shift_x, bias)  # (windows, w*w, w*w)
+            bias = (mask.unsqueeze(1) + bias).flatten(0, 1)  # (windows * heads, w*w, w*w)
+            qkv = qkv.reshape(3, B, rows * columns * heads, w * w, C // heads)
+        else:
+            qkv = qkv.reshape(3, B * rows * columns, heads, w * w, C // heads)
+        q, k, v = qkv.unbind(0)
+        x = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias.unsqueeze(0), dropout_p=self.attn_drop if self.training else 0.0
+        )
+
+        x = x.reshape(B, rows, columns, heads, w, w, C // heads).permute(0, 1, 4, 2, 5, 3, 6)
+        x = x.reshape(B, rows * w, columns * w, C)
+        if shift_y > 0 or shift_x > 0:
+            x = torch.roll(x, (shift_y, shift_x), (1, 2))
+        if pad_y > 0 or pad_x > 0:
+            x = x[:, :H, :W]
+        return self.proj_drop(self.proj(x))
+
+    def _mask(
+        self, H: int, W: int, rows: int, columns: int, shift_y: int, shift_x: int, like: Tensor
+    ) -> Tensor:
+        """Additive mask (windows, w*w, w*w): -100 between regions of the rolled map, -inf on padded keys."""
+        w = self.window_size
+        y = torch.arange(rows * w, device=like.device)
+        x = torch.arange(columns * w, device=like.device)
+        region = (y >= rows * w - shift_y).unsqueeze(1) * 2 + (x >= columns * w - shift_x).unsqueeze(0) * 1
+        padded = ((y + shift_y) % (rows * w) >= H).unsqueeze(1) | ((x + shift_x) % (columns * w) >= W).unsqueeze(0)
+        region = region.view(rows, w, columns, w).transpose(1, 2).reshape(rows * columns, w * w)
+        padded = padded.view(rows, w, columns, w).transpose(1, 2).reshape(rows * columns, 1, w * w)
+        mask = torch.zeros((rows * columns, w * w, w * w), dtype=like.dtype, device=like.device)
+        mask = mask.masked_fill(region.unsqueeze(1) != region.unsqueeze(2), -100.0)
+        return mask.masked_fill(padded, float("-inf"))
+
+
+def _relative_position_index(w: int) -> Tensor:
+    """(w*w, w*w) row of the bias table for each (query, key) of a window: (dy + w - 1) * (2w - 1) + (dx + w - 1)."""
+    y, x = torch.meshgrid(torch.arange(w), torch.arange(w), indexing="ij")
+    y, x = y.flatten(), x.flatten()
+    dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]
+    return (dy + w - 1) * (2 * w - 1) + (dx + w - 1)

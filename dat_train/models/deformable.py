@@ -66,7 +66,7 @@ class SamplingPositions(nn.Module):
         if not self.offsets:
             Hk, Wk = self.key_size(H, W)
             reference = self.reference(Hk, Wk, queries)
-            return reference.expand(B, G, Hk, Wk, 2), reference
+            return self._bound(reference).expand(B, G, Hk, Wk, 2), reference
         # One depthwise convolution over all channels, the shared kernel repeated: no copy of q into groups.
         offset = F.conv2d(
             queries.permute(0, 3, 1, 2),
@@ -85,8 +85,13 @@ class SamplingPositions(nn.Module):
         if self.offset_range is not None:
             cells = offset.new_tensor([Hk, Wk]) if self.geometry == "cvpr" else offset.new_tensor([Hk - 1, Wk - 1])
             return reference + torch.tanh(offset) * (self.offset_range / cells.clamp(min=1)), reference
-        position = reference + offset
-        return (torch.tanh(position) if self.geometry == "cvpr" else position.clamp(-1, 1)), reference
+        return self._bound(reference + offset), reference
+
+    def _bound(self, position: Tensor) -> Tensor:
+        """Positions inside [-1, 1] where offsets are free; a limited offset may leave the map a little."""
+        if self.offset_range is not None:
+            return position
+        return torch.tanh(position) if self.geometry == "cvpr" else position.clamp(-1, 1)
 
     def reference(self, Hk: int, Wk: int, like: Tensor) -> Tensor:
         """(Hk, Wk, 2) reference points, (y, x), at least float32."""

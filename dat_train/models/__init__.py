@@ -7,14 +7,17 @@ from dat_train.models import registry  # noqa: F401  registers the models
 from dat_train.models.complexity import count_macs, count_parameters
 from dat_train.models.dat import DAT
 from dat_train.models.deformable import DeformableAttention
+from dat_train.models.sampling import Sampling, record_sampling
 from dat_train.models.weights import LoadReport, load_weights, read_checkpoint
 
 __all__ = [
     "DAT",
     "DeformableAttention",
     "LoadReport",
+    "Sampling",
     "count_macs",
     "count_parameters",
     "load_weights",
     "read_checkpoint",
+    "record_sampling",
 ]

@@ -8,9 +8,16 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 
-def conv_channels_last(conv: nn.Conv2d, x: Tensor) -> Tensor:
+class ConvNHWC(nn.Conv2d):
     """A convolution on a (B, H, W, C) map through a channels-first view; no copy on the way in or out."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1)
+
+
+def depthwise_conv(dim: int) -> ConvNHWC:
+    """3x3 depthwise convolution."""
+    return ConvNHWC(dim, dim, 3, padding=1, groups=dim)
 
 
 class Mlp(nn.Module):
@@ -20,7 +27,7 @@ class Mlp(nn.Module):
         super().__init__()
         hidden = int(dim * ratio)
         self.fc1 = nn.Linear(dim, hidden)
-        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if dwconv else None
+        self.dwconv = depthwise_conv(hidden) if dwconv else None
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
@@ -28,7 +35,7 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
         if self.dwconv is not None:
-            x = x + conv_channels_last(self.dwconv, x)
+            x = x + self.dwconv(x)
         return self.drop(self.fc2(self.drop(self.act(x))))
 
 
@@ -56,7 +63,7 @@ class Block(nn.Module):
         local_perception: bool = False,
     ) -> None:
         super().__init__()
-        self.lpu = nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if local_perception else None
+        self.lpu = depthwise_conv(dim) if local_perception else None
         self.norm1 = nn.LayerNorm(dim)
         self.attn = attn
         self.ls1 = LayerScale(dim, layer_scale) if layer_scale is not None else nn.Identity()
@@ -68,7 +75,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.lpu is not None:
-            x = x + conv_channels_last(self.lpu, x)
+            x = x + self.lpu(x)
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
@@ -93,12 +100,12 @@ class ConvStem(nn.Module):
         self.conv = nn.Conv2d(in_chans, dim // 2, 3, 2, 1)
         self.norm1 = nn.LayerNorm(dim // 2)
         self.act = nn.GELU()
-        self.conv2 = nn.Conv2d(dim // 2, dim, 3, 2, 1)
+        self.conv2 = ConvNHWC(dim // 2, dim, 3, 2, 1)
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.norm1(self.conv(x).permute(0, 2, 3, 1)))
-        return self.norm2(conv_channels_last(self.conv2, x).contiguous())
+        return self.norm2(self.conv2(x).contiguous())
 
 
 class Downsample(nn.Module):
@@ -106,8 +113,8 @@ class Downsample(nn.Module):
 
     def __init__(self, dim: int, out_dim: int, kernel_size: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(dim, out_dim, kernel_size, 2, (kernel_size - 1) // 2, bias=False)
+        self.conv = ConvNHWC(dim, out_dim, kernel_size, 2, (kernel_size - 1) // 2, bias=False)
         self.norm = nn.LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(conv_channels_last(self.conv, x).contiguous())
+        return self.norm(self.conv(x).contiguous())

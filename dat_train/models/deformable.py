@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dat_train.errors import UserError
+from dat_train.models.blocks import depthwise_conv
 from dat_train.models.position_bias import GEOMETRIES, FixedBias, LogCPB, TableBias, reference_points
 
 BIASES = ("table", "fixed", "dwc", "log_cpb", "none")
@@ -68,10 +69,12 @@ class SamplingPositions(nn.Module):
             reference = self.reference(Hk, Wk, queries)
             return self._bound(reference).expand(B, G, Hk, Wk, 2), reference
         # One depthwise convolution over all channels, the shared kernel repeated: no copy of q into groups.
+        bias = self.conv.bias
+        assert bias is not None
         offset = F.conv2d(
             queries.permute(0, 3, 1, 2),
             self.conv.weight.repeat(G, 1, 1, 1),
-            None if self.conv.bias is None else self.conv.bias.repeat(G),
+            bias.repeat(G),
             stride=self.stride,
             padding=self.padding,
             groups=C,
@@ -83,8 +86,10 @@ class SamplingPositions(nn.Module):
         offset = offset.permute(0, 3, 1, 2, 4).to(torch.promote_types(offset.dtype, torch.float32))
         reference = self.reference(Hk, Wk, queries)
         if self.offset_range is not None:
-            cells = offset.new_tensor([Hk, Wk]) if self.geometry == "cvpr" else offset.new_tensor([Hk - 1, Wk - 1])
-            return reference + torch.tanh(offset) * (self.offset_range / cells.clamp(min=1)), reference
+            cells_y, cells_x = (Hk, Wk) if self.geometry == "cvpr" else (max(Hk - 1, 1), max(Wk - 1, 1))
+            dy, dx = torch.tanh(offset).unbind(-1)
+            # numbers, not a tensor of two: a tensor made here would wait for the device
+            offset = torch.stack((dy * (self.offset_range / cells_y), dx * (self.offset_range / cells_x)), dim=-1)
         return self._bound(reference + offset), reference
 
     def _bound(self, position: Tensor) -> Tensor:
@@ -156,7 +161,7 @@ class DeformableAttention(nn.Module):
         self.sampling = SamplingPositions(dim // groups, groups, kernel_size, stride, offset_range, geometry, offsets)
         self.kv = nn.Linear(dim, 2 * dim)
         self.bias = self._make_bias("none" if self.pooled else bias, size, geometry)
-        self.dwc = nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if bias == "dwc" and not self.pooled else None
+        self.dwc = depthwise_conv(dim) if bias == "dwc" and not self.pooled else None
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
@@ -187,7 +192,7 @@ class DeformableAttention(nn.Module):
         )
         out = out.transpose(1, 2).reshape(B, H, W, C)
         if self.dwc is not None:
-            out = out + self.dwc(q.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            out = out + self.dwc(q)
         return self.proj_drop(self.proj(out))
 
     def _sample(self, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:

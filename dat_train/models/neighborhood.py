@@ -20,9 +20,7 @@ class NeighborhoodAttention(nn.Module):
     Shape: (B, H, W, C) -> (B, H, W, C), any H, W >= 1.
     """
 
-    def __init__(
-        self, dim: int, heads: int, kernel_size: int, attn_drop: float = 0.0, proj_drop: float = 0.0
-    ) -> None:
+    def __init__(self, dim: int, heads: int, kernel_size: int, attn_drop: float = 0.0, proj_drop: float = 0.0) -> None:
         super().__init__()
         if kernel_size % 2 == 0:
             raise UserError(f"kernel_size={kernel_size} of neighborhood attention must be odd")
@@ -37,7 +35,7 @@ class NeighborhoodAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         H, W, k = x.shape[1], x.shape[2], self.kernel_size
-        if H < k or W < k:
+        if k > H or k > W:
             x = F.pad(x, (0, 0, 0, max(k - W, 0), 0, max(k - H, 0)))
         x = self._attend(self.qkv(x))
         return self.proj_drop(self.proj(x[:, :H, :W]))

@@ -29,7 +29,8 @@ DATPP = {  # what all DAT++ models share
     "local_perception": True,
 }
 SIZES = {
-    "dat_tiny": CVPR | {"dims": (96, 192, 384, 768), "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24), "groups": (1, 1, 3, 6)},
+    "dat_tiny": CVPR
+    | {"dims": (96, 192, 384, 768), "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24), "groups": (1, 1, 3, 6)},
     "dat_small": CVPR
     | {"dims": (96, 192, 384, 768), "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24), "groups": (1, 1, 3, 6)},
     "dat_base": CVPR

@@ -5,6 +5,7 @@ configuration becomes an inert dictionary.
 """
 
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 from dat_train.errors import UserError
 from dat_train.models.position_bias import FixedBias, resize_fixed_table
 from dat_train.models.published import is_published, rename_published
-
 
 # The class of the released checkpoints' pickled `config`; it comes back as a plain ordered dictionary.
 _INERT = [(OrderedDict, "yacs.config.CfgNode")]
@@ -111,7 +111,9 @@ def _select_state(content: dict[str, Any], path: Path, ema: bool | None) -> tupl
     """The weights in a checkpoint's dictionary, and a report begun."""
     averaged = content.get("ema")
     if ema and not averaged:
-        raise UserError(f"{path} has no averaged weights (it was trained with ema.decay=0): ema=false takes the plain ones")
+        raise UserError(
+            f"{path} has no averaged weights (it was trained with ema.decay=0): ema=false takes the plain ones"
+        )
     if averaged and ema is not False:
         return dict(averaged), LoadReport(path, "averaged weights (EMA) of a checkpoint")
     for key in ("model", "state_dict"):
@@ -119,7 +121,9 @@ def _select_state(content: dict[str, Any], path: Path, ema: bool | None) -> tupl
             return _without_prefix(content[key]), LoadReport(path, f"`{key}` of a checkpoint")
     if content and all(isinstance(value, Tensor) for value in content.values()):
         return _without_prefix(content), LoadReport(path, "state dictionary")
-    raise UserError(f"{path} has no weights under `model` or `state_dict`; its keys: {', '.join(map(str, content))[:200]}")
+    raise UserError(
+        f"{path} has no weights under `model` or `state_dict`; its keys: {', '.join(map(str, content))[:200]}"
+    )
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -132,12 +136,16 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _fit(model: nn.Module, name: str, value: Tensor, own: dict[str, Tensor], report: LoadReport) -> Tensor | None:
     """`value` in the shape the model wants where that is known how; None leaves the model's own."""
-    if name not in own or own[name].shape == value.shape:
-        return value
+    if name not in own:
+        return None if name.startswith("head.") else value  # a model without a classifier takes the rest
     wanted = own[name].shape
+    if wanted == value.shape:
+        return value
     if name.startswith("head."):
         if name.endswith("weight"):
-            report.notes.append(f"the file's classifier has {len(value)} classes, the model {wanted[0]}: a fresh one stays")
+            report.notes.append(
+                f"the file's classifier has {len(value)} classes, the model {wanted[0]}: a fresh one stays"
+            )
         return None
     if name == "stem.conv.weight" and value.shape[0] == wanted[0] and value.shape[2:] == wanted[2:]:
         report.notes.append(f"adapted the stem from {value.shape[1]} to {wanted[1]} channels")
@@ -174,11 +182,11 @@ def _note_resized(report: LoadReport, name: str, old: torch.Size, new: torch.Siz
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    text = str(error)
-    for mark in ("Unsupported global: GLOBAL ", "Unsupported class "):
-        if mark in text:
-            what = text.split(mark)[1].split()[0]
-            return f"{path} wants to run {what} on loading, which weights have no need of: refused, nothing was executed"
+    """One line for what torch's reader of plain weights would not read."""
+    unwanted = re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", str(error))
+    if unwanted:
+        what = (unwanted[1] or unwanted[2]).rstrip(".")
+        return f"{path} wants to run {what} on loading, which weights have no need of: refused, nothing was executed"
     return f"{path} is not a checkpoint of weights (a pickle of something else, or damaged): nothing was executed"
 
 

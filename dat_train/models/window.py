@@ -84,9 +84,7 @@ class WindowAttention(nn.Module):
             x = x[:, :H, :W]
         return self.proj_drop(self.proj(x))
 
-    def _mask(
-        self, H: int, W: int, rows: int, columns: int, shift_y: int, shift_x: int, like: Tensor
-    ) -> Tensor:
+    def _mask(self, H: int, W: int, rows: int, columns: int, shift_y: int, shift_x: int, like: Tensor) -> Tensor:
         """Additive mask (windows, w*w, w*w): -100 between regions of the rolled map, -inf on padded keys."""
         w = self.window_size
         y = torch.arange(rows * w, device=like.device)

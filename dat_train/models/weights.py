@@ -72,7 +72,7 @@ def load_weights(model: nn.Module, path: str | Path, *, ema: bool | None = None)
     """Load weights into `model`: ours, safetensors, or released ones; renamed, reshaped and resized where needed.
 
     Bias tables of another resolution or window are resized bicubically, each head's own picture; a classifier for
-    another number of classes is left as the model has it; a stem for another number of channels is adapted as timm does.
+    another number of classes is left as the model has it; a stem for other channels is adapted as timm does it.
 
     Args:
         path: checkpoint (.pt, .pth) or .safetensors file.

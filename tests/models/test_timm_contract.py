@@ -226,7 +226,8 @@ def test_channels_last_input_gives_the_same():
 
 def test_variants_are_a_few_arguments():
     model = timm.create_model(
-        "dat_nano", num_classes=2, depths=(1, 1, 3, 1), blocks=("S", "D", "LDD", "D"), bias=("none", "dwc", "fixed", "log_cpb"),
+        "dat_nano", num_classes=2, depths=(1, 1, 3, 1), blocks=("S", "D", "LDD", "D"),
+        bias=("none", "dwc", "fixed", "log_cpb"),
         offset_range=(None, 1.0, 4.0, None), strides=(1, 2, 1, 1), offsets=(True, False, True, True), layer_scale=1e-2,
     )  # fmt: skip
     model(torch.randn(2, 3, 32, 32)).sum().backward()

@@ -164,7 +164,7 @@ def test_files_that_are_no_whole_checkpoints_get_one_line(tmp_path):
             load_weights(model, tmp_path / name)
         assert name in str(caught.value) and "\n" not in str(caught.value), name
     for path in (tmp_path / "absent.pt", tmp_path):
-        with pytest.raises(UserError, match="no such file|is a folder"):
+        with pytest.raises(UserError, match=r"no such file|is a folder"):
             load_weights(model, path)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

@@ -1,0 +1,164 @@
+"""The processes of a run: one by default, or those torchrun started."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from dat_train.errors import UserError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among the run's.
+
+    `control` is a group over the host's network (gloo) beside the one gradients use: what the processes agree on goes
+    through it without waiting for, or occupying, the accelerator. None with one process.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+    control: dist.ProcessGroup | None = None
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def total(self, *numbers: int) -> list[int]:
+        """Each number's sum over all processes; waits for their hosts, not for any accelerator."""
+        if self.control is None:
+            return list(numbers)
+        sums = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(sums, group=self.control)
+        return sums.tolist()
+
+    def gather(self, value: object) -> list:
+        """Every process' picklable `value`, in the order of ranks."""
+        if self.control is None:
+            return [value]
+        values = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def from_main(self, value: object) -> object:
+        """The main process' picklable `value`, everywhere."""
+        if self.control is None:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def on_main(self, action: Callable[[], object]) -> object:
+        """What `action` returns in the main process, everywhere; picklable.
+
+        Raises:
+            UserError: everywhere, when the action raises one.
+        """
+        value, complaint = None, None
+        if self.is_main:
+            try:
+                value = action()
+            except UserError as error:
+                complaint = str(error)
+        value, complaint = self.from_main((value, complaint))
+        if complaint:
+            raise UserError(complaint)
+        return value
+
+    def sum_(self, value: torch.Tensor) -> torch.Tensor:
+        """Sum a tensor on the device over all processes, in place; does not wait for the device."""
+        if self.control is not None:
+            dist.all_reduce(value)
+        return value
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.control is not None:
+            dist.barrier(group=self.control)
+
+    def check_same(self, text: str, what: str) -> None:
+        """Refuse to go on when `text` is not the same in every process.
+
+        Raises:
+            UserError: on every process, with the first differing line of the first process that differs.
+        """
+        texts = self.gather(text)
+        for rank, other in enumerate(texts):
+            if other == texts[0]:
+                continue
+            mine, theirs = texts[0].splitlines(), other.splitlines()
+            pairs = zip(mine + [""] * len(theirs), theirs + [""] * len(mine), strict=True)
+            a, b = next(pair for pair in pairs if pair[0] != pair[1])
+            raise UserError(
+                f"the processes disagree on the {what}: {a.strip()!r} on rank 0, {b.strip()!r} on rank {rank}; "
+                "start every process with the same command"
+            )
+
+
+def start_processes(device: str = "auto", timeout_minutes: float = 10.0, deterministic: bool = False) -> Processes:
+    """Join the processes torchrun started (RANK, LOCAL_RANK, WORLD_SIZE), or be the only one.
+
+    Args:
+        device: auto (cuda, then mps, then cpu), or one of these, or cuda:N with one process.
+        timeout_minutes: how long a process waits for the others before the run ends with an error.
+        deterministic: choose algorithms that give the same bits every time, and refuse the others.
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    rank, world_size, local_rank = (
+        int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not deterministic
+    where = resolve_device(device, local_rank, world_size)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    control = None
+    if world_size > 1:
+        timeout = timedelta(minutes=timeout_minutes)
+        cuda = where.type == "cuda"
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout, device_id=where if cuda else None)
+        control = dist.new_group(backend="gloo", timeout=timeout)
+    return Processes(rank, world_size, local_rank, where, control)
+
+
+def stop_processes() -> None:
+    """Leave the group, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def resolve_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.device:
+    """The device called `name` for the process `local_rank` of this machine.
+
+    Raises:
+        UserError: an unknown name, or a device this machine does not have.
+    """
+    mps = torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps and world_size == 1 else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
+        raise UserError(f"device={name!r} is unknown; choose auto, cpu, cuda or mps")
+    if kind == "cuda":
+        found = torch.cuda.device_count()
+        index = int(number) if number else local_rank
+        if index >= found:
+            raise UserError(
+                f"device={name}: process {local_rank} wants GPU {index}, this machine shows {found}; use device=cpu "
+                "or start as many processes as there are GPUs"
+            )
+        return torch.device("cuda", index)
+    if kind == "mps" and not mps:
+        raise UserError("device=mps: this machine has no Metal GPU that torch can use; use device=cpu")
+    if kind == "mps" and world_size > 1:
+        raise UserError("device=mps cannot be shared by several processes; start one process, or use device=cpu")
+    return torch.device(kind)

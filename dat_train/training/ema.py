@@ -1,0 +1,26 @@
+"""The exponential moving average of a model's weights."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Ema:
+    """A copy of `model` whose weights follow the model's: w <- d w + (1 - d) w_model after every step.
+
+    d = min(decay, (1 + step) / (10 + step)): the average of the first steps is short, so that a run of a few thousand
+    steps is not dominated by its random initialization. It depends on the step alone and needs no state.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Follow `model` after step `step` (0-based)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)

@@ -1,0 +1,54 @@
+"""The training batches of this process, step after step, also when a data worker dies."""
+
+import signal
+from collections.abc import Callable, Iterable
+
+from dat_train.data.loader import Batch
+
+WORKER_DIED = ("exited unexpectedly", "killed by signal")  # in torch's message; other errors of a worker are real ones
+PATIENCE = 3  # deaths in a row before the run gives up
+
+
+class Feed:
+    """Batches in order, from any step on.
+
+    A batch depends on its place in the run alone, so when a worker process dies (most often killed for memory), new
+    workers are started at the same place and nothing is lost or changed.
+
+    Args:
+        make_loader: (first step) -> iterable of this process' micro-batches from that step on.
+        warn: called with a line when workers are started again.
+    """
+
+    def __init__(self, make_loader: Callable[[int], Iterable[Batch]], warn: Callable[[str], None]) -> None:
+        self._make_loader = make_loader
+        self._warn = warn
+        self._batches = None
+
+    def next(self, step: int, turn: int) -> Batch:
+        """This process' micro-batch number `turn` of `step`; to be asked for in order.
+
+        Raises:
+            RuntimeError: workers keep dying.
+        """
+        for death in range(PATIENCE + 1):
+            try:
+                if self._batches is None:
+                    self._start(step, turn)
+                return next(self._batches)
+            except RuntimeError as error:
+                if death == PATIENCE or not any(words in str(error) for words in WORKER_DIED):
+                    raise
+                self._warn(
+                    f"a data worker died at step {step:,} ({str(error).splitlines()[0]}); starting the workers again"
+                )
+                self._batches = None
+
+    def _start(self, step: int, turn: int) -> None:
+        handler = signal.getsignal(signal.SIGCHLD)
+        self._batches = iter(self._make_loader(step))
+        # torch's handler would raise a worker's death anywhere in the main thread, in the middle of an update too;
+        # without it, the loader notices by itself when it is asked for the next batch
+        signal.signal(signal.SIGCHLD, handler)
+        for _ in range(turn):
+            next(self._batches)

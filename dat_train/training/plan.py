@@ -1,0 +1,141 @@
+"""What a run will do, in steps: everything that follows from epochs, batch sizes and the number of processes."""
+
+from dataclasses import dataclass
+
+from dat_train.errors import UserError
+from dat_train.training.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The arithmetic of a run.
+
+    A step consumes `batch_size` samples, cut into `micro_batches` micro-batches; micro-batch m belongs to process
+    m % world_size. The last samples of an epoch that fill no batch are left out, as in DeiT and Swin.
+
+    Args:
+        train_size: samples of one epoch.
+        epochs: length of the learning-rate schedule, and of the run unless `max_steps` ends it before.
+        warmup_epochs: counted inside `epochs`.
+
+    Raises:
+        UserError: batch sizes that do not fit each other, the number of processes or the training set.
+    """
+
+    train_size: int
+    epochs: int
+    max_steps: int | None
+    batch_size: int
+    micro_batch_size: int
+    world_size: int
+    warmup_epochs: float
+    base_lr: float
+    warmup_lr: float
+    min_lr: float
+
+    def __post_init__(self) -> None:
+        self._check_positive()
+        unit = self.micro_batch_size * self.world_size
+        if self.batch_size % unit:
+            raise UserError(
+                f"batch_size={self.batch_size} is not a multiple of micro_batch_size * world_size = {unit}; "
+                f"{self._nearest(unit)}"
+            )
+        if self.train_size < self.batch_size:
+            fitting = self.train_size // unit * unit
+            way_out = (
+                f"batch_size={fitting}" if fitting else f"smaller batch_size and micro_batch_size={self.train_size}"
+            )
+            raise UserError(
+                f"batch_size={self.batch_size} is larger than the training set of {self.train_size} images; "
+                f"use {way_out}"
+            )
+        if self.warmup_epochs > self.epochs:
+            raise UserError(
+                f"schedule.warmup_epochs={self.warmup_epochs:g} is longer than epochs={self.epochs}, inside which "
+                f"the warm-up counts; use schedule.warmup_epochs={self.epochs // 10}"
+            )
+
+    def _check_positive(self) -> None:
+        for name in ("epochs", "batch_size", "micro_batch_size", "max_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value} must be at least 1")
+        if self.warmup_epochs < 0:
+            raise UserError(f"schedule.warmup_epochs={self.warmup_epochs:g} must not be negative")
+
+    def _nearest(self, unit: int) -> str:
+        """The possible values around an impossible pair: other batches, and the micro-batch that would do."""
+        below = self.batch_size // unit * unit
+        possible = [str(value) for value in (below, below + unit) if value]
+        share = self.batch_size / self.world_size  # of one process; its divisors are the possible micro-batches
+        micros = [m for m in range(min(self.micro_batch_size, int(share)), 0, -1) if share % m == 0]
+        text = f"nearest: {', '.join(possible)}"
+        return text + (f", or micro_batch_size={micros[0]}" if micros and micros[0] > 1 else "")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.train_size // self.batch_size
+
+    @property
+    def scheduled_steps(self) -> int:
+        """Steps of `epochs`, over which the learning rate falls."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def steps(self) -> int:
+        """Steps after which the run ends."""
+        return self.scheduled_steps if self.max_steps is None else min(self.max_steps, self.scheduled_steps)
+
+    @property
+    def warmup_steps(self) -> int:
+        return round(self.warmup_epochs * self.steps_per_epoch)
+
+    @property
+    def micro_batches(self) -> int:
+        """Of one step, over all processes."""
+        return self.batch_size // self.micro_batch_size
+
+    def micro_batches_of(self, rank: int) -> range:
+        """The numbers of the micro-batches of one step that process `rank` computes."""
+        return range(rank, self.micro_batches, self.world_size)
+
+    def learning_rate(self, step: int) -> float:
+        """Of the update after `step` steps done."""
+        return learning_rate(
+            step,
+            base_lr=self.base_lr,
+            warmup_steps=self.warmup_steps,
+            warmup_lr=self.warmup_lr,
+            min_lr=self.min_lr,
+            total_steps=self.scheduled_steps,
+        )
+
+    def epochs_done(self, step: int) -> int:
+        return step // self.steps_per_epoch
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch is complete after `step` steps done."""
+        return step > 0 and step % self.steps_per_epoch == 0
+
+    def validates(self, step: int, every_epochs: int) -> bool:
+        """Whether validation is due after `step` steps: at the end of every `every_epochs`-th epoch and of the run."""
+        return step == self.steps or (self.ends_epoch(step) and self.epochs_done(step) % every_epochs == 0)
+
+    def describe(self) -> list[tuple[str, str]]:
+        """(topic, text) for the terminal."""
+        per_process = self.micro_batches // self.world_size
+        turns = f" in {per_process} turns" if per_process > 1 else ""
+        processes = f"{self.world_size} processes{turns}" if self.world_size > 1 else f"1 process{turns}"
+        warmup = f"{self.warmup_lr:.3g}, in {self.warmup_steps:,} steps to " if self.warmup_steps else ""
+        length = f"{self.steps:,} steps = {self.steps / self.steps_per_epoch:g} epochs of {self.steps_per_epoch:,}"
+        if self.steps < self.scheduled_steps:
+            length += f" (max_steps; the schedule is that of {self.epochs} epochs = {self.scheduled_steps:,} steps)"
+        return [
+            ("length", length),
+            (
+                "batch",
+                f"{self.batch_size} = {self.micro_batches} micro-batches of {self.micro_batch_size}, {processes}",
+            ),
+            ("lr", f"{warmup}{self.base_lr:.3g}, cosine to {self.min_lr:.3g}"),
+        ]

@@ -1,0 +1,46 @@
+"""Number formats of training, by name."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from dat_train.errors import UserError
+
+NAMES = ("auto", "bf16", "fp16", "fp32", "fp64")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a dtype name means: the weights' format, and that of autocast (None: no autocast)."""
+
+    name: str
+    weights: torch.dtype
+    autocast: torch.dtype | None
+    device: torch.device
+
+    def context(self) -> AbstractContextManager:
+        """For the forward pass."""
+        return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Loss scaling, which fp16 alone needs; does nothing for the others."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.autocast is torch.float16)
+
+
+def resolve_precision(name: str, device: torch.device) -> Precision:
+    """The precision called `name` on `device`; "auto" is bf16 on CUDA (fp16 where it has no bf16), else fp32.
+
+    Raises:
+        UserError: an unknown name, or a format the device does not have.
+    """
+    if name not in NAMES:
+        raise UserError(f"dtype={name!r} is unknown; choose one of {', '.join(NAMES)}")
+    if name == "auto":
+        name = "fp32"
+        if device.type == "cuda":
+            name = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if name == "fp64" and device.type == "mps":
+        raise UserError("dtype=fp64 does not exist on mps; use dtype=fp32 or device=cpu")
+    autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
+    return Precision(name, torch.float64 if name == "fp64" else torch.float32, autocast, device)

@@ -1,0 +1,79 @@
+"""What one sees: lines, and below them a live bar when the output is a terminal."""
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+
+class Terminal:
+    """Lines on the screen and in a file, and the progress of a run.
+
+    Args:
+        log_path: file that gets every line too, with the time; None for none.
+        screen: whether this process writes to the screen (rank 0) or to its file alone.
+        live: whether there is a terminal to draw a bar on; default: look.
+    """
+
+    def __init__(self, log_path: Path | None = None, screen: bool = True, live: bool | None = None) -> None:
+        self.log_path = log_path
+        self.screen = screen
+        self.live = screen and (sys.stdout.isatty() if live is None else live)
+        self._console = Console(soft_wrap=True, highlight=False, markup=False)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def say(self, text: str = "") -> None:
+        """A line, or several."""
+        if self.live:
+            self._console.print(text)
+        elif self.screen:
+            print(text, flush=True)
+        if self.log_path is not None:
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+            lines = [f"{stamp}  {line}".rstrip() + "\n" for line in text.splitlines()]
+            with contextlib.suppress(OSError), self.log_path.open("a") as file:  # a full disk must not end the run
+                file.writelines(lines)
+
+    def warn(self, text: str) -> None:
+        """A line about something that went wrong and was dealt with."""
+        self.say(f"warning: {text}")
+
+    def progress(self, step: int, steps: int, text: str | None = None) -> None:
+        """Move the bar; `text` (None: as before) stands behind it. Nothing without a terminal."""
+        if not self.live:
+            return
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.percentage:3.0f} %  {task.fields[text]}"),
+                console=self._console,
+                expand=True,
+                refresh_per_second=4,
+            )
+            self._task = self._bar.add_task("", total=steps, completed=step, text="starting")
+            self._bar.start()
+        self._bar.update(self._task, completed=step, **({} if text is None else {"text": text}))
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def duration(seconds: float) -> str:
+    """42 s, 3 min 05 s, 2 h 07 min, 1 d 4 h."""
+    seconds = round(seconds)
+    minutes, hours = seconds // 60, seconds // 3600
+    if seconds < 60:
+        return f"{seconds} s"
+    if minutes < 60:
+        return f"{minutes} min {seconds % 60:02d} s"
+    if hours < 24:
+        return f"{hours} h {minutes % 60:02d} min"
+    return f"{hours // 24} d {hours % 24} h"

@@ -1,0 +1,145 @@
+"""When and where a run's checkpoints are written: beside the training thread, and in spite of a full disk."""
+
+import os
+import shutil
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from dat_train.errors import UserError
+from dat_train.training.checkpoint import canonical, write_checkpoint
+from dat_train.training.run_folder import RunFolder
+
+RETRY_SECONDS = 60.0  # after a failed write
+LAST_TRIES = 5  # at the end of the run, when there is no later moment to try again
+LAST_PAUSE = 2.0  # seconds between them
+
+
+class CheckpointWriter:
+    """Writes last.pt, best.pt and the older ones that are kept; in the main process only.
+
+    `save` copies the state and returns; a thread writes the copy. At most one is being written: the next `save` waits
+    for it. What could not be written is owed and tried again with the next one.
+
+    Args:
+        every_minutes: `due` between two; 0 makes every step due.
+        keep: older ones to keep beside last.pt, as last-STEP.pt.
+        step_on_disk: of the last.pt that is there when the run starts; None if there is none.
+        before: called before each save, brings to the disk what a checkpoint relies on, or raises OSError.
+        warn: called with a line when a write fails.
+    """
+
+    def __init__(
+        self, folder: RunFolder, *, every_minutes: float, keep: int, step_on_disk: int | None, before, warn
+    ) -> None:
+        self.folder = folder
+        self.every_seconds = every_minutes * 60
+        self.keep = keep
+        self._step_on_disk = step_on_disk
+        self.before = before
+        self.warn = warn
+        self.pause = 0.0  # seconds all saves together held up the training thread
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future | None = None
+        self._owed_best: dict | None = None  # a best state that is not in best.pt yet
+        self._failed: OSError | None = None  # of the newest state, which is in no file then
+        self._next = time.monotonic() + self.every_seconds
+
+    def due(self) -> bool:
+        """Whether the time for another one has come."""
+        return time.monotonic() >= self._next
+
+    def save(self, state: dict, best: bool = False) -> None:
+        """Write `state` as last.pt, and before that as best.pt if it is the best."""
+        begin = time.monotonic()
+        self.wait()
+        self._next = begin + self.every_seconds
+        snapshot = canonical(state)
+        if best:
+            self._owed_best = snapshot
+        try:
+            self.before()
+            self._writing = self._thread.submit(self._write, snapshot)
+        except OSError as error:
+            self._note(error)
+        self.pause += time.monotonic() - begin
+
+    def finish(self, state: dict) -> None:
+        """Wait until the state saved last is in its files; `state` is that state, to be tried again.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        self.wait()
+        for _ in range(LAST_TRIES):
+            if self._failed is None:
+                break
+            time.sleep(LAST_PAUSE)
+            self.save(state)
+            self.wait()
+        self._thread.shutdown()
+        if self._failed is not None:
+            raise UserError(
+                f"step {state['step']:,} could not be written to {self.folder.checkpoints} ({_reason(self._failed)}); "
+                "what lies there is older; make room or mend the folder, and start the same command again"
+            )
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            self._note(writing.result())
+
+    def _note(self, failed: OSError | None) -> None:
+        """Say what went wrong, and try again soon."""
+        self._failed = failed
+        if self._failed is not None:
+            self._next = min(self._next, time.monotonic() + RETRY_SECONDS)
+            self.warn(
+                f"a checkpoint could not be written to {self.folder.checkpoints} ({_reason(self._failed)}); "
+                "the one before is whole, the run goes on and tries again"
+            )
+
+    def _write(self, snapshot: dict) -> OSError | None:
+        """In the thread. best.pt first: a last.pt that knows of a best one must not be there without it."""
+        try:
+            if self._owed_best is not None:
+                write_checkpoint(self._owed_best, self.folder.best)
+                self._owed_best = None
+            if self.keep:
+                self._keep_older(snapshot["step"])
+            write_checkpoint(snapshot, self.folder.last)
+            self._step_on_disk = snapshot["step"]
+        except OSError as error:
+            return error
+        except RuntimeError as error:  # torch's own writer reports a full disk as one
+            return OSError(str(error).splitlines()[0])
+        return None
+
+    def _keep_older(self, step: int) -> None:
+        """Give the last.pt that is about to be replaced a name of its own, and drop the oldest of these names."""
+        last, on_disk = self.folder.last, self._step_on_disk
+        if last.exists() and on_disk is not None and on_disk < step:
+            name = self._name(on_disk)
+            if not name.exists():
+                _link(last, name)
+        for path in self.folder.history():
+            if path >= self._name(step):  # of a future that a rewound run has no more
+                path.unlink()
+        for path in self.folder.history()[self.keep :]:
+            path.unlink()
+
+    def _name(self, step: int) -> Path:
+        return self.folder.checkpoints / f"last-{step:09d}.pt"
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file; a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -124,7 +124,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     img_size: int = setting("training resolution, pixels")
-    epochs: float = setting("length of the schedule; may grow when a run is continued", harmless=True)
+    epochs: int = setting("length of the schedule; may grow when a run is continued", harmless=True)
     max_steps: int | None = setting("stop after so many steps; the schedule stays that of `epochs`", harmless=True)
     batch_size: int = setting("images of one update, over all devices and micro-batches")
     micro_batch_size: int = setting(

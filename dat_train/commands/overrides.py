@@ -72,7 +72,8 @@ def composition_error(command: str, error: Exception) -> str:
     if key in kinds:
         return f"{key}: expected {_type_name(kinds[key])}"
     if key is not None and "is not a subclass" in text:
-        return f"{key} is a group of settings: set one of them, as in {next(k for k in kinds if k.startswith(f'{key}.'))}=..."
+        inside = next(name for name in kinds if name.startswith(f"{key}."))
+        return f"{key} is a group of settings: set one of them, as in {inside}=..."
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 

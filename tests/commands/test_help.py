@@ -1,0 +1,41 @@
+"""Help is for people, complete, and quick."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from commands.running import run
+
+from dat_train.commands.cli import choices
+from dat_train.config import SCHEMAS, settings
+
+
+@pytest.mark.parametrize(("command", "schema"), [("dat-train", "train"), ("dat-eval", "eval")])
+def test_help_names_every_setting_and_choice(command, schema, tmp_path):
+    text = run(command, "--help", cwd=tmp_path).stdout
+    for item in settings(SCHEMAS[schema]):
+        if not item.key.endswith(".name"):
+            assert item.key in text and item.help[:20] in text
+    for name in choices("model"):
+        assert f"model={name}" in text
+    assert max(len(line) for line in text.splitlines()) <= 120
+
+
+@pytest.mark.parametrize("command", ["dat-train", "dat-eval"])
+def test_without_arguments_it_says_what_to_type(command, tmp_path):
+    result = run(command, cwd=tmp_path)
+    assert result.returncode == 0 and f"{command} --help" in result.stdout and len(result.stdout.splitlines()) < 15
+
+
+def test_help_imports_neither_torch_nor_hydra_and_takes_less_than_0_7_seconds(tmp_path):
+    code = (
+        "import sys; sys.argv = ['dat-train', '--help']\n"
+        "from dat_train.commands.train import main\n"
+        "try: main()\n"
+        "except SystemExit: print({'torch', 'hydra', 'wandb'} & set(sys.modules), file=sys.stderr)"
+    )
+    begin = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert result.stderr.strip() == "set()"
+    assert time.monotonic() - begin < 0.7

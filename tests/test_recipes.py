@@ -1,0 +1,85 @@
+"""What `model=NAME data=imagenet` composes to is the published recipe."""
+
+import pytest
+import timm
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+import dat_train.models  # noqa: F401  registers the models
+from dat_train.commands.cli import _linear_lr, conf_dir
+from dat_train.config import TrainConfig
+from dat_train.training.optimizer import parameter_groups
+from dat_train.training.plan import RunPlan
+
+IMAGENET = 1_281_167
+RECIPES = {  # drop path, lr and end lr per 1024 images, warm-up and all epochs, clipping, weight decay, resolution
+    "dat_t": (0.2, 1e-3, 1e-5, 20, 300, 5.0, 0.05, 224),
+    "dat_s": (0.3, 1e-3, 1e-5, 20, 300, 5.0, 0.05, 224),
+    "dat_b": (0.5, 8e-4, 1e-5, 50, 300, 1.0, 0.05, 224),
+    "dat_b_384": (0.5, 4e-6, 2e-7, 0, 30, 1.0, 1e-8, 384),
+}
+
+
+def composed(*overrides):
+    ConfigStore.instance().store(name="schema_train", node=TrainConfig)
+    OmegaConf.register_new_resolver("linear_lr", _linear_lr, replace=True)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("train", ["data=imagenet", "data.root=/data/imagenet", *overrides])
+
+
+@pytest.mark.parametrize("model", RECIPES)
+def test_defaults_are_the_published_recipe(model):
+    config = composed(f"model={model}")
+    drop_path, lr, end_lr, warmup, epochs, clip, decay, size = RECIPES[model]
+    scale = config.batch_size / 1024
+    assert config.model.drop_path_rate == drop_path
+    assert config.optim.lr == pytest.approx(lr * scale) and config.schedule.min_lr == pytest.approx(end_lr * scale)
+    assert (config.schedule.warmup_epochs, config.epochs) == (warmup, epochs)
+    assert (config.optim.clip_grad, config.optim.weight_decay) == (clip, decay)
+    assert list(config.optim.betas) == [0.9, 0.999] and config.optim.eps == 1e-8
+    assert config.img_size == size and config.ema.decay == 0
+    augment = config.augment
+    assert (augment.rand_augment, augment.color_jitter) == ("rand-m9-mstd0.5-inc1", 0.4)
+    assert (augment.mixup, augment.cutmix, augment.switch_prob) == (0.8, 1.0, 0.5)
+    assert (augment.random_erasing, augment.label_smoothing, augment.repeats) == (0.25, 0.1, 1)
+    assert (augment.interpolation, augment.hflip, list(augment.scale)) == ("bicubic", 0.5, [0.08, 1.0])
+    assert config.eval.resize == "squash" and round(size / config.eval.crop_pct) == {224: 256, 384: 438}[size]
+
+
+def test_the_learning_rate_follows_the_batch_size_unless_it_is_said():
+    assert composed("model=dat_t", "batch_size=256").optim.lr == pytest.approx(2.5e-4)
+    assert composed("model=dat_t", "batch_size=256", "optim.lr=3e-4").optim.lr == 3e-4
+    assert composed("model=dat_t", "batch_size=256").schedule.warmup_lr == pytest.approx(2.5e-7)
+
+
+@pytest.mark.parametrize("model", RECIPES)
+def test_the_schedule_at_its_corners(model):
+    config = composed(f"model={model}")
+    plan = RunPlan(
+        train_size=IMAGENET, epochs=config.epochs, max_steps=None, batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size, world_size=8, warmup_epochs=config.schedule.warmup_epochs,
+        base_lr=config.optim.lr, warmup_lr=config.schedule.warmup_lr, min_lr=config.schedule.min_lr,
+    )  # fmt: skip
+    assert plan.steps_per_epoch == {1024: 1251, 512: 2502}[config.batch_size]
+    assert plan.steps == plan.steps_per_epoch * config.epochs
+    lr = plan.learning_rate
+    warmup = plan.steps_per_epoch * config.schedule.warmup_epochs
+    peak, end = config.optim.lr, config.schedule.min_lr
+    if warmup:
+        assert lr(0) == config.schedule.warmup_lr
+        assert lr(warmup - 1) == pytest.approx(peak, rel=1e-3) and lr(warmup - 1) < peak
+    assert lr(plan.steps // 2) == pytest.approx((peak + end) / 2, rel=1e-3)
+    assert lr(plan.steps - 1) == pytest.approx(end, rel=1e-3)
+
+
+def test_no_decay_for_one_dimensional_parameters_and_bias_tables():
+    model = timm.create_model("dat_nano")
+    decayed, plain = parameter_groups(model, 0.05)
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
+    name = {id(parameter): name for name, parameter in model.named_parameters()}
+    kept = {name[id(parameter)] for parameter in plain["params"]}
+    assert kept == {
+        n for n, p in model.named_parameters() if p.ndim == 1 or n.endswith(("bias", "bias_table", "bias.table"))
+    }
+    assert len(decayed["params"]) + len(kept) == len(name)

@@ -1,0 +1,128 @@
+"""What one reads of an evaluation: accuracy of each class, confused classes, wrong predictions, and the numbers."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from dat_train.evaluation.metrics import Evaluation
+from dat_train.evaluation.wrong_picture import write_wrong_picture
+
+SHOWN_CONFUSED = 5  # pairs on the terminal; the file has all
+
+
+def write_report(
+    evaluation: Evaluation,
+    classes: Sequence[str],
+    samples: Sequence[tuple[str, int]],
+    folder: Path,
+    facts: dict | None = None,
+) -> dict:
+    """Write result.json, per_class.csv, confused.csv and, where there are mistakes, wrong.png into `folder`.
+
+    Args:
+        classes: names, by class number.
+        samples: (path, label) of every image of the set, by index.
+        facts: further entries of result.json (model, checkpoint, ...).
+
+    Returns:
+        what result.json holds.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {
+        "top1": evaluation.top1,
+        "top5": evaluation.top5,
+        "loss": evaluation.loss if math.isfinite(evaluation.loss) else None,  # JSON has no NaN
+        "images": evaluation.count,
+        "unreadable": evaluation.unreadable,
+    } | (facts or {})
+    _write(folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    _write(
+        folder / "per_class.csv", _csv(("index", "name", "images", "correct", "top1"), per_class(evaluation, classes))
+    )
+    _write(folder / "confused.csv", _csv(("true", "predicted", "count", "share"), confused(evaluation, classes)))
+    write_wrong_picture(evaluation, classes, samples, folder / "wrong.png")
+    return result
+
+
+def per_class(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[int, str, int, int, float | None]]:
+    """(class number, name, images, correct, top-1 in percent) of every class; top-1 is None without an image."""
+    correct = evaluation.labels[evaluation.predicted == evaluation.labels]
+    images = np.bincount(evaluation.labels, minlength=len(classes)).tolist()
+    hits = np.bincount(correct, minlength=len(classes)).tolist()
+    return [
+        (number, name, images[number], hits[number], 100 * hits[number] / images[number] if images[number] else None)
+        for number, name in enumerate(classes)
+    ]
+
+
+def confused(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[str, str, int, float]]:
+    """(true class, predicted class, count, percent of the true class' images) of all confusions, most frequent first.
+
+    Equal counts: the larger share first, then the lower class numbers.
+    """
+    wrong = evaluation.predicted != evaluation.labels
+    pairs = np.stack([evaluation.labels[wrong], evaluation.predicted[wrong]], axis=1)  # (mistakes, 2)
+    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+    images = np.bincount(evaluation.labels, minlength=len(classes))
+    rows = [
+        (int(true), int(predicted), int(count), 100 * int(count) / int(images[true]))
+        for (true, predicted), count in zip(pairs, counts, strict=True)
+    ]
+    rows.sort(key=lambda row: (-row[2], -row[3], row[0], row[1]))
+    return [(classes[true], class_name(classes, predicted), count, share) for true, predicted, count, share in rows]
+
+
+def class_name(classes: Sequence[str], number: int) -> str:
+    """The class' name; "(NaN)" where the model's logits were not numbers."""
+    return classes[number] if number >= 0 else "(NaN)"
+
+
+def terminal_report(evaluation: Evaluation, classes: Sequence[str], topics: Sequence[tuple[str, str]]) -> Group:
+    """The result for a rich console, also one that is no terminal; at most 80 columns but for long names.
+
+    Args:
+        topics: (topic, text) lines about what was evaluated.
+    """
+    what = Table.grid(padding=(0, 2))
+    for topic, text in topics:
+        what.add_row(topic, Text(text, overflow="fold"))
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("top-1", f"top-{min(5, len(classes))}", "loss", "images"):
+        result.add_column(title, justify="right")
+    result.add_row(
+        f"{evaluation.top1:.2f} %", f"{evaluation.top5:.2f} %", f"{evaluation.loss:.4f}", f"{evaluation.count:,}"
+    )
+    parts = [what, result]
+    pairs = confused(evaluation, classes)
+    if pairs:
+        title = "confused" if len(pairs) <= SHOWN_CONFUSED else f"confused (the first {SHOWN_CONFUSED} of {len(pairs)})"
+        table = Table(title, "images", "of its class", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.columns[1].justify = table.columns[2].justify = "right"
+        for true, predicted, count, share in pairs[:SHOWN_CONFUSED]:
+            table.add_row(Text(f"{true} -> {predicted}"), f"{count:,}", f"{share:.1f} %")
+        parts.append(table)
+    return Group(*parts)
+
+
+def _csv(header: Sequence[str], rows: Sequence[tuple]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([f"{value:.4f}" if isinstance(value, float) else value for value in row] for row in rows)
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

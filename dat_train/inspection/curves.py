@@ -1,0 +1,152 @@
+"""A run's curves: loss, validation accuracy and learning rate against epochs."""
+
+import json
+import math
+from collections.abc import Sized
+from pathlib import Path
+
+import numpy as np
+
+POINTS = 2000  # steps a curve is drawn with; more than a picture has pixels across
+SMOOTHING = 0.03  # of the run: the width of the window the smooth line averages over
+BLUE, ORANGE, GREY = "#1f5fa8", "#d9731a", "#888888"
+
+
+def write_curves(metrics: Path, path: Path) -> bool:
+    """Draw the rows of metrics.jsonl to `path` (PNG); whole before it appears there. False: there is no row yet."""
+    steps, validations = _read(metrics)
+    if not len(steps) and not validations:
+        return False
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy, rate = figure.subplots(1, 3)
+    _draw_loss(loss, steps, validations)
+    _draw_accuracy(accuracy, validations)
+    _draw_rate(rate, steps)
+    end = max([*steps[-1:, 0], *(row["epoch"] for row in validations[-1:])])
+    for axes in (loss, accuracy, rate):
+        axes.set_xlabel("epoch")
+        axes.set_xlim(0, 1.02 * end)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    beside = path.with_name(f".{path.name}.new")
+    figure.savefig(beside, format="png")
+    beside.replace(path)
+    return True
+
+
+def _draw_loss(axes, steps: np.ndarray, validations: list[dict]) -> None:
+    axes.set_title("loss", loc="left", fontsize=10)
+    epochs, losses = steps[:, 0], steps[:, 1]
+    sound = np.isfinite(losses)
+    epochs, losses = epochs[sound], losses[sound]
+    if len(losses):
+        axes.plot(*thin_out(epochs, losses), color=BLUE, alpha=0.25, linewidth=0.7)
+        epochs, losses = thin_out(epochs, smooth(losses), extremes=False)
+        axes.plot(epochs, losses, marker=_marker(epochs), color=BLUE, linewidth=1.6, label="training")
+    _draw_validations(axes, validations, {"val_loss": ("validation", ORANGE), "ema_val_loss": ("validation, EMA", GREY)})
+    _legend(axes)
+
+
+def _draw_accuracy(axes, validations: list[dict]) -> None:
+    axes.set_title("validation top-1, %", loc="left", fontsize=10)
+    drawn = _draw_validations(
+        axes, validations, {"val_top1": ("model", BLUE), "ema_val_top1": ("EMA of its weights", ORANGE)}
+    )
+    if not drawn:
+        axes.text(0.5, 0.5, "no validation yet", ha="center", va="center", color=GREY, transform=axes.transAxes)
+        return
+    name = "ema_val_top1" if "ema_val_top1" in drawn else "val_top1"
+    epochs, values = _values(validations, name)
+    best = int(np.argmax(values))
+    axes.plot(epochs[best], values[best], "o", markersize=7, markerfacecolor="none", color=GREY)
+    axes.plot([], [], "o", markersize=7, markerfacecolor="none", color=GREY, label=f"best: {values[best]:.2f}")
+    _legend(axes, "lower right")
+
+
+def _draw_rate(axes, steps: np.ndarray) -> None:
+    epochs, rates = thin_out(steps[:, 0], steps[:, 2], extremes=False)
+    highest = rates.max(initial=0.0)
+    power = math.floor(math.log10(highest)) if highest > 0 else 0
+    axes.set_title(f"learning rate, 1e{power}", loc="left", fontsize=10)
+    axes.plot(epochs, rates / 10.0**power, marker=_marker(epochs), color=BLUE, linewidth=1.6)
+    axes.set_ylim(bottom=0)
+
+
+def _draw_validations(axes, validations: list[dict], lines: dict[str, tuple[str, str]]) -> set[str]:
+    """Draw each named value that was measured; returns which were."""
+    drawn = set()
+    for name, (label, color) in lines.items():
+        epochs, values = _values(validations, name)
+        if len(values):
+            axes.plot(epochs, values, marker=_marker(epochs), color=color, linewidth=1.3, label=label)
+            drawn.add(name)
+    return drawn
+
+
+def _marker(points: Sized) -> str | None:
+    """Dots where they can be told apart; a single point is seen by nothing else."""
+    return "." if len(points) <= 60 else None
+
+
+def _legend(axes, place: str = "best") -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=place, fontsize=8, frameon=False)
+
+
+def _values(validations: list[dict], name: str) -> tuple[list[float], list[float]]:
+    """(epochs, values) where the value is a number."""
+    rows = [row for row in validations if row.get(name) is not None]
+    return [row["epoch"] for row in rows], [row[name] for row in rows]
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """The mean over a centred window of SMOOTHING of the run, which shrinks towards both ends. (N,) -> (N,)"""
+    half = int(len(values) * SMOOTHING / 2)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    place = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(place, len(values) - 1 - place))
+    return (sums[place + reach + 1] - sums[place - reach]) / (2 * reach + 1)
+
+
+def thin_out(x: np.ndarray, y: np.ndarray, extremes: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """At most about 2 POINTS of the points (x, y), x ascending.
+
+    Args:
+        extremes: keep the lowest and highest y of every stretch, so that no peak is lost; otherwise every n-th point
+            and the last.
+    """
+    every = math.ceil(len(x) / POINTS)
+    if every <= 1:
+        return x, y
+    if not extremes:
+        keep = np.append(np.arange(0, len(x) - 1, every), len(x) - 1)
+        return x[keep], y[keep]
+    whole = len(x) // every * every
+    stretches = y[:whole].reshape(-1, every)
+    starts = np.arange(0, whole, every)
+    keep = np.union1d(starts + stretches.argmin(1), starts + stretches.argmax(1))
+    keep = np.union1d(keep, np.arange(whole, len(x)))
+    return x[keep], y[keep]
+
+
+def _read(metrics: Path) -> tuple[np.ndarray, list[dict]]:
+    """(N, 3) epoch, loss, learning rate of every step (NaN: was skipped), and the rows of validations."""
+    steps, validations = [], []
+    for row in _rows(metrics):
+        if "val_loss" in row:
+            validations.append(row)
+        else:
+            steps.append((row["epoch"], math.nan if row["loss"] is None else row["loss"], row["lr"]))
+    return np.array(steps, dtype=np.float64).reshape(-1, 3), validations
+
+
+def _rows(metrics: Path) -> list[dict]:
+    """Whole rows; the last one may be half written while the run goes on."""
+    text = metrics.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1].strip()
+    return json.loads("[" + whole.replace("\n", ",") + "]")  # at once: three times as fast as line by line

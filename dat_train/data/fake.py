@@ -1,0 +1,25 @@
+"""Random images made on the fly: for benchmarks and trials, with no files to read."""
+
+import numpy as np
+from PIL import Image
+
+from dat_train.data.dataset import ImageDataset
+from dat_train.data.randomness import keyed_seed
+
+
+class FakeImages(ImageDataset):
+    """`size` random images of `image_size` pixels and `classes` classes; each follows from its index.
+
+    They are noise around a colour that follows from the class, so that training has something to learn.
+    """
+
+    def __init__(self, size: int, classes: int, image_size: int, *, part: str, stand_in: bool = True) -> None:
+        samples = [(f"fake/{part}/{index}", index % classes) for index in range(size)]
+        super().__init__(samples, [str(label) for label in range(classes)], stand_in=stand_in)
+        self.image_size = image_size
+
+    def read(self, index: int) -> Image.Image:
+        path, label = self.samples[index]
+        colour = np.random.default_rng(label).uniform(64, 192, 3)
+        noise = np.random.default_rng(keyed_seed(path)).standard_normal((self.image_size, self.image_size, 3))
+        return Image.fromarray(np.clip(colour + 32 * noise, 0, 255).astype(np.uint8))

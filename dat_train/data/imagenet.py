@@ -1,0 +1,47 @@
+"""ImageNet-1K as an image folder, with checks for what is usually wrong with it."""
+
+import os
+from pathlib import Path
+
+from dat_train.data.dataset import ImageDataset
+from dat_train.data.folders import EXTENSIONS, VALIDATION_NAMES, existing, scan, scan_validation, train_set, val_set
+from dat_train.errors import UserError
+
+CLASSES = 1000
+
+
+def open_imagenet(root: str | Path) -> tuple[ImageDataset, ImageDataset]:
+    """Training and validation set of `root`, which has train/ and val/ with one folder a class.
+
+    Raises:
+        UserError: what is missing or not sorted into classes, and the way out.
+    """
+    root = existing(root)
+    if not (root / "train").is_dir():
+        below = next((path for path in sorted(root.glob("*/train")) if path.is_dir()), None)
+        hint = f"; did you mean data.root={below.parent}?" if below else ""
+        raise UserError(f"{root} has no train/ with one folder a class{hint}")
+    val = next((root / name for name in VALIDATION_NAMES if (root / name).is_dir()), None)
+    if val is None:
+        raise UserError(f"{root} has no val/ with one folder a class")
+    if _images_lie_flat(val):
+        raise UserError(
+            f"the images in {val} are not sorted into class folders: "
+            f"python scripts/data/sort_imagenet_val.py {val} LABELS"
+        )
+    classes, train_samples = scan(root / "train")
+    check_classes(CLASSES, classes, root / "train")
+    return train_set(train_samples, classes), val_set(scan_validation(val, classes), classes)
+
+
+def check_classes(expected: int, classes: list[str], folder: Path) -> None:
+    """Raise a UserError unless `folder` has as many classes as the model."""
+    if len(classes) != expected:
+        raise UserError(
+            f"{folder} has {len(classes)} class folders, ImageNet-1K has {expected}; for other data use data=folder"
+        )
+
+
+def _images_lie_flat(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.name.lower().endswith(EXTENSIONS) and entry.is_file() for entry in entries)

@@ -1,0 +1,69 @@
+"""Batches from worker processes: the same for any number of them."""
+
+import signal
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dat_train.data.dataset import ImageDataset, Sample
+from dat_train.data.order import EvaluationSampler, MicroBatchSampler
+
+
+class Batch(NamedTuple):
+    """Images (B, 3, H, W), labels (B,) and places in the set (B,), and the paths that could not be read."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    unreadable: list[str]
+
+
+def train_loader(
+    dataset: ImageDataset, sampler: MicroBatchSampler, *, workers: int = 0, pin_memory: bool = False
+) -> Iterable[Batch]:
+    """The sampler's micro-batches in order; one set of workers for the whole run, epochs being the sampler's affair."""
+    return _loader(dataset, sampler, workers, pin_memory)
+
+
+def evaluation_loader(
+    dataset: ImageDataset,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterable[Batch]:
+    """This process' share of the set in batches; every image once over all processes."""
+    return _loader(dataset, EvaluationSampler(len(dataset), batch_size, rank, world_size), workers, pin_memory)
+
+
+def _loader(dataset: ImageDataset, sampler: Iterable, workers: int, pin_memory: bool) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_init_worker if workers else None,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _collate(samples: list[Sample]) -> Batch:
+    return Batch(
+        torch.stack([sample.image for sample in samples]),
+        torch.tensor([sample.label for sample in samples]),
+        torch.tensor([sample.index for sample in samples]),
+        [path for sample in samples for path in sample.unreadable],
+    )
+
+
+def _init_worker(_number: int) -> None:
+    torch.set_num_threads(1)
+    # A signal to the whole process group is for the main process: it finishes its step and then ends its workers.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

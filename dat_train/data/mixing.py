@@ -1,0 +1,56 @@
+"""Mixup and cutmix by key, and label smoothing (Zhang et al., 2018; Yun et al., 2019; as in DeiT)."""
+
+import torch.nn.functional as F
+from timm.data import Mixup
+from torch import Tensor
+
+from dat_train.data.randomness import keyed_randomness
+from dat_train.errors import UserError
+
+
+class Mixing:
+    """Mixes a batch with its own reverse; makes labels soft.
+
+    Args:
+        num_classes: of the soft targets.
+        mixup, cutmix: alphas of their beta distributions; 0 leaves one out.
+        switch_prob: probability of cutmix where both are on.
+        label_smoothing: mass spread over all classes.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        switch_prob: float = 0.5,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        self.mixup = None
+        if mixup > 0 or cutmix > 0:
+            self.mixup = Mixup(
+                mixup, cutmix, switch_prob=switch_prob, label_smoothing=label_smoothing, num_classes=num_classes
+            )
+
+    def __call__(self, images: Tensor, labels: Tensor, *key: int | str) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) and labels (B,) -> mixed images and soft targets (B, num_classes), float32.
+
+        Draws follow from `key`. The given images are left alone; nothing waits for the device.
+
+        Raises:
+            UserError: an odd number of images to mix.
+        """
+        if self.mixup is None:
+            targets = F.one_hot(labels, self.num_classes).float()
+            smoothing = self.label_smoothing
+            return images, targets * (1 - smoothing) + smoothing / self.num_classes
+        if len(images) % 2:
+            raise UserError(
+                f"mixup and cutmix pair images, and micro_batch_size={len(images)} is odd; take an even one, or "
+                "augment.mixup=0 augment.cutmix=0"
+            )
+        with keyed_randomness(*key):
+            images, targets = self.mixup(images.clone(), labels)
+        return images, targets.float()

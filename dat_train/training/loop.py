@@ -137,17 +137,18 @@ class Training:
         return forward
 
     def _rehearse(self, forward: nn.Module) -> None:
-        """One forward and backward pass for nothing.
+        """Two forward and backward passes for nothing.
 
-        DDP learns the order of gradients in its first pass and cuts its buckets anew; which processes' numbers are
-        added first depends on the buckets. After a rehearsal a resumed run adds in the same order as one that went
-        through. It may not begin with `no_sync` either.
+        DDP counts gradients in its first pass, notes their order in the second, and then cuts its buckets anew; which
+        processes' numbers are added first depends on the buckets. After a rehearsal a resumed run adds in the same order
+        as one that went through. The first pass may not be one without synchronization either.
         """
         images = torch.zeros(self.plan.micro_batch_size, *self.image_shape, device=self.processes.device)
-        with self.precision.context():
-            logits = forward(images.to(self.precision.weights))
-        logits.sum().backward()
-        forward.zero_grad(set_to_none=False)
+        for _ in range(2):
+            with self.precision.context():
+                logits = forward(images.to(self.precision.weights))
+            logits.sum().backward()
+            forward.zero_grad(set_to_none=False)
 
     # A step
 

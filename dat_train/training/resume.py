@@ -47,9 +47,10 @@ def open_run(folder: RunFolder, resume: str, processes: Processes, say: Callable
     return load_checkpoint(path) if path else None
 
 
-def restore(state: TrainState, saved: dict, folder: RunFolder, processes: Processes) -> None:
-    """Make `state` what `saved` says, and the folder's metrics what they were then."""
-    state.load(saved)
+def restore(state: TrainState, saved: dict | None, folder: RunFolder, processes: Processes) -> None:
+    """Make `state` what `saved` says (None: leave it as new), and the folder's metrics what they were then."""
+    if saved is not None:
+        state.load(saved)
     if processes.is_main:
         folder.truncate_metrics(state.step, state.validated == state.step)
     processes.wait()

@@ -67,6 +67,7 @@ class RunLog:
         self._write(
             self._timing,
             {
+                "elapsed": 0.0,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "step": step,
                 "host": platform.node(),
@@ -106,6 +107,15 @@ class RunLog:
     def validation(self, row: dict, best: bool) -> None:
         """Write a validation's row and line; its time does not count as training."""
         self._write(self._metrics, row)
+        now = time.monotonic()
+        self._write(
+            self._timing,
+            {
+                "elapsed": round(now - self._start, 4),
+                "step": row["step"],
+                "validation_seconds": round(now - self._since, 4),
+            },
+        )
         for logger in self.loggers:
             logger.log_validation(row)
         ema = f"   EMA {row['ema_val_top1']:.2f} %" if "ema_val_top1" in row else ""
@@ -137,7 +147,7 @@ class RunLog:
         now = time.monotonic()
         seconds, step = now - self._since, rows[-1]["step"]
         self._images_per_second = len(rows) * self.plan.batch_size / max(seconds, 1e-9)
-        row = {"step": step, "steps": len(rows), "seconds": round(seconds, 4)}
+        row = {"elapsed": round(now - self._start, 4), "step": step, "steps": len(rows), "seconds": round(seconds, 4)}
         row |= {"images_per_second": round(self._images_per_second, 2), "memory_gb": _memory(self.processes.device)}
         self._write(self._timing, row)
         losses = [row["loss"] for row in rows if row["loss"] is not None]
@@ -168,7 +178,9 @@ class _RowFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._size = path.stat().st_size if path.exists() else 0
+        self._size = (
+            path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+        )  # after it, half a row of a killed process
         self._unwritten = b""
 
     def append(self, rows: Sequence[dict]) -> None:

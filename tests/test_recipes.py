@@ -3,12 +3,9 @@
 import pytest
 import timm
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
 import dat_train.models  # noqa: F401  registers the models
-from dat_train.commands.cli import _linear_lr, conf_dir
-from dat_train.config import TrainConfig
+from dat_train.commands.cli import conf_dir, register
 from dat_train.training.optimizer import parameter_groups
 from dat_train.training.plan import RunPlan
 
@@ -22,8 +19,7 @@ RECIPES = {  # drop path, lr and end lr per 1024 images, warm-up and all epochs,
 
 
 def composed(*overrides):
-    ConfigStore.instance().store(name="schema_train", node=TrainConfig)
-    OmegaConf.register_new_resolver("linear_lr", _linear_lr, replace=True)
+    register("train")
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose("train", ["data=imagenet", "data.root=/data/imagenet", *overrides])
 

@@ -1,6 +1,6 @@
 """What every command shares: composing its settings with Hydra, help, and errors of one line.
 
-A command is `run_command("train", task)`: `task` gets the resolved settings, and imports torch only then.
+A command is `run_command("train", task)`: `task` gets the composed settings, and imports torch only then.
 """
 
 import os
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from dat_train import __version__
-from dat_train.config import SCHEMAS, validate
+from dat_train.config import SCHEMAS, to_dict, validate
 from dat_train.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+GROUPS = {"train": ("model", "data", "augment", "experiment"), "eval": ("model", "data")}  # folders of conf/
+UNSET = "unset"  # what conf/train.yaml says of a group that has no default
 FULL_LR_BATCH = 1024  # images that linear_lr's rate is for
 
 
@@ -35,77 +37,116 @@ def choices(group: str) -> list[str]:
 def run_command(name: str, task: Callable[["DictConfig"], None]) -> NoReturn:
     """Compose the settings of command `name` from conf/NAME.yaml and the command line, run `task`, exit.
 
-    Exit codes: 0; 1 an unexpected error, with its traceback; 2 something the user can mend, one line; 130 interrupted.
+    Exit codes: 0; 1 an unexpected error, with its traceback; 2 something the user can mend, one line; 130 interrupted;
+    and whatever `task` exits with itself.
     """
     from dat_train.commands import help as helping
 
     arguments = sys.argv[1:]
     if not arguments:
         print(helping.usage(name))
-        sys.exit(0)
-    if {"-h", "--help"} & set(arguments):
+    elif {"-h", "--help"} & set(arguments):
         print(helping.full(name))
-        sys.exit(0)
-    if "--version" in arguments:
+    elif "--version" in arguments:
         print(f"dat-train {__version__}")
-        sys.exit(0)
-    try:
-        _launch(name, task)
-    except UserError as error:
-        _stop(str(error), 2)
-    except KeyboardInterrupt:
-        _stop("interrupted", 130)
+    else:
+        try:
+            _launch(name, task)
+        except UserError as error:
+            _stop(f"error: {error}", 2)
+        except KeyboardInterrupt:
+            _stop("interrupted", 130)
     sys.exit(0)
+
+
+def register(name: str) -> None:
+    """Tell Hydra what conf/NAME.yaml refers to: its schema, the resolver linear_lr, and `unset` choices."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("linear_lr", linear_lr, replace=True)
+    ConfigStore.instance().store(name=f"schema_{name}", node=SCHEMAS[name])
+    for group in ("model", "data"):  # where none is chosen; Hydra composes a sweep over models without one, first
+        ConfigStore.instance().store(group=group, name=UNSET, node={})
 
 
 def _launch(name: str, task: Callable[["DictConfig"], None]) -> None:
     """Hand over to Hydra, which composes the settings and calls the task once, or for every job of a sweep."""
     import hydra
-    from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    from dat_train.commands.overrides import check_overrides, composition_error
+    from dat_train.commands.overrides import composition_error, read_arguments
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through; they are translated here
-    ConfigStore.instance().store(name=f"schema_{name}", node=SCHEMAS[name])
-    OmegaConf.register_new_resolver("linear_lr", _linear_lr, replace=True)
-    sys.argv[1:] = check_overrides(name, sys.argv[1:])
+    sys.argv[1:], overrides = read_arguments(name, sys.argv[1:])
+    swept = {key for key, override in overrides.items() if override.is_sweep_override()}
+    register(name)
 
     def checked_task(config: "DictConfig") -> None:
+        # Hydra would let the other jobs of a sweep go on after a UserError, so it becomes an exit right here
         try:
-            OmegaConf.resolve(config)
-            missing = OmegaConf.missing_keys(config)
-            if missing:
-                raise UserError(_missing_text(name, sorted(missing)[0]))
-            validate(OmegaConf.to_container(config))
+            register(name)  # a sweep's job may run in another process
+            _complete(name, config, swept)
         except OmegaConfBaseException as error:
-            raise SystemExit(_exit_code(composition_error(name, error))) from None
+            _stop(f"error: {composition_error(name, error)}", 2)
         except UserError as error:
-            raise SystemExit(_exit_code(str(error))) from None
+            _stop(f"error: {error}", 2)
         try:
             task(config)
-        except UserError as error:  # here, not above: Hydra would add a line of its own
-            raise SystemExit(_exit_code(str(error))) from None
+        except UserError as error:
+            _stop(f"error: {error}", 2)
 
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(checked_task)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UserError(composition_error(name, error)) from None
 
 
-def _linear_lr(rate: float, batch_size: int) -> float:
-    """A learning rate per 1024 images for another batch size, by the linear scaling rule (Goyal et al., 2017)."""
+def _complete(name: str, config: "DictConfig", swept: set[str]) -> None:
+    """Resolve the composed settings, check that none is missing or impossible, and name the run."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    for group in GROUPS[name]:
+        if HydraConfig.get().runtime.choices[group] == UNSET:
+            raise UserError(f"{group} is not set: {group}=NAME with one of {', '.join(choices(group))}")
+    OmegaConf.resolve(config)
+    for key in sorted(OmegaConf.missing_keys(config)):
+        hint = "ckpt=PATH, e.g. runs/digits/checkpoints/best.pt" if key == "ckpt" else f"{key}=VALUE"
+        raise UserError(f"{key} is not set: {hint}; dat-{name} --help tells more")
+    validate(to_dict(config), SCHEMAS[name])
+    if name == "train":
+        config.name = _run_name(config, swept)
+
+
+def linear_lr(rate: float, batch_size: int) -> float:
+    """A learning rate per 1024 images for another batch size, by the linear scaling rule (Goyal et al., 2017).
+
+    conf/ says ${linear_lr:1e-3,${batch_size}}.
+    """
     return float(rate) * batch_size / FULL_LR_BATCH
 
 
-def _missing_text(name: str, key: str) -> str:
-    hints = {
-        "ckpt": "ckpt=PATH, e.g. dat-eval ckpt=runs/digits/checkpoints/best.pt",
-        "init": "init=PATH, the weights to fine-tune (init=null starts from nothing)",
-    }
-    return f"{key} is not set: {hints.get(key, f'{key}=VALUE')}; dat-{name} --help tells more"
+def _run_name(config: "DictConfig", swept: set[str]) -> str:
+    """The run's folder: as named, or MODEL-DATA; in a sweep with what is swept, so that no two runs share one."""
+    from hydra.core.hydra_config import HydraConfig
+
+    name = config.name or f"{config.model.name}-{config.data.name}"
+    if "name" in swept:
+        return name
+    told = set() if config.name else {"model", "data"}  # they are in the name already
+    job = HydraConfig.get()
+    swept = swept | set(job.sweeper.get("params") or {})  # a sweep may also stand in a configuration file
+    values = {key.lstrip("+"): value for key, _, value in (item.partition("=") for item in job.overrides.task)}
+    told_now = (f"{key}_{_plain(values[key])}" for key in sorted(swept - told) if key in values)
+    return "-".join([name, *told_now])
+
+
+def _plain(value: str) -> str:
+    """A setting's value as part of a folder's name that needs no quotes on a command line."""
+    return re.sub(r"[^\w.+-]+", "_", value).strip("_")
 
 
 def is_main_process() -> bool:
@@ -113,13 +154,8 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _exit_code(message: str) -> int:
-    """Say one line, and return the exit code of what the user can mend."""
-    if is_main_process():
-        print("error: " + re.sub(r"\s*\n\s*", " ", message.strip()), file=sys.stderr, flush=True)
-    return 2
-
-
 def _stop(message: str, code: int) -> NoReturn:
-    _exit_code(message)
+    """Say one line and exit."""
+    if is_main_process():
+        print(re.sub(r"\s*\n\s*", " ", message.strip()), file=sys.stderr, flush=True)
     sys.exit(code)

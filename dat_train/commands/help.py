@@ -6,8 +6,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from dat_train.commands.cli import choices, conf_dir
-from dat_train.config import SCHEMAS, settings
+from dat_train.commands.cli import GROUPS, choices, conf_dir
+from dat_train.config import MISSING, SCHEMAS, flat, settings
 
 _WIDTH = 110
 _USAGE = {
@@ -30,14 +30,17 @@ dat-eval ckpt=PATH [SETTING=VALUE ...]     evaluate a checkpoint on a validation
 }
 _NOTES = {
     "train": """\
---multirun runs every combination of comma-separated values (optim.lr=1e-3,2e-3); --cfg job shows the settings
-without running; --config-dir DIR adds your own .yaml files. Results: RUNS_DIR/NAME/ (config.yaml, metrics.jsonl,
-summary.json, curves.png, checkpoints/last.pt and best.pt).""",
+Results: RUNS_DIR/NAME/ with config.yaml, metrics.jsonl, summary.json, curves.png, checkpoints/last.pt and best.pt.
+--cfg job            show the settings as they are composed, without running
+--multirun           run every combination of several values, as in optim.lr=1e-3,2e-3 seed=0,1
+--config-dir DIR     look for .yaml files of models, data, experiments ... in a folder of yours, too
+
+Settings marked * may change when a run is continued. A model's own recipe may set others than the defaults
+below (conf/recipe/).""",
     "eval": """\
 Everything not said is as the checkpoint was trained. eval.resize: the authors resize to a square whatever the aspect
 ratio ("squash") and then crop, which their numbers need; timm and torchvision resize the short side ("short_side").""",
 }
-_GROUPS = {"train": ("model", "data", "augment", "experiment"), "eval": ("model", "data")}
 
 
 def usage(command: str) -> str:
@@ -48,14 +51,16 @@ def usage(command: str) -> str:
 def full(command: str) -> str:
     """All a user can say to `command`: examples, choices, settings with their defaults."""
     parts = [_USAGE[command], _NOTES[command]]
-    for group in _GROUPS[command]:
+    for group in GROUPS[command]:
         rows = [(f"{group}={name}", _first_comment(conf_dir() / group / f"{name}.yaml")) for name in choices(group)]
         parts.append("\n".join(_row(left, right) for left, right in rows))
     return "\n\n".join([*parts, _settings(command)])
 
 
 def _settings(command: str) -> str:
-    defaults = _defaults(command)
+    import yaml
+
+    defaults = flat(yaml.safe_load((conf_dir() / f"{command}.yaml").read_text()))
     lines = ["Settings (default):"]
     group = ""
     for item in settings(SCHEMAS[command]):
@@ -65,42 +70,22 @@ def _settings(command: str) -> str:
         if prefix != group:
             lines.append("")
             group = prefix
-        default = defaults.get(item.key, _shown(item.default))
-        default = f" ({default})" if default else ""
-        lines.append(_row(item.key, item.help + default))
+        text = item.help
+        if item.limit and "one of" in item.limit.text:
+            text += f"; {item.limit.text.removeprefix('must be ')}"
+        default = _shown(defaults.get(item.key, item.default))
+        star = " *" if command == "train" and item.harmless else ""
+        lines.append(_row(item.key + star, text + (f" ({default})" if default else "")))
     return "\n".join(lines)
 
 
-def _defaults(command: str) -> dict[str, str]:
-    """Settings' values as they stand in conf/NAME.yaml, by dotted key."""
-    import yaml
-
-    content = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
-    values: dict[str, str] = {}
-
-    def collect(node: dict[str, Any], prefix: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                collect(value, f"{prefix}{key}.")
-            elif key != "defaults":
-                values[prefix + key] = _shown(value)
-
-    collect(content, "")
-    return values
-
-
 def _shown(value: Any) -> str:
-    """A default as a user would type it; "" where there is none or it depends on the choices above."""
-    if value is dataclasses.MISSING:
+    """A default as a user would type it; "" where there is none, or it depends on the choices above."""
+    if value in (None, MISSING, dataclasses.MISSING):
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    if value is None:
-        return "null"
-    if value == "???":
-        return ""
-    scaled = re.fullmatch(r"\$\{linear_lr:(\S+?),\$\{batch_size\}\}", str(value))
-    if scaled:
+    if scaled := re.fullmatch(r"\$\{linear_lr:(\S+?),\$\{batch_size\}\}", str(value)):
         return f"{scaled[1]} x batch_size / 1024"
     return re.sub(r"\$\{(.*?)\}", r"\1", str(value))
 

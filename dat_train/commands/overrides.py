@@ -2,148 +2,151 @@
 
 import difflib
 import re
+import types
 import typing
+from typing import NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
 
-from dat_train.commands.cli import choices
+from dat_train.commands.cli import GROUPS, UNSET, choices
 from dat_train.config import SCHEMAS, settings
 from dat_train.errors import UserError
 
-GROUPS = {"train": ("model", "data", "augment", "experiment"), "eval": ("model", "data")}
 _OPEN = ("model.args.", "hydra.", "hydra/")  # below these, anything may be set
-_FLAGS_WITH_VALUE = (
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--config-path",
-    "-cp",
-    "--config-name",
-    "-cn",
-    "--config-dir",
-    "-cd",
-)
 _TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
     str: "a text",
-    list: "a list",
-    dict: "a dict",
+    list: "a list of numbers",
+    dict: "settings in braces, as in {key:value}",
 }
 
 
-def check_overrides(command: str, arguments: list[str]) -> list[str]:
-    """The arguments as Hydra wants them.
+def read_arguments(command: str, arguments: list[str]) -> tuple[list[str], dict[str, Override]]:
+    """Check what was typed.
+
+    Returns:
+        The arguments in the order and form Hydra wants, and the parsed settings and choices by key.
 
     Raises:
-        UserError: malformed, an unknown setting, or an unknown choice of a group.
+        UserError: malformed, an unknown option or an unknown setting.
     """
-    known = {item.key for item in settings(SCHEMAS[command])}
-    checked = []
-    takes_value = False
-    for argument in arguments:
-        if takes_value or argument.startswith("-"):
-            takes_value = argument in _FLAGS_WITH_VALUE
-            checked.append(argument)
-            continue
-        override = _parse(command, argument, known)
-        _check_key(command, override, known)
+    parser = get_args_parser()
+    parser.error = _fail  # instead of two lines of usage
+    parsed, rest = parser.parse_known_args(arguments)
+    for option in rest:
+        if option.startswith("-"):
+            name = option.lstrip("-").partition("=")[0].replace("-", "_")
+            raise UserError(f"{option} is no option; settings are written without dashes{_nearest(command, name)}")
+    typed = [*parsed.overrides, *rest]  # settings may stand on both sides of an option
+    options = [argument for argument in arguments if argument not in typed]
+    overrides: dict[str, Override] = {}
+    for position, argument in enumerate(typed):
+        override = _parse(command, argument)
+        _check_key(command, override)
+        overrides[override.key_or_group] = override
         # model.args takes any key; Hydra wants to be told that it is new
-        is_new = override.key_or_group.startswith("model.args.") and not argument.startswith(("+", "~"))
-        checked.append(f"++{argument}" if is_new else argument)
-    _check_groups_given(command, checked)
-    return checked
+        if override.key_or_group.startswith("model.args.") and not argument.startswith(("+", "~")):
+            typed[position] = f"++{argument}"
+    return typed + options, overrides
 
 
 def composition_error(command: str, error: Exception) -> str:
-    """What Hydra or OmegaConf found wrong, in one line."""
-    while isinstance(error, HydraException) and error.__cause__ is not None:
-        error = error.__cause__
+    """What Hydra, OmegaConf or the YAML parser found wrong, in one line."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, value = error.missing_cfg_file.rpartition("/")
+        return _no_such_choice(group, value, error.options)
     text = str(error)
-    key = getattr(error, "full_key", None)
+    if several := re.match(r"Ambiguous value for argument '(.*?)'", text):
+        return f"{several[1]}: several values are a sweep; add --multirun (or write [a,b] for a list)"
+    file = re.match(r"In '(.*?)': \w+ raised while composing", text)
+    where = f"in {file[1]}.yaml: " if file else ""
+    origin = error.__cause__ or error.__context__
+    if isinstance(error, HydraException) and isinstance(origin, OmegaConfBaseException):
+        error = origin
+    return where + _wrong_setting(command, str(error), getattr(error, "full_key", None) or "")
+
+
+def _wrong_setting(command: str, text: str, key: str) -> str:
+    """OmegaConf's complaint `text` about the setting `key`, in our words where we know better ones."""
+    key = re.sub(r"\[\d+\]$", "", key)
     kinds = {item.key: item.type for item in settings(SCHEMAS[command])}
-    value = re.search(r"[Vv]alue '(.*?)'", text)
-    if key in kinds and value:
-        return f"{key}={value[1]}: expected {_type_name(kinds[key])}"
     if key in kinds:
-        return f"{key}: expected {_type_name(kinds[key])}"
-    if key is not None and "is not a subclass" in text:
+        value = re.search(r"[Vv]alue '(.*?)'", text)
+        return f"{key}{f'={value[1]}' if value else ''}: expected {_type_name(kinds[key])}"
+    if "is not a subclass" in text:
         inside = next(name for name in kinds if name.startswith(f"{key}."))
         return f"{key} is a group of settings: set one of them, as in {inside}=..."
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+    if re.match(r"Key '.*' (not in|is not in struct)", text):
+        return _no_such_setting(command, key)
+    return text.partition("\n    full_key")[0]
 
 
-def _parse(command: str, argument: str, known: set[str]) -> Override:
-    if "=" not in argument and not argument.startswith("~"):
-        near = _nearest(argument, [*known, *GROUPS[command]])
+def _fail(message: str) -> NoReturn:
+    raise UserError(message)
+
+
+def _parse(command: str, argument: str) -> Override:
+    name, equals, value = argument.partition("=")
+    if not argument.startswith("~") and not (equals and name):
+        near = _nearest(command, argument)
         raise UserError(f"{argument!r} is no setting: write NAME=VALUE{near}")
     try:
         return OverridesParser.create().parse_override(argument)
     except HydraException:
-        name, _, value = argument.partition("=")
         raise UserError(
             f"{argument!r} cannot be read; quote a value with special characters: '{name}=\"{value}\"'"
         ) from None
 
 
-def _check_key(command: str, override: Override, known: set[str]) -> None:
+def _check_key(command: str, override: Override) -> None:
     key = override.key_or_group
-    group = key.split("@")[0]
-    if group in GROUPS[command]:
-        options = choices(group)
-        for value in _values(override):
-            if value in options or value in ("null", "None", None) or "/" in str(value):
-                continue
-            ranked = difflib.get_close_matches(str(value), options, n=len(options), cutoff=0)
-            raise UserError(f"{group}={value} does not exist; {_plural(group)}: {', '.join(ranked)}")
+    if key.split("@")[0] in GROUPS[command]:
+        value = override.value()
+        single = not override.is_sweep_override() and key != "experiment"  # which may be null, or a list
+        if single and not isinstance(value, str):
+            raise UserError(_no_such_choice(key, str(value), choices(key)))
         return
-    is_prefix = any(name.startswith(f"{key}.") for name in known)
-    if key in known or is_prefix or key.startswith(_OPEN):
+    if key.startswith(_OPEN):
         return
-    raise UserError(
-        f"{key} is not a setting{_nearest(key, [*known, *GROUPS[command]])} (dat-{command} --help lists all)"
-    )
+    known = {item.key for item in settings(SCHEMAS[command])}
+    if key not in known and not any(name.startswith(f"{key}.") for name in known):
+        raise UserError(_no_such_setting(command, key))
+    if override.is_delete():
+        raise UserError(f"~{key}: a setting cannot be taken away, only set; null or 0 often is off")
 
 
-def _check_groups_given(command: str, arguments: list[str]) -> None:
-    """model and data have to be named, unless an experiment does."""
-    given = {re.split(r"[=@]", argument.lstrip("+~"))[0] for argument in arguments}
-    if command != "train" or "experiment" in given or any(flag in given for flag in ("--info", "-i")):
-        return
-    for group in ("model", "data"):
-        if group not in given:
-            raise UserError(f"{group} is not set: {group}=NAME with one of {', '.join(choices(group))}")
+def _no_such_setting(command: str, key: str) -> str:
+    return f"{key} is not a setting{_nearest(command, key)} (dat-{command} --help lists all)"
 
 
-def _values(override: Override) -> list:
-    """The value, or every value of a sweep."""
-    if override.is_sweep_override():
-        return [str(value) for value in override.sweep_string_iterator()]
-    return [override.value()]
+def _no_such_choice(group: str, value: str, options: list[str]) -> str:
+    names = [name for name in options if name != UNSET]
+    ranked = difflib.get_close_matches(value, names, n=len(names), cutoff=0)
+    return f"{group}={value} does not exist; {group} is one of {', '.join(ranked)}"
 
 
-def _nearest(key: str, known: list[str]) -> str:
+def _nearest(command: str, key: str) -> str:
     """ "; did you mean ...?" where something is near, by the whole key or by its last part."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if not near:
-        leaf = key.rpartition(".")[2]
-        near = [name for name in sorted(known) if name.rpartition(".")[2] == leaf][:1]
-    if not near:
-        leaves = {name.rpartition(".")[2]: name for name in sorted(known)}
-        near = [leaves[leaf] for leaf in difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1, cutoff=0.6)]
+    known = [*GROUPS[command], *(item.key for item in settings(SCHEMAS[command]))]
+    leaves = {name.rpartition(".")[2]: name for name in reversed(known)}
+    leaf = key.rpartition(".")[2]
+    near = (
+        difflib.get_close_matches(key, known, n=1)
+        or [leaves[name] for name in leaves if name == leaf]
+        or [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=1)]
+    )
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def _type_name(kind: object) -> str:
-    optional = type(None) in typing.get_args(kind)
-    plain = next((arg for arg in typing.get_args(kind) if arg is not type(None)), kind) if optional else kind
-    origin = typing.get_origin(plain) or plain
-    return _TYPE_NAMES.get(origin, str(plain)) + (" or null" if optional else "")
-
-
-def _plural(group: str) -> str:
-    return {"model": "models", "data": "data", "augment": "augmentations", "experiment": "experiments"}[group]
+    """A type in words."""
+    if isinstance(kind, types.UnionType):  # X | None
+        inner = next(part for part in typing.get_args(kind) if part is not type(None))
+        return f"{_type_name(inner)} or null"
+    return _TYPE_NAMES[typing.get_origin(kind) or kind]

@@ -12,8 +12,18 @@ def run(
     command: str, *arguments: str, cwd: Path, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess:
     """Run `command` with `arguments` in folder `cwd`; never raises for its exit code."""
+    return _run(["-m", MODULES[command], *arguments], cwd, timeout, environment)
+
+
+def run_task(task: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run a dat-train whose work is the Python statement `task`, which sees the settings as `config`."""
+    code = f"from dat_train.commands.cli import run_command\ndef task(config):\n    {task}\nrun_command('train', task)"
+    return _run(["-c", code, *arguments], cwd, 60, environment)
+
+
+def _run(arguments: list[str], cwd: Path, timeout: float, environment: dict) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", MODULES[command], *arguments],
+        [sys.executable, *arguments],
         cwd=cwd,
         env=os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"} | environment,
         capture_output=True,

@@ -1,42 +1,85 @@
-"""What was typed wrong is named in one line, without a traceback; exit code 2."""
+"""What was typed wrong is named in one line, without a traceback; what is right does what Hydra promises."""
 
 import pytest
-from commands.running import run
+from commands.running import run, run_task
+
+from dat_train.config import TrainConfig, differences, settings
 
 OK = ("model=dat_nano", "data=digits")
 WRONG = {
+    # not a setting
     ("optim.lrr=1", *OK): "optim.lrr is not a setting; did you mean optim.lr?",
-    ("lr=1", *OK): "did you mean optim.lr?",
+    ("+optim.lrr=1", *OK): "optim.lrr is not a setting; did you mean optim.lr?",
+    ("lr=1", *OK): "lr is not a setting; did you mean optim.lr?",
     ("warmup_epoch=3", *OK): "did you mean schedule.warmup_epochs?",
     ("batchsize=3", *OK): "did you mean batch_size?",
-    ("epochs", *OK): "write NAME=VALUE",
+    ("augment.hflipp=0", *OK): "did you mean augment.hflip?",
+    ("optim.lr.x=3", *OK): "did you mean optim.lr?",
+    ("modle=dat_t", *OK): "did you mean model?",
+    ("epochs", *OK): "'epochs' is no setting: write NAME=VALUE; did you mean epochs?",
+    ("=3", *OK): "write NAME=VALUE",
+    ("--epochs=3", *OK): "settings are written without dashes; did you mean epochs?",
+    ("~optim", *OK): "a setting cannot be taken away",
+    ("hydra.foo=1", *OK): "hydra.foo is not a setting",
+    # wrong type
     ("optim.lr=fast", *OK): "optim.lr=fast: expected a number",
     ("epochs=many", *OK): "epochs=many: expected a whole number",
+    ("epochs=1.5", *OK): "epochs=1.5: expected a whole number",
+    ("epochs=null", *OK): "epochs: expected a whole number",
+    ("max_steps=x", *OK): "max_steps=x: expected a whole number or null",
     ("compile=maybe", *OK): "compile=maybe: expected true or false",
-    ("augment.scale=3", *OK): "augment.scale: expected a list or null",
-    ("optim=3", *OK): "optim is a group of settings",
-    ("name=[1", *OK): "cannot be read",
+    ("augment.scale=3", *OK): "augment.scale: expected a list of numbers or null",
+    ("optim.betas=[a,b]", *OK): "optim.betas=a: expected a list of numbers",
+    ("optim=3", *OK): "optim is a group of settings: set one of them, as in optim.lr=...",
+    ("model.args=3", *OK): "model.args: expected settings in braces",
+    # malformed
+    ("name=[1", *OK): "'name=[1' cannot be read; quote a value with special characters",
+    ("epochs=1,2", *OK): "epochs=1,2: several values are a sweep; add --multirun",
+    ("--cfg", "jobs", *OK): "invalid choice: 'jobs'",
+    ("--config-dir", "nowhere", *OK): "nowhere' not found",
+    # impossible value
     ("batch_size=-8", *OK): "batch_size=-8 must be greater than 0",
     ("augment.hflip=2", *OK): "augment.hflip=2.0 must lie between 0 and 1",
-    ("eval.resize=crop", *OK): "one of short_side, squash",
-    ("dtype=float", *OK): "one of auto, bf16, fp16, fp32, fp64",
-    ("model=dat_q", "data=digits"): "models: dat_",
-    ("model=dat_nano", "data=digit"): "data: digits,",
-    ("experiment=digts",): "experiments: digits",
-    ("data=digits",): "model is not set: model=NAME with one of dat_b",
-    ("model=dat_nano",): "data is not set: data=NAME with one of digits",
-    ("model=dat_nano", "data=imagenet"): "needs data.root=FOLDER",
+    ("ema.decay=1", *OK): "ema.decay=1.0 must be at least 0 and less than 1",
+    ("optim.lr=nan", *OK): "optim.lr=nan must be finite",
+    ("augment.ratio=[2,1]", *OK): "augment.ratio=[2.0, 1.0] must be two numbers",
+    ("data.mean=[1,2]", *OK): "must be three numbers",
+    ("eval.resize=crop", *OK): "eval.resize=crop must be one of short_side, squash",
+    ("dtype=float", *OK): "dtype=float must be one of auto, bf16, fp16, fp32, fp64",
+    ("device=gpu", *OK): "device=gpu must be auto, cpu, cuda, cuda:N or mps",
+    ("name=../elsewhere", *OK): "must be a folder's name",
+    # choices
+    ("model=dat_q", "data=digits"): "model=dat_q does not exist; model is one of dat_t, dat_s, dat_b",
+    ("model=null", "data=digits"): "model=None does not exist; model is one of dat_",
+    ("model=[dat_t,dat_s]", "data=digits"): "does not exist; model is one of dat_",
+    ("model=dat_t,dat_q", "data=digits", "--multirun"): "model=dat_q does not exist",
+    ("model=dat_nano", "data=digit"): "data=digit does not exist; data is one of digits,",
+    ("augment=strong", *OK): "augment is one of",
+    ("experiment=digts",): "experiment=digts does not exist; experiment is one of digits",
+    ("data=digits",): "model is not set: model=NAME with one of dat_b, dat_b_384, dat_nano, dat_s, dat_t",
+    ("model=dat_nano",): "data is not set: data=NAME with one of digits, fake, folder, imagenet",
+    ("model=dat_nano", "data=imagenet"): "data.root is not set: data=imagenet needs data.root=FOLDER",
     ("model=dat_b_384", "data=digits"): "init is not set: init=PATH",
 }
 
 
-@pytest.mark.parametrize("arguments", WRONG)
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
 def test_what_is_wrong_is_named_in_one_line(arguments, tmp_path):
-    result = run("dat-train", *arguments, cwd=tmp_path)
-    assert result.returncode == 2
+    result = run_task("open('begun', 'w')", *arguments, cwd=tmp_path)
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     assert WRONG[arguments] in result.stderr
-    assert list(tmp_path.iterdir()) == []  # nothing half begun
+    assert result.returncode == 2
+    assert not (tmp_path / "begun").exists()
+
+
+def test_the_commands_themselves_answer_so(tmp_path):
+    result = run("dat-train", "optim.lrr=1", *OK, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "") and "did you mean optim.lr?" in result.stderr
+    result = run("dat-eval", "batch_sizes=8", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "") and "did you mean batch_size?" in result.stderr
+    result = run("dat-eval", "batch_size=8", cwd=tmp_path)
+    assert result.returncode == 2 and "ckpt is not set: ckpt=PATH" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_one_process_of_a_torchrun_speaks(tmp_path):
@@ -44,21 +87,116 @@ def test_only_one_process_of_a_torchrun_speaks(tmp_path):
     assert result.returncode == 2 and result.stderr == ""
 
 
-def test_evaluation_without_a_checkpoint(tmp_path):
-    result = run("dat-eval", "batch_size=8", cwd=tmp_path)
-    assert result.returncode == 2 and "ckpt is not set" in result.stderr
+@pytest.mark.parametrize(
+    ("task", "code", "last_line"),
+    [
+        ("pass", 0, ""),
+        ("raise SystemExit(75)", 75, ""),
+        ("raise KeyboardInterrupt", 130, "interrupted"),
+        ("from dat_train.errors import UserError; raise UserError('a=1\\n   is bad')", 2, "error: a=1 is bad"),
+        ("1 / 0", 1, "ZeroDivisionError: division by zero"),
+        ("raise OSError(28, 'No space left on device')", 1, "OSError: [Errno 28] No space left on device"),
+    ],
+)
+@pytest.mark.parametrize("sweep", [(), ("seed=1,2", "--multirun")], ids=["run", "sweep"])
+def test_exit_codes(task, code, last_line, sweep, tmp_path):
+    result = run_task(task.replace("\n", "\\n"), *OK, *sweep, cwd=tmp_path)
+    assert result.returncode == code
+    lines = result.stderr.splitlines() or [""]
+    assert lines[-1] == last_line
+    assert (len(lines) > 1) == (code == 1), "a traceback where something unexpected happened, and only there"
+    assert ("Traceback" in result.stderr) == (code == 1)
+
+
+def test_every_run_of_a_sweep_has_a_folder_of_its_own(tmp_path):
+    sweep = ("optim.lr=1e-3,0.5", "+model.args.depths=[1,1],[2,2]", "seed=3", "--multirun")
+    result = run_task("print(config.name)", *OK, *sweep, cwd=tmp_path)
+    assert result.stdout.split() == [
+        f"dat_nano-digits-model.args.depths_{depths}-optim.lr_{lr}"
+        for lr in ("0.001", "0.5")
+        for depths in ("1_1", "2_2")
+    ], result.stderr
+    result = run_task("print(config.name)", "model=dat_t,dat_s", "data=digits", "-m", cwd=tmp_path)
+    assert result.stdout.split() == ["dat_t-digits", "dat_s-digits"]
+    result = run_task("print(config.name)", *OK, "name=mine", "seed=1,2", "-m", cwd=tmp_path)
+    assert result.stdout.split() == ["mine-seed_1", "mine-seed_2"]
+    result = run_task("print(config.name)", *OK, "name=a,b", "-m", cwd=tmp_path)
+    assert result.stdout.split() == ["a", "b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]  # Hydra's record of the sweep is in there
+
+
+def test_a_run_is_named_by_model_and_data_or_as_told(tmp_path):
+    assert run_task("print(config.name)", *OK, cwd=tmp_path).stdout == "dat_nano-digits\n"
+    assert run_task("print(config.name)", *OK, "name=mine", cwd=tmp_path).stdout == "mine\n"
+    assert list(tmp_path.iterdir()) == []  # Hydra leaves no folders of its own
 
 
 def test_cfg_job_shows_the_settings_and_runs_nothing(tmp_path):
-    result = run("dat-train", *OK, "optim.lr=0.5", "--cfg", "job", cwd=tmp_path)
+    result = run("dat-train", "--cfg", "job", *OK, "optim.lr=0.5", cwd=tmp_path)
     assert result.returncode == 0 and "lr: 0.5" in result.stdout and "timm_name: dat_nano" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
 
+def test_info_tells_where_settings_come_from(tmp_path):
+    result = run("dat-train", "experiment=digits", "--info", "defaults", cwd=tmp_path)
+    assert result.returncode == 0 and "experiment/digits" in result.stdout
+
+
+def test_options_may_stand_anywhere(tmp_path):
+    result = run("dat-train", OK[0], "--cfg", "job", OK[1], "seed=5", cwd=tmp_path)
+    assert result.returncode == 0 and "seed: 5" in result.stdout
+
+
+def test_an_experiment_chooses_and_the_command_line_has_the_last_word(tmp_path):
+    result = run("dat-train", "experiment=digits", "model=dat_b", "epochs=3", "--cfg", "job", cwd=tmp_path)
+    assert "timm_name: dat_base" in result.stdout and "epochs: 3" in result.stdout
+    assert "kind: digits" in result.stdout and "clip_grad: 1.0" in result.stdout  # the model's own recipe with it
+
+
+def test_any_argument_of_the_model_can_be_given(tmp_path):
+    result = run_task("print(config.model.args)", *OK, "model.args.depths=[1,1,1,1]", cwd=tmp_path)
+    assert result.stdout == "{'depths': [1, 1, 1, 1]}\n", result.stderr
+
+
 def test_a_folder_of_own_configurations_is_taken(tmp_path):
-    (tmp_path / "my" / "experiment").mkdir(parents=True)
-    (tmp_path / "my" / "experiment" / "mine.yaml").write_text(
-        "# @package _global_\ndefaults:\n  - override /model: dat_nano\n  - override /data: digits\nepochs: 7\n"
-    )
+    experiment = "# @package _global_\ndefaults:\n  - override /model: mine\n  - override /data: digits\nepochs: 7\n"
+    model = "name: mine\ntimm_name: dat_nano\nimg_size: 64\ndrop_path_rate: 0.0\nargs: {window_size: 8}\n"
+    for folder, text in {"experiment": experiment, "model": model}.items():
+        (tmp_path / "my" / folder).mkdir(parents=True)
+        (tmp_path / "my" / folder / "mine.yaml").write_text(text)
     result = run("dat-train", "--config-dir", "my", "experiment=mine", "--cfg", "job", cwd=tmp_path)
-    assert "epochs: 7" in result.stdout, result.stderr
+    assert "epochs: 7" in result.stdout and "img_size: 64" in result.stdout, result.stderr
+    result = run("dat-train", "--config-dir", "my", "experiment=mien", cwd=tmp_path)
+    assert "experiment is one of mine, digits" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: {lrr: 1}", "in experiment/mine.yaml: optim.lrr is not a setting; did you mean optim.lr?"),
+        ("epoch: 3", "epoch is not a setting; did you mean epochs?"),
+        ("optim: {lr: fast}", "optim.lr=fast: expected a number"),
+        ("optim: [", "mine.yaml"),
+    ],
+)
+def test_mistakes_in_own_files_are_named_too(text, message, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    result = run("dat-train", *OK, "--config-dir", ".", "experiment=mine", cwd=tmp_path)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert message in result.stderr
+
+
+def test_only_changes_that_matter_are_differences():
+    old = {"epochs": 10, "seed": 0, "device": "cpu", "model": {"name": "a", "args": {}}, "log": {"every": 5}}
+    assert differences(old, old) == []
+    assert differences(old, old | {"device": "cuda", "log": {"every": 50}, "epochs": 11}) == []
+    assert differences(old, old | {"epochs": 9, "seed": 1}) == [("epochs", 10, 9), ("seed", 0, 1)]
+    assert differences(old, old | {"model": {"name": "a", "args": {"x": 2}}}) == [("model.args.x", None, 2)]
+
+
+def test_what_decides_the_numbers_is_not_harmless():
+    harmless = {item.key for item in settings(TrainConfig) if item.harmless}
+    assert {"device", "data.workers", "checkpoint.every_minutes", "log.wandb", "epochs", "micro_batch_size"} <= harmless
+    for key in ("batch_size", "seed", "img_size", "dtype", "optim.lr", "augment.mixup", "data.kind", "model.timm_name"):
+        assert key not in harmless

@@ -1,38 +1,46 @@
 # make train   from nothing to a trained and evaluated model on real images, in minutes
 # make test    the whole test suite
-# Both make .venv once and use it again; needs Python >= 3.11 and make.
+# make lint    style and the floors of the house
+# All make .venv once and use it again; they need Python >= 3.11 and make, or say what is missing.
 
-CHECK := import sys; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '$(CHECK)' 2>/dev/null && echo $$p && break; done)
+# the newest Python that can make a virtual environment
+CAN := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
+	$$python -c '$(CAN)' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
-STAMP := $(VENV)/.installed
-RUN := runs/digits
+# its name changes with what is to be installed
+STAMP := $(VENV)/.installed-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+RUNS ?= runs
 
 .PHONY: help venv train test lint format clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -3
+	@sed -n 's/^# make/make/p' Makefile
 
 venv: $(STAMP)
 
-# Installs again only when the list of packages changed.
-$(STAMP): pyproject.toml
-	@test -n "$(PYTHON)" && $(PYTHON) -c '$(CHECK)' || \
-		{ echo "error: no Python 3.11 or newer found: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
-		{ rm -rf $(VENV); echo "error: no venv module: apt install python3-venv" >&2; exit 1; }
-	@echo "installing into $(VENV) (torch and torchvision are a few GB, once)"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch torchvision
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@touch $(STAMP)
+$(STAMP):
+	@$(or $(PYTHON),false) -c '$(CAN)' 2>/dev/null || { \
+		echo "error: no Python >= 3.11 with its venv module; Debian, Ubuntu: apt install python3-venv;" \
+			"elsewhere: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PIP) --version >/dev/null 2>&1 || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
+	@echo "installing into $(VENV), once: a few minutes and a few GB, most of it torch"
+	@$(PIP) install --quiet -e '.[dev]'
+	@rm -f $(VENV)/.installed*
+	@touch $@
 
 train: $(STAMP)
-	@$(VENV)/bin/dat-train experiment=digits
-	@$(VENV)/bin/dat-eval ckpt=$(RUN)/checkpoints/best.pt
-	@echo "run: $(RUN)   checkpoints: $(RUN)/checkpoints   curves: $(RUN)/curves.png   evaluation: $(RUN)/eval"
+	@$(VENV)/bin/dat-train experiment=digits runs_dir=$(RUNS)
+	@$(VENV)/bin/dat-eval ckpt=$(RUNS)/digits/checkpoints/best.pt
+	@echo
+	@echo "the run         $(RUNS)/digits"
+	@echo "curves          $(RUNS)/digits/curves.png"
+	@echo "best weights    $(RUNS)/digits/checkpoints/best.pt"
+	@echo "evaluation      $(RUNS)/digits/eval"
 
 test: $(STAMP)
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term -q
+	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report term
 
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check .
@@ -44,4 +52,4 @@ format: $(STAMP)
 	@$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) runs data/digits .pytest_cache .ruff_cache .import_linter_cache .coverage*
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .import_linter_cache .coverage*

@@ -1,8 +1,12 @@
 """What was typed wrong is named in one line, without a traceback; what is right does what Hydra promises."""
 
+import sys
+from typing import NamedTuple
+
 import pytest
 from commands.running import run, run_task
 
+from dat_train.commands.cli import run_command
 from dat_train.config import TrainConfig, differences, settings
 
 OK = ("model=dat_nano", "data=digits")
@@ -63,13 +67,33 @@ WRONG = {
 }
 
 
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def train(monkeypatch, capsys, tmp_path):
+    """A dat-train in this process, which is quicker: call it with the command line, and what to do."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # it sets this; taken back after the test
+
+    def train(*arguments, task=lambda config: print(config.name)):
+        monkeypatch.setattr(sys, "argv", ["dat-train", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            run_command("train", task)
+        return Result(stop.value.code, *capsys.readouterr())
+
+    return train
+
+
 @pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
-def test_what_is_wrong_is_named_in_one_line(arguments, tmp_path):
-    result = run_task("open('begun', 'w')", *arguments, cwd=tmp_path)
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
-    assert WRONG[arguments] in result.stderr
-    assert result.returncode == 2
-    assert not (tmp_path / "begun").exists()
+def test_what_is_wrong_is_named_in_one_line(arguments, train):
+    code, out, err = train(*arguments)
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    assert WRONG[arguments] in err
+    assert (code, out) == (2, "")
 
 
 def test_the_commands_themselves_answer_so(tmp_path):
@@ -108,26 +132,24 @@ def test_exit_codes(task, code, last_line, sweep, tmp_path):
     assert ("Traceback" in result.stderr) == (code == 1)
 
 
-def test_every_run_of_a_sweep_has_a_folder_of_its_own(tmp_path):
-    sweep = ("optim.lr=1e-3,0.5", "+model.args.depths=[1,1],[2,2]", "seed=3", "--multirun")
-    result = run_task("print(config.name)", *OK, *sweep, cwd=tmp_path)
-    assert result.stdout.split() == [
-        f"dat_nano-digits-model.args.depths_{depths}-optim.lr_{lr}"
-        for lr in ("0.001", "0.5")
-        for depths in ("1_1", "2_2")
-    ], result.stderr
-    result = run_task("print(config.name)", "model=dat_t,dat_s", "data=digits", "-m", cwd=tmp_path)
-    assert result.stdout.split() == ["dat_t-digits", "dat_s-digits"]
-    result = run_task("print(config.name)", *OK, "name=mine", "seed=1,2", "-m", cwd=tmp_path)
-    assert result.stdout.split() == ["mine-seed_1", "mine-seed_2"]
-    result = run_task("print(config.name)", *OK, "name=a,b", "-m", cwd=tmp_path)
-    assert result.stdout.split() == ["a", "b"]
+def test_every_run_of_a_sweep_has_a_folder_of_its_own(train, tmp_path):
+    result = train(*OK, "optim.lr=1e-3,0.5", "+model.args.depths=[1,1],[2,2]", "seed=3", "--multirun")
+    expected = (f"depths_{depths}-optim.lr_{lr}" for lr in ("0.001", "0.5") for depths in ("1_1", "2_2"))
+    assert result.out.split() == [f"dat_nano-digits-model.args.{name}" for name in expected], result.err
+    assert train("model=dat_t,dat_s", "data=digits", "-m").out.split() == ["dat_t-digits", "dat_s-digits"]
+    assert train(*OK, "name=mine", "seed=1,2", "-m").out.split() == ["mine-seed_1", "mine-seed_2"]
+    assert train(*OK, "name=a,b", "-m").out.split() == ["a", "b"]
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]  # Hydra's record of the sweep is in there
 
 
-def test_a_run_is_named_by_model_and_data_or_as_told(tmp_path):
-    assert run_task("print(config.name)", *OK, cwd=tmp_path).stdout == "dat_nano-digits\n"
-    assert run_task("print(config.name)", *OK, "name=mine", cwd=tmp_path).stdout == "mine\n"
+def test_a_sweep_over_models_takes_the_recipe_of_each(train):
+    result = train("model=dat_t,dat_b", "data=digits", "-m", task=lambda config: print(config.optim.clip_grad))
+    assert result.out.split() == ["5.0", "1.0"], result.err
+
+
+def test_a_run_is_named_by_model_and_data_or_as_told(train, tmp_path):
+    assert train(*OK).out == "dat_nano-digits\n"
+    assert train(*OK, "name=mine").out == "mine\n"
     assert list(tmp_path.iterdir()) == []  # Hydra leaves no folders of its own
 
 
@@ -142,32 +164,31 @@ def test_info_tells_where_settings_come_from(tmp_path):
     assert result.returncode == 0 and "experiment/digits" in result.stdout
 
 
-def test_options_may_stand_anywhere(tmp_path):
-    result = run("dat-train", OK[0], "--cfg", "job", OK[1], "seed=5", cwd=tmp_path)
-    assert result.returncode == 0 and "seed: 5" in result.stdout
+def test_options_may_stand_anywhere(train):
+    result = train(OK[0], "--cfg", "job", OK[1], "seed=5")
+    assert result.code == 0 and "seed: 5" in result.out
 
 
-def test_an_experiment_chooses_and_the_command_line_has_the_last_word(tmp_path):
-    result = run("dat-train", "experiment=digits", "model=dat_b", "epochs=3", "--cfg", "job", cwd=tmp_path)
-    assert "timm_name: dat_base" in result.stdout and "epochs: 3" in result.stdout
-    assert "kind: digits" in result.stdout and "clip_grad: 1.0" in result.stdout  # the model's own recipe with it
+def test_an_experiment_chooses_and_the_command_line_has_the_last_word(train):
+    shown = train("experiment=digits", "model=dat_b", "epochs=3", "--cfg", "job").out
+    assert "timm_name: dat_base" in shown and "epochs: 3" in shown
+    assert "kind: digits" in shown and "clip_grad: 1.0" in shown  # the model's own recipe with it
 
 
-def test_any_argument_of_the_model_can_be_given(tmp_path):
-    result = run_task("print(config.model.args)", *OK, "model.args.depths=[1,1,1,1]", cwd=tmp_path)
-    assert result.stdout == "{'depths': [1, 1, 1, 1]}\n", result.stderr
+def test_any_argument_of_the_model_can_be_given(train):
+    result = train(*OK, "model.args.depths=[1,1,1,1]", task=lambda config: print(config.model.args))
+    assert result.out == "{'depths': [1, 1, 1, 1]}\n", result.err
 
 
-def test_a_folder_of_own_configurations_is_taken(tmp_path):
+def test_a_folder_of_own_configurations_is_taken(train, tmp_path):
     experiment = "# @package _global_\ndefaults:\n  - override /model: mine\n  - override /data: digits\nepochs: 7\n"
     model = "name: mine\ntimm_name: dat_nano\nimg_size: 64\ndrop_path_rate: 0.0\nargs: {window_size: 8}\n"
     for folder, text in {"experiment": experiment, "model": model}.items():
         (tmp_path / "my" / folder).mkdir(parents=True)
         (tmp_path / "my" / folder / "mine.yaml").write_text(text)
-    result = run("dat-train", "--config-dir", "my", "experiment=mine", "--cfg", "job", cwd=tmp_path)
-    assert "epochs: 7" in result.stdout and "img_size: 64" in result.stdout, result.stderr
-    result = run("dat-train", "--config-dir", "my", "experiment=mien", cwd=tmp_path)
-    assert "experiment is one of mine, digits" in result.stderr
+    result = train("--config-dir", "my", "experiment=mine", "--cfg", "job")
+    assert "epochs: 7" in result.out and "img_size: 64" in result.out, result.err
+    assert "experiment is one of mine, digits" in train("--config-dir", "my", "experiment=mien").err
 
 
 @pytest.mark.parametrize(
@@ -179,12 +200,12 @@ def test_a_folder_of_own_configurations_is_taken(tmp_path):
         ("optim: [", "mine.yaml"),
     ],
 )
-def test_mistakes_in_own_files_are_named_too(text, message, tmp_path):
+def test_mistakes_in_own_files_are_named_too(text, message, train, tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
-    result = run("dat-train", *OK, "--config-dir", ".", "experiment=mine", cwd=tmp_path)
-    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
-    assert message in result.stderr
+    result = train(*OK, "--config-dir", ".", "experiment=mine")
+    assert result.code == 2 and result.err.count("\n") == 1, result.err
+    assert message in result.err
 
 
 def test_only_changes_that_matter_are_differences():

@@ -7,6 +7,7 @@ import time
 import pytest
 from commands.running import run
 
+from dat_train import __version__
 from dat_train.commands.cli import choices
 from dat_train.config import SCHEMAS, settings
 
@@ -28,14 +29,25 @@ def test_without_arguments_it_says_what_to_type(command, tmp_path):
     assert result.returncode == 0 and f"{command} --help" in result.stdout and len(result.stdout.splitlines()) < 15
 
 
-def test_help_imports_neither_torch_nor_hydra_and_takes_less_than_0_7_seconds(tmp_path):
+def test_help_imports_neither_torch_nor_hydra(tmp_path):
     code = (
         "import sys; sys.argv = ['dat-train', '--help']\n"
         "from dat_train.commands.train import main\n"
         "try: main()\n"
         "except SystemExit: print({'torch', 'hydra', 'wandb'} & set(sys.modules), file=sys.stderr)"
     )
-    begin = time.monotonic()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert result.stderr.strip() == "set()"
-    assert time.monotonic() - begin < 0.7
+
+
+def test_help_takes_less_than_0_7_seconds(tmp_path):
+    def seconds():
+        begin = time.monotonic()
+        assert run("dat-train", "--help", cwd=tmp_path).returncode == 0
+        return time.monotonic() - begin
+
+    assert min(seconds() for _ in range(3)) < 0.7  # the quickest: other tests are running, too
+
+
+def test_version(tmp_path):
+    assert run("dat-train", "--version", cwd=tmp_path).stdout == f"dat-train {__version__}\n"

@@ -1,0 +1,86 @@
+"""What is installed is whole: the commands, their configuration, and everything they import."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import entry_points, packages_distributions, version
+from pathlib import Path
+
+import pytest
+
+import dat_train
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder into which the wheel, built from this tree, was installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    subprocess.run(build, check=True)
+    (wheel,) = folder.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(folder / "site")
+    return folder / "site"
+
+
+def files(folder):
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.suffix in (".py", ".yaml")}
+
+
+def run(site, *arguments, cwd):
+    result = subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env={"PYTHONPATH": str(site)}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_wheel_brings_its_configuration_along(site, tmp_path):
+    assert run(site, "-c", "import dat_train; print(dat_train.__file__)", cwd=tmp_path).startswith(str(site))
+    assert files(site / "dat_train/conf") == files(ROOT / "conf")
+
+
+@pytest.mark.parametrize("module", ["train", "evaluate"])
+def test_the_commands_work_from_the_wheel_in_any_folder(module, site, tmp_path):
+    command = f"dat_train.commands.{module}"
+    assert "model=dat_nano" in run(site, "-m", command, "--help", cwd=tmp_path)
+    shown = run(site, "-m", command, "model=dat_nano", "data=digits", "--cfg", "job", cwd=tmp_path)
+    assert "timm_name: dat_nano" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_wheel_has_the_code_and_the_configuration_and_nothing_else(site):
+    top = {path.name for path in site.iterdir()}
+    assert top == {"dat_train", f"dat_train-{dat_train.__version__}.dist-info"}
+    conf = {Path("conf") / path for path in files(ROOT / "conf")}
+    assert files(site / "dat_train") == files(ROOT / "dat_train") | conf
+
+
+def test_the_commands_are_installed():
+    scripts = [item for item in entry_points(group="console_scripts") if item.value.startswith("dat_train.")]
+    assert {item.name for item in scripts} == set(PROJECT["scripts"])
+    assert all(callable(item.load()) for item in scripts)
+    assert version("dat-train") == dat_train.__version__
+
+
+def test_every_dependency_has_a_lower_and_an_upper_bound():
+    for requirement in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]:
+        assert ">=" in requirement and "<" in requirement, requirement
+
+
+def test_everything_imported_is_a_dependency():
+    declared = {requirement.partition(">")[0].lower() for requirement in PROJECT["dependencies"]}
+    imported = set()
+    for path in (ROOT / "dat_train").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.partition(".")[0])
+    providers = packages_distributions()
+    for name in imported - set(sys.stdlib_module_names) - {"dat_train"}:
+        assert {distribution.lower() for distribution in providers[name]} & declared, name

@@ -1,5 +1,6 @@
 """Batches from worker processes: the same for any number of them."""
 
+import os
 import signal
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -64,6 +65,8 @@ def _collate(samples: list[Sample]) -> Batch:
 
 def _init_worker(_number: int) -> None:
     torch.set_num_threads(1)
-    # A signal to the whole process group is for the main process: it finishes its step and then ends its workers.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    # A signal to the whole process group is for the main process: it finishes its step and then ends its workers, which
+    # it does with SIGTERM, so that one cannot be ignored.
+    os.setpgrp()
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -26,6 +26,11 @@ class Processes:
     control: dist.ProcessGroup | None = None
 
     @property
+    def local_world_size(self) -> int:
+        """Processes on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+
+    @property
     def is_main(self) -> bool:
         return self.rank == 0
 

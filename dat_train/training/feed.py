@@ -44,6 +44,10 @@ class Feed:
                 )
                 self._batches = None
 
+    def close(self) -> None:
+        """End the workers."""
+        self._batches = None
+
     def _start(self, step: int, turn: int) -> None:
         handler = signal.getsignal(signal.SIGCHLD)
         self._batches = iter(self._make_loader(step))

@@ -79,13 +79,18 @@ class Training:
         Raises:
             UserError: too many skipped steps or unreadable images; the last state could not be written.
         """
-        state, plan = self.state, self.plan
         self.forward = self._wrap()
         self.feed = Feed(self.make_loader, self.log.terminal.warn)
         self.named: set[str] = set()  # unreadable files the log has named
         self.went_back = False
-        self.log.start(state.step)
+        self.log.start(self.state.step)
+        try:
+            return self._run()
+        finally:
+            self.feed.close()
 
+    def _run(self) -> bool:
+        state, plan = self.state, self.plan
         if self._validation_is_due():  # the process before this one ended in between
             if not self._validate():
                 return self._stop()
@@ -140,8 +145,8 @@ class Training:
         """Two forward and backward passes for nothing.
 
         DDP counts gradients in its first pass, notes their order in the second, and then cuts its buckets anew; which
-        processes' numbers are added first depends on the buckets. After a rehearsal a resumed run adds in the same order
-        as one that went through. The first pass may not be one without synchronization either.
+        processes' numbers are added first depends on the buckets. After a rehearsal a resumed run adds in the same
+        order as one that went through. The first pass may not be one without synchronization either.
         """
         images = torch.zeros(self.plan.micro_batch_size, *self.image_shape, device=self.processes.device)
         for _ in range(2):
@@ -238,6 +243,8 @@ class Training:
     def _validate(self) -> bool:
         """Validate and note the result; False when asked to stop meanwhile, with nothing noted."""
         state = self.state
+        if self.checkpoints:
+            self.checkpoints.wait()  # validation forks data workers, better not in the middle of the writer's work
         self.log.terminal.progress(state.step, self.plan.steps, "validating")
         try:
             found = {f"val_{name}": value for name, value in self._evaluate(state.model).items()}
@@ -288,7 +295,7 @@ class Training:
         self.went_back = True
         self.log.start(self.state.step)
         self.log.terminal.warn(f"{complaint}; going back to {good}, step {self.state.step:,}, once")
-        self.feed = Feed(self.make_loader, self.log.terminal.warn)
+        self.feed.close()  # the next batch comes from the step that `state` is at now
 
     # Checkpoints
 

@@ -124,18 +124,16 @@ class RunPlan:
 
     def describe(self) -> list[tuple[str, str]]:
         """(topic, text) for the terminal."""
-        per_process = self.micro_batches // self.world_size
-        turns = f" in {per_process} turns" if per_process > 1 else ""
-        processes = f"{self.world_size} processes{turns}" if self.world_size > 1 else f"1 process{turns}"
-        warmup = f"{self.warmup_lr:.3g}, in {self.warmup_steps:,} steps to " if self.warmup_steps else ""
-        length = f"{self.steps:,} steps = {self.steps / self.steps_per_epoch:g} epochs of {self.steps_per_epoch:,}"
+        length = f"{self.steps:,} steps = {self.steps / self.steps_per_epoch:.4g} epochs of {self.steps_per_epoch:,}"
         if self.steps < self.scheduled_steps:
             length += f" (max_steps; the schedule is that of {self.epochs} epochs = {self.scheduled_steps:,} steps)"
-        return [
-            ("length", length),
-            (
-                "batch",
-                f"{self.batch_size} = {self.micro_batches} micro-batches of {self.micro_batch_size}, {processes}",
-            ),
-            ("lr", f"{warmup}{self.base_lr:.3g}, cosine to {self.min_lr:.3g}"),
-        ]
+        batch = f"{self.batch_size}"
+        if self.micro_batches > 1:
+            batch += f" = {self.micro_batches} micro-batches of {self.micro_batch_size}"
+        if self.world_size > 1:
+            batch += f" on {self.world_size} processes"
+        if self.micro_batches > self.world_size:
+            batch += f", in {self.micro_batches // self.world_size} turns"
+        warmup = f"{self.warmup_lr:.3g} rising to {self.base_lr:.3g} in {self.warmup_steps:,} steps"
+        rate = f"{warmup if self.warmup_steps else f'{self.base_lr:.3g}'}, cosine to {self.min_lr:.3g}"
+        return [("length", length), ("batch", batch), ("lr", rate)]

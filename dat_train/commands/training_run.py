@@ -1,0 +1,372 @@
+"""What dat-train does: config -> parts -> run -> report."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+import timm
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from dat_train.config import differences, to_dict
+from dat_train.data.augment import eval_transform, train_transform
+from dat_train.data.dataset import ImageDataset
+from dat_train.data.loader import Batch, evaluation_loader, train_loader
+from dat_train.data.mixing import Mixing
+from dat_train.data.order import MicroBatchSampler
+from dat_train.data.randomness import keyed_seed
+from dat_train.data.sources import open_datasets
+from dat_train.errors import UserError
+from dat_train.inspection.batch_picture import write_batch_picture
+from dat_train.models import count_macs, count_parameters, load_weights
+from dat_train.training import report
+from dat_train.training.distributed import Processes, start_processes, stop_processes
+from dat_train.training.ema import Ema
+from dat_train.training.loggers import open_loggers
+from dat_train.training.loop import Training
+from dat_train.training.memory import estimate_memory
+from dat_train.training.optimizer import build_optimizer
+from dat_train.training.plan import RunPlan
+from dat_train.training.precision import Precision, resolve_precision
+from dat_train.training.resume import go_back, open_run, restore
+from dat_train.training.run_folder import RunFolder
+from dat_train.training.run_log import Logger, RunLog
+from dat_train.training.signals import PREEMPTED, StopRequest
+from dat_train.training.state import TrainState
+from dat_train.training.terminal import Terminal
+from dat_train.training.writer import CheckpointWriter
+
+MOST_WORKERS = 8  # more data processes than this for each training process rarely help
+
+
+def run(config: DictConfig) -> None:
+    """Train as `config` says; exits with PREEMPTED when asked to stop before the end.
+
+    Raises:
+        UserError: whatever the user can mend.
+    """
+    with StopRequest() as stop:
+        processes = start_processes(config.device, config.timeout_minutes, config.deterministic)
+        processes.check_same(OmegaConf.to_yaml(config), "configuration")
+        terminal = Terminal(screen=processes.is_main)
+        folder = RunFolder(Path(config.runs_dir) / config.name)
+        try:
+            action = show_batch if config.show_batch else train
+            done = action(config, folder, processes, terminal, stop)
+        finally:
+            terminal.close()
+            folder.unlock()
+        stop_processes()
+    if not done:
+        sys.exit(PREEMPTED)
+
+
+def train(config: DictConfig, folder: RunFolder, processes: Processes, terminal: Terminal, stop: StopRequest) -> bool:
+    """Train, or go on training, in `folder`; True when the run is finished, False when asked to stop before."""
+    saved = take_folder(config, folder, processes, terminal)
+    if saved and (summary := summary_of_finished(config, folder, saved)):
+        terminal.say(f"{folder.path} is finished; a larger epochs=... would continue it")
+        terminal.say(report.result_text(summary, folder))
+        return True
+
+    train_set, val_set = datasets(config, processes)
+    plan = run_plan(config, len(train_set), processes)
+    precision = resolve_precision(config.dtype, processes.device)
+    model = new_model(config, len(train_set.classes))
+    facts = {"parameters": count_parameters(model), "macs": count_macs(model, config.img_size)}
+    say_plan(config, folder, terminal, plan, model, facts, precision, (train_set, val_set))
+    if config.init and not saved:
+        terminal.say(str(load_weights(model, config.init)))
+    state = new_state(config, model.to(processes.device, precision.weights), precision)
+    restore(state, saved, folder, processes)
+    if saved:
+        terminal.say(f"going on after step {state.step:,} of {plan.steps:,}")
+
+    training = new_training(config, folder, processes, terminal, stop, plan, precision, state, (train_set, val_set))
+    finished = training.run()
+    training.log.close()
+
+    if not finished:
+        terminal.say(
+            f"stopped by {stop.name or 'another process'} after step {state.step:,}; the same command continues"
+        )
+    elif processes.is_main:
+        summary = report.summarize(folder, state, plan.batch_size, facts)
+        terminal.say(report.result_text(summary, folder))
+    return finished
+
+
+# The run's folder
+
+
+def take_folder(config: DictConfig, folder: RunFolder, processes: Processes, terminal: Terminal) -> dict | None:
+    """Lock the folder, note the configuration in it, and return the checkpoint to go on from."""
+    saved = open_run(folder, config.resume, processes, terminal.say)
+    changed = differences(saved["config"], to_dict(config)) if saved else []
+    if changed:
+        text = ", ".join(f"{key}={was} is {now} now" for key, was, now in changed)
+        raise UserError(
+            f"{folder.path} was begun with other settings: {text}; say the former ones to continue it, name=... for "
+            "another run, or resume=never to begin it afresh"
+        )
+    terminal.log_path = folder.log if processes.is_main else folder.path / f"log-rank{processes.rank}.txt"
+    if processes.is_main:
+        folder.config.write_text(OmegaConf.to_yaml(config, resolve=True))
+    return saved
+
+
+def summary_of_finished(config: DictConfig, folder: RunFolder, saved: dict) -> dict | None:
+    """summary.json of a run that has nothing left to do."""
+    if not folder.summary.exists():
+        return None
+    summary = json.loads(folder.summary.read_text())
+    same_length = all(saved["config"][key] == config[key] for key in ("epochs", "max_steps"))
+    return summary if same_length and summary["steps"] == saved["step"] else None
+
+
+# The parts, from plain values
+
+
+def datasets(config: DictConfig, processes: Processes) -> tuple[ImageDataset, ImageDataset]:
+    """Training and validation set with their transforms."""
+    data, augment = config.data, config.augment
+    open_them = partial(
+        open_datasets,
+        data.kind,
+        data.root,
+        image_size=config.img_size,
+        val_fraction=data.val_fraction,
+        split_seed=data.split_seed,
+        fake_images=data.fake_images,
+        fake_classes=data.fake_classes,
+    )
+    opened = []  # by the main process before the others, for the digits are written on opening
+    processes.on_main(lambda: opened.append(open_them()))
+    train_set, val_set = opened[0] if opened else open_them()
+    train_set.seed = config.seed
+    train_set.transform = train_transform(
+        config.img_size,
+        scale=augment.scale,
+        ratio=augment.ratio,
+        interpolation=augment.interpolation,
+        hflip=augment.hflip,
+        vflip=augment.vflip,
+        rand_augment=augment.rand_augment,
+        color_jitter=augment.color_jitter,
+        random_erasing=augment.random_erasing,
+        mean=data.mean,
+        std=data.std,
+    )
+    val_set.transform = eval_transform(
+        config.img_size,
+        resize=config.eval.resize,
+        crop_pct=config.eval.crop_pct,
+        interpolation=config.eval.interpolation,
+        mean=data.mean,
+        std=data.std,
+    )
+    return train_set, val_set
+
+
+def run_plan(config: DictConfig, train_size: int, processes: Processes) -> RunPlan:
+    return RunPlan(
+        train_size=train_size,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
+        world_size=processes.world_size,
+        warmup_epochs=config.schedule.warmup_epochs,
+        base_lr=config.optim.lr,
+        warmup_lr=config.schedule.warmup_lr,
+        min_lr=config.schedule.min_lr,
+    )
+
+
+def new_model(config: DictConfig, num_classes: int) -> nn.Module:
+    """The model with its random weights, which follow from the seed."""
+    torch.manual_seed(keyed_seed("init", config.seed))
+    model = timm.create_model(
+        config.model.timm_name,
+        num_classes=num_classes,
+        img_size=config.model.img_size,
+        drop_path_rate=config.model.drop_path_rate,
+        **OmegaConf.to_container(config.model.args),
+    )
+    model.set_grad_checkpointing(config.model.grad_checkpointing)
+    return model
+
+
+def new_state(config: DictConfig, model: nn.Module, precision: Precision) -> TrainState:
+    optim = config.optim
+    return TrainState(
+        model,
+        build_optimizer(model, lr=optim.lr, weight_decay=optim.weight_decay, betas=optim.betas, eps=optim.eps),
+        precision.scaler(),
+        Ema(model, config.ema.decay) if config.ema.decay else None,
+    )
+
+
+def mixing(config: DictConfig, num_classes: int) -> Mixing:
+    augment = config.augment
+    return Mixing(num_classes, augment.mixup, augment.cutmix, augment.switch_prob, augment.label_smoothing)
+
+
+def micro_batches(
+    config: DictConfig, train_set: ImageDataset, plan: RunPlan, processes: Processes, first_step: int
+) -> Iterable[Batch]:
+    """This process' micro-batches from `first_step` on."""
+    sampler = MicroBatchSampler(
+        len(train_set),
+        seed=config.seed,
+        batch_size=plan.batch_size,
+        micro_batch_size=plan.micro_batch_size,
+        first_step=first_step,
+        last_step=plan.steps,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        repeats=config.augment.repeats,
+    )
+    pinned = processes.device.type == "cuda"
+    return train_loader(train_set, sampler, workers=workers(config, processes), pin_memory=pinned)
+
+
+def workers(config: DictConfig, processes: Processes) -> int:
+    """Data processes of this training process."""
+    if config.data.workers is not None:
+        return config.data.workers
+    share = len(os.sched_getaffinity(0)) // processes.local_world_size
+    return min(MOST_WORKERS, max(1, share))
+
+
+def new_training(
+    config: DictConfig,
+    folder: RunFolder,
+    processes: Processes,
+    terminal: Terminal,
+    stop: StopRequest,
+    plan: RunPlan,
+    precision: Precision,
+    state: TrainState,
+    sets: tuple[ImageDataset, ImageDataset],
+) -> Training:
+    train_set, val_set = sets
+    classes = len(train_set.classes)
+    log = RunLog(folder, plan, processes, terminal, loggers(config, folder, processes, terminal, state.step))
+    return Training(
+        state=state,
+        make_loader=partial(micro_batches, config, train_set, plan, processes),
+        val_loader=evaluation_loader(
+            val_set,
+            batch_size=config.eval.batch_size,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            workers=workers(config, processes),
+            pin_memory=processes.device.type == "cuda",
+        ),
+        plan=plan,
+        mixing=mixing(config, classes),
+        image_shape=(3, config.img_size, config.img_size),
+        precision=precision,
+        num_classes=classes,
+        seed=config.seed,
+        clip_grad=config.optim.clip_grad,
+        max_unreadable=config.data.max_unreadable,
+        nonfinite_limit=config.nonfinite_limit,
+        eval_every=config.eval.every_epochs,
+        config=to_dict(config),
+        processes=processes,
+        log=log,
+        checkpoints=checkpoint_writer(config, folder, terminal, log, state.step) if processes.is_main else None,
+        go_back=partial(go_back, state, folder, processes, terminal.warn),
+        stop=stop,
+        log_every=config.log.every,
+        compile=config.compile,
+    )
+
+
+def loggers(
+    config: DictConfig, folder: RunFolder, processes: Processes, terminal: Terminal, step: int
+) -> Sequence[Logger]:
+    if not processes.is_main:
+        return ()
+    return open_loggers(
+        folder.path,
+        step=step,
+        name=config.name,
+        config=to_dict(config),
+        tensorboard=config.log.tensorboard,
+        wandb=config.log.wandb,
+        wandb_project=config.log.wandb_project,
+        wandb_mode=config.log.wandb_mode,
+        say=terminal.say,
+        warn=terminal.warn,
+    )
+
+
+def checkpoint_writer(
+    config: DictConfig, folder: RunFolder, terminal: Terminal, log: RunLog, step: int
+) -> CheckpointWriter:
+    return CheckpointWriter(
+        folder,
+        every_minutes=config.checkpoint.every_minutes,
+        keep=config.checkpoint.keep,
+        step_on_disk=step if folder.last.exists() else None,
+        before=log.sync,
+        warn=terminal.warn,
+    )
+
+
+# What one sees
+
+
+def say_plan(
+    config: DictConfig,
+    folder: RunFolder,
+    terminal: Terminal,
+    plan: RunPlan,
+    model: nn.Module,
+    facts: dict,
+    precision: Precision,
+    sets: tuple[ImageDataset, ImageDataset],
+) -> None:
+    """What the run is going to be."""
+    if not terminal.screen:
+        return
+    train_set, val_set = sets
+    shape = (3, config.img_size, config.img_size)
+    memory = estimate_memory(model, shape, plan.micro_batch_size, precision, bool(config.ema.decay))
+    topics = [
+        ("run", str(folder.path)),
+        (
+            "model",
+            f"{config.model.name}, {facts['parameters'] / 1e6:.2f} M parameters, {facts['macs'] / 1e9:.2f} G MACs at "
+            f"{config.img_size} x {config.img_size}",
+        ),
+        (
+            "data",
+            f"{config.data.name}: {len(train_set):,} images to train on, {len(val_set):,} to validate, "
+            f"{len(train_set.classes):,} classes",
+        ),
+        *plan.describe(),
+        ("device", f"{precision.device.type}, {precision.name}{', compiled' if config.compile else ''}"),
+        ("memory", report.memory_text(memory)),
+    ]
+    terminal.say(report.table(topics))
+
+
+def show_batch(config: DictConfig, folder: RunFolder, processes: Processes, terminal: Terminal, stop) -> bool:
+    """Write a picture of the run's first micro-batch, as the model would see it."""
+    if not processes.is_main:
+        return
+    train_set, _ = datasets(config, processes)
+    plan = run_plan(config, len(train_set), processes)
+    batch = next(iter(micro_batches(config, train_set, plan, processes, 0)))
+    images, targets = mixing(config, len(train_set.classes))(batch.images, batch.labels, "mixup", config.seed, 0, 0)
+    folder.create()
+    write_batch_picture(images, targets, train_set.classes, folder.batch_picture, config.data.mean, config.data.std)
+    terminal.say(f"one batch, as the model sees it: {folder.batch_picture}")

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -132,12 +133,13 @@ class Training:
         forward = torch.compile(model) if self.compile else model
         if self.processes.world_size == 1:
             return forward
-        forward = DistributedDataParallel(
-            forward,
-            broadcast_buffers=False,  # DAT's are constants
-            gradient_as_bucket_view=True,
-            static_graph=True,  # drop path multiplies by zero, so every step has the same graph
-        )
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # newer torch renames broadcast_buffers
+            forward = DistributedDataParallel(
+                forward,
+                broadcast_buffers=False,  # DAT's are constants
+                gradient_as_bucket_view=True,
+                static_graph=True,  # drop path multiplies by zero, so every step has the same graph
+            )
         self._rehearse(forward)
         return forward
 

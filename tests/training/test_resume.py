@@ -1,0 +1,204 @@
+"""A run that was interrupted, anywhere, ends as one that was not: byte by byte."""
+
+import random
+
+import pytest
+from training.small_run import run_small, small_training
+
+from dat_train.errors import UserError
+from dat_train.training import writer
+from dat_train.training.checkpoint import load_checkpoint, write_checkpoint
+from dat_train.training.run_folder import read_rows
+from dat_train.training.signals import StopRequest
+
+FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl")
+
+
+def content(folder) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert run_small(folder)
+    return content(folder)
+
+
+class Killed(BaseException):
+    """Ends a run like a kill: nobody catches it, nothing more is written."""
+
+
+def run_until_killed(folder, arrange, **settings) -> None:
+    """Run after `arrange(training)` made it raise Killed somewhere."""
+    training = small_training(folder, **{"every_minutes": 0} | settings)  # 0: a checkpoint after every step
+    arrange(training)
+    with pytest.raises(Killed):
+        training.run()
+    training.log.folder.unlock()
+
+
+def killed_after(step):
+    """Arranges for a kill at the end of `step`."""
+
+    def arrange(training):
+        note = training.log.step
+
+        def note_and_die(number, *row):
+            note(number, *row)
+            if number == step:
+                training.checkpoints.wait()
+                raise Killed
+
+        training.log.step = note_and_die
+
+    return arrange
+
+
+def test_a_run_is_a_function_of_its_configuration(uninterrupted, tmp_path):
+    assert run_small(tmp_path, workers=2)
+    assert content(tmp_path) == uninterrupted
+
+
+def test_resuming_after_a_kill_in_every_step_gives_the_same_bytes(uninterrupted, tmp_path):
+    for step in range(1, 10):
+        run_until_killed(tmp_path, killed_after(step), workers=step % 2)
+    assert run_small(tmp_path)
+    assert content(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("batch", [0, 3])
+def test_resuming_after_a_kill_in_validation_gives_the_same_bytes(uninterrupted, tmp_path, batch):
+    def arrange(training):
+        def loader():
+            for number, item in enumerate(whole):
+                if number == batch and training.state.step == 6:
+                    raise Killed
+                yield item
+
+        whole = list(training.val_loader)
+        training.val_loader = type("Loader", (), {"__iter__": lambda _: loader(), "__len__": lambda _: len(whole)})()
+
+    run_until_killed(tmp_path, arrange)
+    assert len(read_rows(tmp_path / "metrics.jsonl")) == 7  # six steps, one validation
+    assert run_small(tmp_path)
+    assert content(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("file", ["best.pt", "last.pt"])
+@pytest.mark.parametrize("step", [3, 6])
+def test_resuming_after_a_kill_around_a_write_gives_the_same_bytes(uninterrupted, tmp_path, monkeypatch, file, step):
+    def write(snapshot, path):
+        if snapshot["step"] == step and path.name == file:
+            raise Killed
+        write_checkpoint(snapshot, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "write_checkpoint", write)
+        run_until_killed(tmp_path, lambda training: None, every_minutes=10)
+    assert run_small(tmp_path)
+    assert content(tmp_path) == uninterrupted
+
+
+def test_half_written_rows_and_leftovers_of_a_kill_do_not_matter(uninterrupted, tmp_path):
+    run_until_killed(tmp_path, killed_after(5))
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 6, "epo')
+    (tmp_path / "checkpoints" / ".last.pt.new").write_bytes(b"PK half a checkpoint")
+    assert run_small(tmp_path)
+    assert content(tmp_path) == uninterrupted
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(uninterrupted, tmp_path):
+    run_until_killed(tmp_path, killed_after(2), every_minutes=10)
+    assert not (tmp_path / "checkpoints" / "last.pt").exists()
+    assert run_small(tmp_path)
+    assert content(tmp_path) == uninterrupted
+
+
+class AskedToStop(StopRequest):
+    """A request that comes while something is asked for the `count`-th time whether there is one."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.left = count
+
+    @property
+    def requested(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("count", [0, 2, 4, 14])  # in steps 1 and 3, in two validations
+def test_a_run_that_was_asked_to_stop_goes_on_as_if_nothing_had_happened(uninterrupted, tmp_path, count):
+    assert not run_small(tmp_path, stop=AskedToStop(count))
+    state = load_checkpoint(tmp_path / "checkpoints" / "last.pt")
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl") if "loss" in row][-1] == state["step"] < 9
+    assert run_small(tmp_path)
+    assert content(tmp_path) == uninterrupted
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(uninterrupted, tmp_path):
+    run_until_killed(tmp_path, killed_after(6), keep=2)
+    last = tmp_path / "checkpoints" / "last.pt"
+    data = bytearray(last.read_bytes())
+    data[random.Random(0).randrange(len(data))] ^= 16
+    last.write_bytes(data)
+    training = small_training(tmp_path)
+    assert training.state.step == 4
+    log = (tmp_path / "log.txt").read_text()
+    assert "last.pt was altered" in log and "going on from" in log and "last-000000004.pt, step 4" in log
+    training.run()
+    training.log.folder.unlock()
+    assert content(tmp_path) == uninterrupted
+
+
+def test_a_folder_with_damaged_checkpoints_alone_is_refused(tmp_path):
+    run_until_killed(tmp_path, killed_after(2))
+    (tmp_path / "checkpoints" / "last.pt").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole; resume=never"):
+        small_training(tmp_path)
+
+
+def test_never_moves_the_earlier_run_aside_and_begins_afresh(uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    for _ in range(2):
+        run_until_killed(run, killed_after(3), resume="never")
+    assert run_small(run, resume="never")
+    assert content(run) == uninterrupted
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old-1", "run.old-2"]
+    assert load_checkpoint(tmp_path / "run.old-1" / "checkpoints" / "last.pt")["step"] == 2
+
+
+def test_never_does_not_begin_afresh_when_torchrun_starts_the_processes_again(uninterrupted, tmp_path, monkeypatch):
+    run_until_killed(tmp_path / "run", killed_after(5), resume="never")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    training = small_training(tmp_path / "run", resume="never")
+    training.log.folder.unlock()
+    assert training.state.step == 4 and not (tmp_path / "run.old-1").exists()
+
+
+def test_a_path_in_the_folder_rewinds_the_run(uninterrupted, tmp_path):
+    assert run_small(tmp_path, every_minutes=0, keep=20)
+    early = tmp_path / "checkpoints" / "last-000000004.pt"
+    training = small_training(tmp_path, resume=str(early))
+    assert training.state.step == 4
+    training.run()
+    training.log.folder.unlock()
+    assert content(tmp_path) == uninterrupted
+
+
+def test_a_path_elsewhere_is_where_a_run_begins_and_not_where_it_goes_on(uninterrupted, tmp_path):
+    run_until_killed(tmp_path / "a", killed_after(4))
+    source = str(tmp_path / "a" / "checkpoints" / "last.pt")  # three steps
+    run_until_killed(tmp_path / "b", killed_after(6), resume=source)
+    assert read_rows(tmp_path / "b" / "metrics.jsonl")[0]["step"] == 4
+    training = small_training(tmp_path / "b", resume=source)
+    assert training.state.step == 5
+    training.run()
+    assert content(tmp_path / "b")["checkpoints/last.pt"] == uninterrupted["checkpoints/last.pt"]
+
+
+def test_a_path_that_is_no_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is no file"):
+        small_training(tmp_path, resume=str(tmp_path / "nothing.pt"))

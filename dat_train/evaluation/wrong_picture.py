@@ -34,7 +34,7 @@ def write_wrong_picture(
     path: Path,
     number: int = TILES,
 ) -> bool:
-    """Write the `number` most confident mistakes with "true -> predicted 97 %" below each; returns whether there is one.
+    """Write the `number` most confident mistakes with "true -> predicted 97 %" below each; False: there is none.
 
     Images are shown as they are in their files; one that has no file is left out. An older picture at `path` is removed
     when there is nothing to show.
@@ -71,9 +71,7 @@ def write_wrong_picture(
 
 
 def _caption(evaluation: Evaluation, classes: Sequence[str], position: int) -> str:
-    true, predicted = (
-        _short(classes[int(numbers[position])]) for numbers in (evaluation.labels, evaluation.predicted)
-    )
+    true, predicted = (_short(classes[int(numbers[position])]) for numbers in (evaluation.labels, evaluation.predicted))
     confidence = f"{100 * evaluation.confidence[position]:.0f} %"
     line = f"{true} → {predicted} {confidence}"
     return line if len(line) <= NAME + 6 else f"{true}\n→ {predicted} {confidence}"

@@ -6,6 +6,7 @@ from hydra import compose, initialize_config_dir
 
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.commands.cli import conf_dir, register
+from dat_train.config import TrainConfig
 from dat_train.training.optimizer import parameter_groups
 from dat_train.training.plan import RunPlan
 
@@ -19,7 +20,7 @@ RECIPES = {  # drop path, lr and end lr per 1024 images, warm-up and all epochs,
 
 
 def composed(*overrides):
-    register("train")
+    register("train", TrainConfig)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose("train", ["data=imagenet", "data.root=/data/imagenet", *overrides])
 

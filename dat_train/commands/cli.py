@@ -1,6 +1,6 @@
 """What every command shares: composing its settings with Hydra, help, and errors of one line.
 
-A command is `run_command("train", task)`: `task` gets the composed settings, and imports torch only then.
+A command is `run_command(COMMAND, task)`: `task` gets the composed settings, and imports torch only then.
 """
 
 import os
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from dat_train import __version__
-from dat_train.config import SCHEMAS, to_dict, validate
+from dat_train.commands.command import Command
+from dat_train.config import TrainConfig, to_dict, validate
 from dat_train.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-GROUPS = {"train": ("model", "data", "augment", "experiment"), "eval": ("model", "data")}  # folders of conf/
 UNSET = "unset"  # what conf/train.yaml says of a group that has no default
 FULL_LR_BATCH = 1024  # images that linear_lr's rate is for
 
@@ -34,8 +34,8 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
-def run_command(name: str, task: Callable[["DictConfig"], None]) -> NoReturn:
-    """Compose the settings of command `name` from conf/NAME.yaml and the command line, run `task`, exit.
+def run_command(command: Command, task: Callable[["DictConfig"], None]) -> NoReturn:
+    """Compose the settings of `command` from conf/NAME.yaml and the command line, run `task`, exit.
 
     Exit codes: 0; 1 an unexpected error, with its traceback; 2 something the user can mend, one line; 130 interrupted;
     and whatever `task` exits with itself.
@@ -44,14 +44,14 @@ def run_command(name: str, task: Callable[["DictConfig"], None]) -> NoReturn:
 
     arguments = sys.argv[1:]
     if not arguments:
-        print(helping.usage(name))
+        print(helping.usage(command))
     elif {"-h", "--help"} & set(arguments):
-        print(helping.full(name))
+        print(helping.full(command))
     elif "--version" in arguments:
         print(f"dat-train {__version__}")
     else:
         try:
-            _launch(name, task)
+            _launch(command, task)
         except UserError as error:
             _stop(f"error: {error}", 2)
         except KeyboardInterrupt:
@@ -59,18 +59,18 @@ def run_command(name: str, task: Callable[["DictConfig"], None]) -> NoReturn:
     sys.exit(0)
 
 
-def register(name: str) -> None:
+def register(name: str, schema: type) -> None:
     """Tell Hydra what conf/NAME.yaml refers to: its schema, the resolver linear_lr, and `unset` choices."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("linear_lr", linear_lr, replace=True)
-    ConfigStore.instance().store(name=f"schema_{name}", node=SCHEMAS[name])
+    ConfigStore.instance().store(name=f"schema_{name}", node=schema)
     for group in ("model", "data"):  # where none is chosen; Hydra composes a sweep over models without one, first
         ConfigStore.instance().store(group=group, name=UNSET, node={})
 
 
-def _launch(name: str, task: Callable[["DictConfig"], None]) -> None:
+def _launch(command: Command, task: Callable[["DictConfig"], None]) -> None:
     """Hand over to Hydra, which composes the settings and calls the task once, or for every job of a sweep."""
     import hydra
     from hydra.errors import HydraException
@@ -80,17 +80,17 @@ def _launch(name: str, task: Callable[["DictConfig"], None]) -> None:
     from dat_train.commands.overrides import composition_error, read_arguments
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through; they are translated here
-    sys.argv[1:], overrides = read_arguments(name, sys.argv[1:])
+    sys.argv[1:], overrides = read_arguments(command, sys.argv[1:])
     swept = {key for key, override in overrides.items() if override.is_sweep_override()}
-    register(name)
+    register(command.name, command.schema)
 
     def checked_task(config: "DictConfig") -> None:
         # Hydra would let the other jobs of a sweep go on after a UserError, so it becomes an exit right here
         try:
-            register(name)  # a sweep's job may run in another process
-            _complete(name, config, swept)
+            register(command.name, command.schema)  # a sweep's job may run in another process
+            _complete(command, config, swept)
         except OmegaConfBaseException as error:
-            _stop(f"error: {composition_error(name, error)}", 2)
+            _stop(f"error: {composition_error(command, error)}", 2)
         except UserError as error:
             _stop(f"error: {error}", 2)
         try:
@@ -99,25 +99,25 @@ def _launch(name: str, task: Callable[["DictConfig"], None]) -> None:
             _stop(f"error: {error}", 2)
 
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(checked_task)()
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.name)(checked_task)()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise UserError(composition_error(name, error)) from None
+        raise UserError(composition_error(command, error)) from None
 
 
-def _complete(name: str, config: "DictConfig", swept: set[str]) -> None:
+def _complete(command: Command, config: "DictConfig", swept: set[str]) -> None:
     """Resolve the composed settings, check that none is missing or impossible, and name the run."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    for group in GROUPS[name]:
+    for group in command.groups:
         if HydraConfig.get().runtime.choices[group] == UNSET:
             raise UserError(f"{group} is not set: {group}=NAME with one of {', '.join(choices(group))}")
     OmegaConf.resolve(config)
     for key in sorted(OmegaConf.missing_keys(config)):
         hint = "ckpt=PATH, e.g. runs/digits/checkpoints/best.pt" if key == "ckpt" else f"{key}=VALUE"
-        raise UserError(f"{key} is not set: {hint}; dat-{name} --help tells more")
-    validate(to_dict(config), SCHEMAS[name])
-    if name == "train":
+        raise UserError(f"{key} is not set: {hint}; dat-{command.name} --help tells more")
+    validate(to_dict(config), command.schema)
+    if command.schema is TrainConfig:
         config.name = _run_name(config, swept)
 
 

@@ -12,8 +12,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from dat_train.commands.cli import GROUPS, UNSET, choices
-from dat_train.config import SCHEMAS, settings
+from dat_train.commands.cli import UNSET, choices
+from dat_train.commands.command import Command
+from dat_train.config import settings
 from dat_train.errors import UserError
 
 _OPEN = ("model.args.", "hydra.", "hydra/")  # below these, anything may be set
@@ -27,7 +28,7 @@ _TYPE_NAMES = {
 }
 
 
-def read_arguments(command: str, arguments: list[str]) -> tuple[list[str], dict[str, Override]]:
+def read_arguments(command: Command, arguments: list[str]) -> tuple[list[str], dict[str, Override]]:
     """Check what was typed.
 
     Returns:
@@ -56,7 +57,7 @@ def read_arguments(command: str, arguments: list[str]) -> tuple[list[str], dict[
     return typed + options, overrides
 
 
-def composition_error(command: str, error: Exception) -> str:
+def composition_error(command: Command, error: Exception) -> str:
     """What Hydra, OmegaConf or the YAML parser found wrong, in one line."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, value = error.missing_cfg_file.rpartition("/")
@@ -72,10 +73,10 @@ def composition_error(command: str, error: Exception) -> str:
     return where + _wrong_setting(command, str(error), getattr(error, "full_key", None) or "")
 
 
-def _wrong_setting(command: str, text: str, key: str) -> str:
+def _wrong_setting(command: Command, text: str, key: str) -> str:
     """OmegaConf's complaint `text` about the setting `key`, in our words where we know better ones."""
     key = re.sub(r"\[\d+\]$", "", key)
-    kinds = {item.key: item.type for item in settings(SCHEMAS[command])}
+    kinds = {item.key: item.type for item in settings(command.schema)}
     if key in kinds:
         value = re.search(r"[Vv]alue '(.*?)'", text)
         return f"{key}{f'={value[1]}' if value else ''}: expected {_type_name(kinds[key])}"
@@ -91,7 +92,7 @@ def _fail(message: str) -> NoReturn:
     raise UserError(message)
 
 
-def _parse(command: str, argument: str) -> Override:
+def _parse(command: Command, argument: str) -> Override:
     name, equals, value = argument.partition("=")
     if not argument.startswith("~") and not (equals and name):
         near = _nearest(command, argument)
@@ -104,9 +105,9 @@ def _parse(command: str, argument: str) -> Override:
         ) from None
 
 
-def _check_key(command: str, override: Override) -> None:
+def _check_key(command: Command, override: Override) -> None:
     key = override.key_or_group
-    if key.split("@")[0] in GROUPS[command]:
+    if key.split("@")[0] in command.groups:
         value = override.value()
         single = not override.is_sweep_override() and key != "experiment"  # which may be null, or a list
         if single and not isinstance(value, str):
@@ -114,15 +115,15 @@ def _check_key(command: str, override: Override) -> None:
         return
     if key.startswith(_OPEN):
         return
-    known = {item.key for item in settings(SCHEMAS[command])}
+    known = {item.key for item in settings(command.schema)}
     if key not in known and not any(name.startswith(f"{key}.") for name in known):
         raise UserError(_no_such_setting(command, key))
     if override.is_delete():
         raise UserError(f"~{key}: a setting cannot be taken away, only set; null or 0 often is off")
 
 
-def _no_such_setting(command: str, key: str) -> str:
-    return f"{key} is not a setting{_nearest(command, key)} (dat-{command} --help lists all)"
+def _no_such_setting(command: Command, key: str) -> str:
+    return f"{key} is not a setting{_nearest(command, key)} (dat-{command.name} --help lists all)"
 
 
 def _no_such_choice(group: str, value: str, options: list[str]) -> str:
@@ -131,9 +132,9 @@ def _no_such_choice(group: str, value: str, options: list[str]) -> str:
     return f"{group}={value} does not exist; {group} is one of {', '.join(ranked)}"
 
 
-def _nearest(command: str, key: str) -> str:
+def _nearest(command: Command, key: str) -> str:
     """ "; did you mean ...?" where something is near, by the whole key or by its last part."""
-    known = [*GROUPS[command], *(item.key for item in settings(SCHEMAS[command]))]
+    known = [*command.groups, *(item.key for item in settings(command.schema))]
     leaves = {name.rpartition(".")[2]: name for name in reversed(known)}
     leaf = key.rpartition(".")[2]
     near = (

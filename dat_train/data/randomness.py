@@ -20,7 +20,7 @@ def keyed_seed(*key: int | str) -> int:
 
 @contextmanager
 def keyed_randomness(*key: int | str) -> Iterator[None]:
-    """Inside, Python's, NumPy's and torch's CPU generators draw what follows from `key`; after, they go on as before."""
+    """Inside, Python's, NumPy's and torch's CPU generator draw what follows from `key`; then they are as before."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed = keyed_seed(*key)
     random.seed(seed)

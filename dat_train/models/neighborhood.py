@@ -38,7 +38,7 @@ class NeighborhoodAttention(nn.Module):
         if k > H or k > W:
             x = F.pad(x, (0, 0, 0, max(k - W, 0), 0, max(k - H, 0)))
         x = self._attend(self.qkv(x))
-        return self.proj_drop(self.proj(x[:, :H, :W]))
+        return self.proj_drop(self.proj(x[:, :H, :W].contiguous()))  # contiguous: see `WindowAttention`
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """(B, H, W, 3C) -> (B, H, W, C), H, W >= k."""

@@ -34,6 +34,7 @@ class LoadReport:
     path: Path
     source: str
     notes: list[str] = field(default_factory=list)
+    classes: int | None = None  # of the file's classifier; None: it has none
 
     def __str__(self) -> str:
         return "\n".join([f"weights: {self.path} ({self.source})", *(f"  {note}" for note in self.notes)])
@@ -92,6 +93,7 @@ def load_weights(model: nn.Module, path: str | Path, *, ema: bool | None = None)
         state = rename_published(state)
         report.source = "released checkpoint"
         report.notes.append("renamed the published parameters")
+    report.classes = len(state["head.fc.weight"]) if "head.fc.weight" in state else None
     own = model.state_dict()
     state = {name: _fit(model, name, value, own, report) for name, value in state.items()}
     state = {name: value for name, value in state.items() if value is not None}

@@ -81,7 +81,7 @@ class WindowAttention(nn.Module):
         if shift_y > 0 or shift_x > 0:
             x = torch.roll(x, (shift_y, shift_x), (1, 2))
         if pad_y > 0 or pad_x > 0:
-            x = x[:, :H, :W]
+            x = x[:, :H, :W].contiguous()  # torch multiplies other layouts by trained and frozen weights differently
         return self.proj_drop(self.proj(x))
 
     def _mask(self, H: int, W: int, rows: int, columns: int, shift_y: int, shift_x: int, like: Tensor) -> Tensor:

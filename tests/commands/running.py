@@ -17,7 +17,8 @@ def run(
 
 def run_task(task: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """Run a dat-train whose work is the Python statement `task`, which sees the settings as `config`."""
-    code = f"from dat_train.commands.cli import run_command\ndef task(config):\n    {task}\nrun_command('train', task)"
+    imports = "from dat_train.commands.cli import run_command\nfrom dat_train.commands.train import COMMAND\n"
+    code = f"{imports}def task(config):\n    {task}\nrun_command(COMMAND, task)"
     return _run(["-c", code, *arguments], cwd, 60, environment)
 
 

@@ -7,6 +7,7 @@ import pytest
 from commands.running import run, run_task
 
 from dat_train.commands.cli import run_command
+from dat_train.commands.train import COMMAND
 from dat_train.config import TrainConfig, differences, settings
 
 OK = ("model=dat_nano", "data=digits")
@@ -82,7 +83,7 @@ def train(monkeypatch, capsys, tmp_path):
     def train(*arguments, task=lambda config: print(config.name)):
         monkeypatch.setattr(sys, "argv", ["dat-train", *arguments])
         with pytest.raises(SystemExit) as stop:
-            run_command("train", task)
+            run_command(COMMAND, task)
         return Result(stop.value.code, *capsys.readouterr())
 
     return train

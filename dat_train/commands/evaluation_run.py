@@ -1,0 +1,173 @@
+"""What dat-eval does: checkpoint and settings -> model and images -> evaluation -> report."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import nn
+
+from dat_train.commands.evaluation_settings import settings_of
+from dat_train.commands.training_run import datasets, new_model, workers
+from dat_train.data.loader import Batch, evaluation_loader
+from dat_train.errors import UserError
+from dat_train.evaluation.metrics import Evaluation, evaluate
+from dat_train.evaluation.report import terminal_report, write_report
+from dat_train.models import count_parameters, load_weights
+from dat_train.models.weights import LoadReport, read_checkpoint
+from dat_train.training.distributed import Processes, start_processes, stop_processes
+from dat_train.training.precision import Precision, resolve_precision
+from dat_train.training.terminal import Terminal, duration
+
+NEWS_EVERY = 30.0  # seconds between lines where there is no terminal
+NAMED = 5  # unreadable images on the terminal; result.json has all
+
+
+def run(config: DictConfig) -> None:
+    """Evaluate as `config` and the checkpoint say, and write the reports.
+
+    Raises:
+        UserError: whatever the user can mend.
+    """
+    settings = settings_of(config, read_checkpoint(config.ckpt))
+    processes = start_processes(config.device, settings.timeout_minutes, settings.deterministic)
+    terminal = Terminal(screen=processes.is_main)
+    try:
+        processes.check_same(OmegaConf.to_yaml(config), "configuration")
+        _run(config, settings, processes, terminal)
+    finally:
+        terminal.close()
+    stop_processes()
+
+
+def _run(config: DictConfig, settings: DictConfig, processes: Processes, terminal: Terminal) -> None:
+    output = output_folder(config)
+    processes.on_main(lambda: make(output))  # before the hours an evaluation may take, not after
+    precision = resolve_precision(settings.dtype, processes.device)
+    _, val_set = datasets(settings, processes)
+    model, weights = trained_model(config, settings, val_set.classes)
+    model.to(processes.device, precision.weights)
+    loader = evaluation_loader(
+        val_set,
+        batch_size=settings.eval.batch_size,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        workers=workers(settings, processes),
+        pin_memory=processes.device.type == "cuda",
+    )
+
+    start = time.monotonic()
+    evaluation = evaluate(
+        model,
+        watched(loader, terminal, start),
+        device=processes.device,
+        dtype=precision.autocast or precision.weights,
+        num_classes=len(val_set.classes),
+    )
+    seconds = time.monotonic() - start
+
+    if processes.is_main:
+        terminal.close()
+        facts = facts_of(config, settings, model, weights, precision)
+        facts |= {"processes": processes.world_size, "seconds": round(seconds, 3)}
+        facts |= {"images_per_second": round(len(val_set) / seconds, 2)}
+        write_report(evaluation, val_set.classes, val_set.samples, output, facts)
+        say(evaluation, val_set.classes, facts, weights, output)
+
+
+# The parts
+
+
+def output_folder(config: DictConfig) -> Path:
+    """As said; else eval/ in the run's folder, where the checkpoint is a run's; else ./eval."""
+    if config.output:
+        return Path(config.output)
+    folder = Path(config.ckpt).resolve().parent
+    of_run = folder.name == "checkpoints" and (folder.parent / "config.yaml").is_file()
+    return Path(config.ckpt).parents[1] / "eval" if of_run else Path("eval")
+
+
+def make(output: Path) -> None:
+    """Make the folder of the reports.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "result.json").unlink(missing_ok=True)  # of an earlier evaluation, which must not pass for this one's
+    except OSError as error:
+        raise UserError(f"the reports cannot be written to {output} ({error.strerror}); set output=FOLDER") from error
+
+
+def trained_model(config: DictConfig, settings: DictConfig, classes: Sequence[str]) -> tuple[nn.Module, LoadReport]:
+    """The model with the checkpoint's weights.
+
+    Raises:
+        UserError: weights of another architecture or number of classes.
+    """
+    model = new_model(settings, len(classes))
+    weights = load_weights(model, config.ckpt, ema=config.ema)
+    if weights.classes != len(classes):
+        has = f"{weights.classes:,} classes" if weights.classes else "no classifier"
+        data = f"data={settings.data.name} has {len(classes):,} classes"
+        raise UserError(f"{config.ckpt} has {has}, {data}; set data=...")
+    return model, weights
+
+
+def watched(loader: Sequence[Batch], terminal: Terminal, start: float) -> Iterator[Batch]:
+    """`loader`, while the terminal shows how far it is."""
+    news = start + NEWS_EVERY
+    for done, batch in enumerate(loader):
+        terminal.progress(done, len(loader), "evaluating")
+        if not terminal.live and (now := time.monotonic()) > news and done:
+            left = (now - start) / done * (len(loader) - done)
+            terminal.say(f"batch {done:,}/{len(loader):,}   ETA {duration(left)}")
+            news = now + NEWS_EVERY
+        yield batch
+
+
+def facts_of(
+    config: DictConfig, settings: DictConfig, model: nn.Module, weights: LoadReport, precision: Precision
+) -> dict:
+    """What result.json says beside the numbers."""
+    return {
+        "model": settings.model.name,
+        "parameters": count_parameters(model),
+        "checkpoint": config.ckpt,
+        "weights": weights.source,
+        "data": settings.data.name,
+        "data_root": settings.data.root,
+        "img_size": settings.img_size,
+        "resize": settings.eval.resize,
+        "crop_pct": settings.eval.crop_pct,
+        "interpolation": settings.eval.interpolation,
+        "mean": list(settings.data.mean),
+        "std": list(settings.data.std),
+        "batch_size": settings.eval.batch_size,
+        "dtype": precision.name,
+        "device": precision.device.type,
+    }
+
+
+def say(evaluation: Evaluation, classes: Sequence[str], facts: dict, weights: LoadReport, output: Path) -> None:
+    """The result on the terminal."""
+    crop = f"{facts['resize']} to {int(facts['img_size'] / facts['crop_pct'] + 1e-6)}, centre crop {facts['img_size']}"
+    topics = [
+        ("weights", f"{facts['checkpoint']} ({facts['weights']})"),
+        *(("", note) for note in weights.notes),
+        ("model", f"{facts['model']}, {facts['parameters'] / 1e6:.2f} M parameters"),
+        ("data", f"{facts['data']}, {facts['data_root'] or 'made on the fly'}"),
+        ("images", f"{crop}, {facts['interpolation']}"),
+        ("device", f"{facts['device']}, {facts['dtype']}, {facts['images_per_second']:,.0f} images/s"),
+    ]
+    if evaluation.unreadable:
+        topics.append(("unreadable", f"{len(evaluation.unreadable):,} images, left out of all numbers:"))
+        topics += [("", path) for path in evaluation.unreadable[:NAMED]]
+        if len(evaluation.unreadable) > NAMED:
+            topics.append(("", "..."))
+    console = Console(highlight=False)
+    console.print(terminal_report(evaluation, classes, topics))
+    names = [name for name in ("result.json", "per_class.csv", "confused.csv", "wrong.png") if (output / name).exists()]
+    console.print(f"in {output}: {', '.join(names)}", soft_wrap=True, markup=False)

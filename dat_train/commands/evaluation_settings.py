@@ -1,0 +1,89 @@
+"""What dat-eval evaluates: the settings a checkpoint was trained with, or a recipe's, and over them what was typed."""
+
+from typing import Any
+
+import timm
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+import dat_train.models  # noqa: F401  registers the models
+from dat_train.commands.cli import choices, register
+from dat_train.config import TrainConfig, flat, to_dict, validate
+from dat_train.errors import UserError
+
+NORMALISATION = ("mean", "std")  # of data, but the model's affair: it was trained with them
+ITS_OWN = ("ckpt", "ema", "output", "device")  # what a training run does not have, or had for its machine
+
+
+def settings_of(config: DictConfig, checkpoint: dict[str, Any]) -> DictConfig:
+    """Settings as of a training run, from which model, data and transform are made.
+
+    Args:
+        config: dat-eval's; where it is null, the checkpoint's count. model=NAME replaces the checkpoint's model
+            altogether; data=NAME says where the images are, and leaves normalisation and view as they were trained.
+        checkpoint: contents of the file.
+
+    Raises:
+        UserError: the checkpoint does not say what it is of, and neither does `config`; impossible settings.
+    """
+    chosen = {group: name for group in ("model", "data") if (name := HydraConfig.get().runtime.choices[group])}
+    trained = _trained_with(checkpoint)
+    if trained is None:
+        _require(config.ckpt, chosen)
+        trained = {}
+    if trained and "model" in chosen:
+        del trained["model"]
+    if trained and "data" in chosen:
+        trained["data"] = {name: trained["data"][name] for name in NORMALISATION}
+
+    register("train", TrainConfig)
+    defaults = compose("train", [f"{group}={name}" for group, name in chosen.items()])
+    merged = _merge(OmegaConf.to_container(defaults), trained)
+    settings = OmegaConf.create(_merge(merged, _typed(config)))
+    OmegaConf.resolve(settings)
+    plain = to_dict(settings) | {"init": None}  # what it was trained from is no matter now
+    validate(plain, TrainConfig)
+    if not timm.is_model(settings.model.timm_name):
+        raise UserError(f"model.timm_name={settings.model.timm_name} is no model; one of {', '.join(choices('model'))}")
+    return OmegaConf.create(plain)
+
+
+def _trained_with(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """The configuration in a checkpoint of ours; released ones have another kind, or none."""
+    config = checkpoint.get("config")
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        return None
+    return dict(config) if "timm_name" in config["model"] else None
+
+
+def _require(ckpt: str, chosen: dict[str, str]) -> None:
+    missing = [group for group in ("model", "data") if group not in chosen]
+    if missing:
+        ways = " and ".join(f"{group}=NAME (one of {', '.join(choices(group))})" for group in missing)
+        raise UserError(f"{ckpt} does not say what it was trained with: add {ways}")
+
+
+def _typed(config: DictConfig) -> dict[str, Any]:
+    """The settings that were said by themselves, not by a choice of model or data, named as of a training run."""
+    names = [override.lstrip("+").partition("=")[0] for override in HydraConfig.get().overrides.task]
+    names = [name for name in names if name not in ("model", "data", *ITS_OWN)]
+    typed: dict[str, Any] = {}
+    for key, value in flat(to_dict(config)).items():
+        if value is None or not any(f"{key}.".startswith(f"{name}.") for name in names):
+            continue
+        *groups, last = ("eval.batch_size" if key == "batch_size" else key).split(".")
+        place = typed
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return typed
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings, those above winning."""
+    merged = dict(below)
+    for name, value in above.items():
+        deeper = isinstance(value, dict) and isinstance(below.get(name), dict)
+        merged[name] = _merge(below[name], value) if deeper else value
+    return merged

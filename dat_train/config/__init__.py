@@ -1,0 +1,22 @@
+"""The settings: their names, types, meaning and limits. Their values, with the reason for each, are in conf/*.yaml.
+
+Only `commands/` sees this; it hands plain arguments down.
+"""
+
+from dat_train.config.checks import differences, validate
+from dat_train.config.evaluation import EvalConfig
+from dat_train.config.setting import MISSING, Setting, flat, setting, settings, to_dict
+from dat_train.config.train import TrainConfig
+
+__all__ = [
+    "MISSING",
+    "EvalConfig",
+    "Setting",
+    "TrainConfig",
+    "differences",
+    "flat",
+    "setting",
+    "settings",
+    "to_dict",
+    "validate",
+]

@@ -1,0 +1,76 @@
+"""What README and docs say is so: commands compose, settings exist, numbers are measured, links lead somewhere."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+
+from dat_train.commands.cli import conf_dir, run_command
+from dat_train.commands.train import COMMAND
+from dat_train.config import EvalConfig, TrainConfig, settings
+from dat_train.models import count_macs, count_parameters
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.M | re.S)
+
+
+def typed(command: str) -> list[str]:
+    """The lines in README's blocks that call `command`, without comments."""
+    lines = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+    return [line for line in lines if re.match(rf"{command} |torchrun .*-m dat_train\.commands\.", line)]
+
+
+@pytest.mark.parametrize("line", typed("dat-train"))
+def test_every_training_command_of_the_readme_composes(line, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    words = [word for word in shlex.split(line) if word != "..."]
+    arguments = words[1:] if words[0] == "dat-train" else words[words.index("-m") + 2 :]
+    monkeypatch.setattr(sys, "argv", ["dat-train", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run_command(COMMAND, lambda config: None)
+    assert stop.value.code == 0, capsys.readouterr().err
+
+
+def test_the_table_of_models_is_measured():
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| ([\d,]+) \| ([\d.]+) G \| (\d+) \|", README, re.M)
+    assert {row[0] for row in rows} == {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
+    for name, timm_name, parameters, macs, size in rows:
+        configured = yaml.safe_load((conf_dir() / "model" / f"{name}.yaml").read_text())
+        assert (configured["timm_name"], configured["img_size"]) == (timm_name, int(size))
+        with torch.device("meta"):
+            model = timm.create_model(timm_name)
+        assert f"{count_parameters(model):,}" == parameters, name
+        assert f"{count_macs(model, int(size)) / 1e9:.2f}" == macs, name
+
+
+def test_every_setting_the_readme_names_exists():
+    known = {item.key for schema in (TrainConfig, EvalConfig) for item in settings(schema)}
+    groups = "|".join(sorted({key.partition(".")[0] for key in known if "." in key}))
+    named = re.findall(rf"`((?:{groups})\.\w+)(?:=[^`]*)?`", README)
+    assert named and set(named) <= known
+
+
+def test_every_command_of_the_readme_is_installed():
+    scripts = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
+    assert set(re.findall(r"^(dat-\w+) ", "".join(BLOCKS), re.M)) == scripts
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_reference_of_commands_is_what_they_say():
+    subprocess.run([sys.executable, ROOT / "scripts" / "command_reference.py", "--check"], check=True)

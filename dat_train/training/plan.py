@@ -42,13 +42,9 @@ class RunPlan:
                 f"{self._nearest(unit)}"
             )
         if self.train_size < self.batch_size:
-            fitting = self.train_size // unit * unit
-            way_out = (
-                f"batch_size={fitting}" if fitting else f"smaller batch_size and micro_batch_size={self.train_size}"
-            )
             raise UserError(
                 f"batch_size={self.batch_size} is larger than the training set of {self.train_size} images; "
-                f"use {way_out}"
+                f"use {self._fitting(unit)}"
             )
         if self.warmup_epochs > self.epochs:
             raise UserError(
@@ -72,6 +68,14 @@ class RunPlan:
         micros = [m for m in range(min(self.micro_batch_size, int(share)), 0, -1) if share % m == 0]
         text = f"nearest: {', '.join(possible)}"
         return text + (f", or micro_batch_size={micros[0]}" if micros and micros[0] > 1 else "")
+
+    def _fitting(self, unit: int) -> str:
+        """What goes into a training set that is smaller than the batch."""
+        if self.train_size >= unit:
+            return f"batch_size={self.train_size // unit * unit}"
+        if share := self.train_size // self.world_size:
+            return f"batch_size={share * self.world_size} micro_batch_size={share}"
+        return f"at most {self.train_size} processes"
 
     @property
     def steps_per_epoch(self) -> int:

@@ -1,0 +1,115 @@
+"""The arithmetic of a run, and mistakes in it that are named with the nearest way out."""
+
+import pytest
+
+from dat_train.errors import UserError
+from dat_train.training.plan import RunPlan
+
+
+def plan(**settings) -> RunPlan:
+    usual = {"train_size": 10_000, "epochs": 30, "max_steps": None, "batch_size": 384, "micro_batch_size": 32}
+    rates = {"warmup_epochs": 2, "base_lr": 1e-3, "warmup_lr": 1e-6, "min_lr": 1e-5}
+    return RunPlan(**(usual | {"world_size": 2} | rates | settings))
+
+
+def test_everything_follows_from_epochs_batch_sizes_and_processes():
+    found = plan()
+    assert found.steps_per_epoch == 26  # 10,000 / 384 = 26.04: the last 16 images are left out
+    assert found.steps == found.scheduled_steps == 780
+    assert found.warmup_steps == 52
+    assert found.micro_batches == 12
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 12])
+def test_every_micro_batch_belongs_to_one_process(world_size):
+    found = plan(world_size=world_size)
+    shares = [found.micro_batches_of(rank) for rank in range(world_size)]
+    assert sorted(m for share in shares for m in share) == list(range(12))
+    assert len({len(share) for share in shares}) == 1
+
+
+def test_max_steps_ends_the_run_and_leaves_the_schedule():
+    short = plan(max_steps=100)
+    assert (short.steps, short.scheduled_steps) == (100, 780)
+    assert short.learning_rate(99) == plan().learning_rate(99)
+
+
+def test_max_steps_beyond_the_epochs_changes_nothing():
+    assert plan(max_steps=10_000).steps == 780
+
+
+def test_validation_comes_every_so_many_epochs_and_at_the_end():
+    every_seventh = [step for step in range(1, 781) if plan().validates(step, 7)]
+    assert every_seventh == [182, 364, 546, 728, 780]
+    assert [step for step in range(1, 781) if plan().validates(step, 1000)] == [780]
+    assert [step for step in range(1, 101) if plan(max_steps=100).validates(step, 1)] == [26, 52, 78, 100]
+
+
+def test_the_warm_up_may_be_part_of_an_epoch():
+    assert plan(warmup_epochs=0.5).warmup_steps == 13
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"batch_size": 1000, "micro_batch_size": 128, "world_size": 3},
+            "batch_size=1000 is not a multiple of micro_batch_size * world_size = 384; nearest: 768, 1152",
+        ),
+        (
+            {"batch_size": 64, "micro_batch_size": 48, "world_size": 1},
+            "batch_size=64 is not a multiple of micro_batch_size * world_size = 48; "
+            "nearest: 48, 96, or micro_batch_size=32",
+        ),
+        (
+            {"batch_size": 10, "micro_batch_size": 128, "world_size": 2},
+            "batch_size=10 is not a multiple of micro_batch_size * world_size = 256; nearest: 256, or micro_batch_size=5",
+        ),
+        (
+            {"train_size": 300},
+            "batch_size=384 is larger than the training set of 300 images; use batch_size=256",
+        ),
+        (
+            {"train_size": 10, "batch_size": 32, "micro_batch_size": 8, "world_size": 4},
+            "batch_size=32 is larger than the training set of 10 images; use batch_size=8 micro_batch_size=2",
+        ),
+        (
+            {"train_size": 3, "batch_size": 32, "micro_batch_size": 8, "world_size": 4},
+            "batch_size=32 is larger than the training set of 3 images; use at most 3 processes",
+        ),
+        (
+            {"warmup_epochs": 31},
+            "schedule.warmup_epochs=31 is longer than epochs=30, inside which the warm-up counts; "
+            "use schedule.warmup_epochs=3",
+        ),
+        ({"warmup_epochs": -1}, "schedule.warmup_epochs=-1 must not be negative"),
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"max_steps": 0}, "max_steps=0 must be at least 1"),
+        ({"micro_batch_size": -4}, "micro_batch_size=-4 must be at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_nearest_that_can(settings, message):
+    with pytest.raises(UserError) as refusal:
+        plan(**settings)
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize("train_size", [5, 10, 11, 300, 383])
+def test_what_a_refusal_advises_is_possible(train_size):
+    with pytest.raises(UserError) as refusal:
+        plan(train_size=train_size)
+    advice = str(refusal.value).partition("; use ")[2]
+    assert plan(train_size=train_size, **{k: int(v) for k, v in (word.split("=") for word in advice.split())})
+
+
+def test_the_description_says_what_is_unusual():
+    usual = dict(plan(micro_batch_size=384, world_size=1, warmup_epochs=0).describe())
+    assert usual == {
+        "length": "780 steps = 30 epochs of 26",
+        "batch": "384",
+        "lr": "0.001, cosine to 1e-05",
+    }
+    unusual = dict(plan(max_steps=100).describe())
+    assert unusual["length"].endswith("(max_steps; the schedule is that of 30 epochs = 780 steps)")
+    assert unusual["batch"] == "384 = 12 micro-batches of 32 on 2 processes, in 6 turns"
+    assert unusual["lr"] == "1e-06 rising to 0.001 in 52 steps, cosine to 1e-05"

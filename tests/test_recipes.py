@@ -2,11 +2,12 @@
 
 import pytest
 import timm
+import torch
 from hydra import compose, initialize_config_dir
 
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.commands.cli import conf_dir, register
-from dat_train.config import TrainConfig
+from dat_train.config import TrainConfig, to_dict
 from dat_train.training.optimizer import parameter_groups
 from dat_train.training.plan import RunPlan
 
@@ -16,7 +17,15 @@ RECIPES = {  # drop path, lr and end lr per 1024 images, warm-up and all epochs,
     "dat_s": (0.3, 1e-3, 1e-5, 20, 300, 5.0, 0.05, 224),
     "dat_b": (0.5, 8e-4, 1e-5, 50, 300, 1.0, 0.05, 224),
     "dat_b_384": (0.5, 4e-6, 2e-7, 0, 30, 1.0, 1e-8, 384),
+    "datpp_t": (0.2, 1e-3, 1e-5, 20, 300, 5.0, 0.05, 224),
+    "datpp_s": (0.4, 1e-3, 1e-5, 20, 300, 5.0, 0.05, 224),
+    "datpp_b": (0.7, 1e-3, 1e-5, 20, 300, 5.0, 0.05, 224),
+    "datpp_b_384": (0.6, 4e-5, 4e-7, 0, 30, 5.0, 1e-8, 384),
 }
+TOP1 = {
+    "dat_t": 82.0, "dat_s": 83.7, "dat_b": 84.0, "dat_b_384": 84.8,
+    "datpp_t": 83.9, "datpp_s": 84.6, "datpp_b": 84.9, "datpp_b_384": 85.9,
+}  # fmt: skip
 
 
 def composed(*overrides):
@@ -41,7 +50,20 @@ def test_defaults_are_the_published_recipe(model):
     assert (augment.mixup, augment.cutmix, augment.switch_prob) == (0.8, 1.0, 0.5)
     assert (augment.random_erasing, augment.label_smoothing, augment.repeats) == (0.25, 0.1, 1)
     assert (augment.interpolation, augment.hflip, list(augment.scale)) == ("bicubic", 0.5, [0.08, 1.0])
-    assert config.eval.resize == "squash" and round(size / config.eval.crop_pct) == {224: 256, 384: 438}[size]
+    resized = 384 if model == "datpp_b_384" else {224: 256, 384: 438}[size]
+    assert config.eval.resize == "squash" and round(size / config.eval.crop_pct) == resized
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_experiment_spells_the_recipe_out_and_names_the_result(name):
+    spelled_out, by_model = (composed(f"{key}={name}") for key in ("experiment", "model"))
+    assert to_dict(spelled_out) == to_dict(by_model)
+    assert f"{TOP1[name]} % top-1 on ImageNet-1K" in (conf_dir() / "experiment" / f"{name}.yaml").read_text()
+
+
+def test_dat_p_is_trained_as_dat_pp():
+    dat_p, datpp = (to_dict(composed(f"model={name}")) | {"model": None} for name in ("datp_t", "datpp_t"))
+    assert dat_p == datpp
 
 
 def test_the_learning_rate_follows_the_batch_size_unless_it_is_said():
@@ -50,9 +72,9 @@ def test_the_learning_rate_follows_the_batch_size_unless_it_is_said():
     assert composed("model=dat_t", "batch_size=256").schedule.warmup_lr == pytest.approx(2.5e-7)
 
 
-@pytest.mark.parametrize("model", RECIPES)
-def test_the_schedule_at_its_corners(model):
-    config = composed(f"model={model}")
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_schedule_at_its_corners(name):
+    config = composed(f"experiment={name}")
     plan = RunPlan(
         train_size=IMAGENET, epochs=config.epochs, max_steps=None, batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size, world_size=8, warmup_epochs=config.schedule.warmup_epochs,
@@ -70,8 +92,10 @@ def test_the_schedule_at_its_corners(model):
     assert lr(plan.steps - 1) == pytest.approx(end, rel=1e-3)
 
 
-def test_no_decay_for_one_dimensional_parameters_and_bias_tables():
-    model = timm.create_model("dat_nano")
+@pytest.mark.parametrize("timm_name", ["dat_nano", "dat_base_384", "datpp_base"])
+def test_no_decay_for_one_dimensional_parameters_and_bias_tables(timm_name):
+    with torch.device("meta"):
+        model = timm.create_model(timm_name)
     decayed, plain = parameter_groups(model, 0.05)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
     name = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -51,6 +51,8 @@ SIZES = {
     "datpp_base": DATPP | {"dims": (128, 256, 512, 1024), "heads": (4, 8, 16, 32), "groups": (2, 4, 8, 16)},
 }
 SIZES["dat_base_384"] = SIZES["dat_base"] | {"window_size": 12}
+# the model of 224 pixels run at 384: its tables stay, the input grows
+SIZES["datpp_base_384"] = SIZES["datpp_base"] | {"img_size": 224}
 # DAT++ steps back to the CVPR stem, downsampling and MLP
 SIZES["datp_tiny"] = SIZES["datpp_tiny"] | {"conv_stem": False, "dwconv_mlp": False, "local_perception": False}
 
@@ -83,6 +85,7 @@ default_cfgs = generate_default_cfgs(
         "datpp_tiny": _cfg(paper_ids="arXiv:2309.01430"),
         "datpp_small": _cfg(paper_ids="arXiv:2309.01430"),
         "datpp_base": _cfg(paper_ids="arXiv:2309.01430"),
+        "datpp_base_384": _cfg(384, crop_pct=1.0, paper_ids="arXiv:2309.01430"),
         "datp_tiny": _cfg(paper_ids="arXiv:2309.01430"),
     }
 )
@@ -146,6 +149,12 @@ def datpp_small(pretrained: bool = False, **kwargs) -> DAT:
 def datpp_base(pretrained: bool = False, **kwargs) -> DAT:
     """DAT-B++ (DAT++, table 1)."""
     return _create("datpp_base", pretrained, **kwargs)
+
+
+@register_model
+def datpp_base_384(pretrained: bool = False, **kwargs) -> DAT:
+    """DAT-B++ run at 384 x 384 with the tables of 224 (DAT++)."""
+    return _create("datpp_base_384", pretrained, **kwargs)
 
 
 @register_model

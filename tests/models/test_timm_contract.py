@@ -9,7 +9,7 @@ import dat_train.models
 
 NAMES = [
     "dat_nano", "dat_tiny", "dat_small", "dat_base", "dat_base_384",
-    "datp_tiny", "datpp_tiny", "datpp_small", "datpp_base",
+    "datp_tiny", "datpp_tiny", "datpp_small", "datpp_base", "datpp_base_384",
 ]  # fmt: skip
 SMALL = ["dat_nano", "dat_tiny", "datpp_tiny"]  # one of each kind, where a size is nothing but numbers
 PUBLISHED = {  # parameters, and multiply-accumulates in G, at the model's own resolution
@@ -20,6 +20,7 @@ PUBLISHED = {  # parameters, and multiply-accumulates in G, at the model's own r
     "datpp_tiny": (23_962_876, 4.29),
     "datpp_small": (53_127_366, 9.43),
     "datpp_base": (93_690_640, 16.56),
+    "datpp_base_384": (93_690_640, 49.73),
     "datp_tiny": (22_772_796, 4.05),
 }
 

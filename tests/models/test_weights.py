@@ -61,6 +61,18 @@ def test_tables_are_resized_bicubically_each_head_its_own_picture():
     assert torch.isfinite(model.eval()(formula_image(1, 192, 192))).all()
 
 
+def test_a_released_datpp_checkpoint_serves_other_resolutions():
+    config = golden_config("dat_pp_micro")
+    same, resized = build(config).eval(), build(config, img_size=192).eval()
+    assert "resized" not in str(load_weights(same, FOLDER / "official_dat_pp_micro.pth"))  # as DAT-B++ at 384 is run
+    report = load_weights(resized, FOLDER / "official_dat_pp_micro.pth")
+    assert "resized table (1, 63, 63) -> (1, 95, 95) bicubically" in str(report)
+    assert "rpb" not in str(report)  # neighborhoods have the same kernel at any resolution
+    images = formula_image(1, 192, 160)
+    a, b = same(images), resized(images)
+    assert torch.isfinite(a).all() and 0 < (a - b).abs().max() < 0.05 * a.abs().max()
+
+
 def test_fixed_tables_are_resized_along_queries_and_keys(tmp_path):
     golden = load_golden("dat_pp_micro_fixed_pe")
     torch.save(golden.model.state_dict(), tmp_path / "weights.pt")

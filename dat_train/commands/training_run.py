@@ -360,13 +360,14 @@ def say_plan(
 
 
 def show_batch(config: DictConfig, folder: RunFolder, processes: Processes, terminal: Terminal, stop) -> bool:
-    """Write a picture of the run's first micro-batch, as the model would see it."""
+    """Write a picture of the run's first micro-batch, as the model would see it; True, for that is all."""
+    train_set, _ = datasets(config, processes)  # by all processes, which wait for the main one in it
     if not processes.is_main:
-        return
-    train_set, _ = datasets(config, processes)
+        return True
     plan = run_plan(config, len(train_set), processes)
     batch = next(iter(micro_batches(config, train_set, plan, processes, 0)))
     images, targets = mixing(config, len(train_set.classes))(batch.images, batch.labels, "mixup", config.seed, 0, 0)
     folder.create()
     write_batch_picture(images, targets, train_set.classes, folder.batch_picture, config.data.mean, config.data.std)
     terminal.say(f"one batch, as the model sees it: {folder.batch_picture}")
+    return True

@@ -1,10 +1,10 @@
 """What happens to an image between file and model: timm's and torchvision's transforms, from plain numbers."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from timm.data import create_transform
-from timm.data.auto_augment import RandAugment
+from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAugment
 from timm.data.transforms import str_to_interp_mode
 from torchvision import transforms
 
@@ -57,17 +57,23 @@ def train_transform(
     except (AssertionError, ValueError, KeyError) as error:
         raise UserError(f"augment.rand_augment={rand_augment} is no policy timm knows: {error}") from error
     for step in transform.transforms:
-        if isinstance(step, RandAugment):
-            _keep_a_bit(step)
+        _keep_a_bit(_operations(step))
     if scale is None:
         square = transforms.Resize((image_size, image_size), interpolation=str_to_interp_mode(interpolation))
         transform.transforms[0] = square
     return transform
 
 
-def _keep_a_bit(policy: RandAugment) -> None:
+def _operations(step: object) -> list[AugmentOp]:
+    """What one of timm's policies may do to an image; nothing for other steps."""
+    if isinstance(step, AutoAugment):
+        return [operation for pair in step.policy for operation in pair]
+    return step.ops if isinstance(step, RandAugment | AugMixAugment) else []
+
+
+def _keep_a_bit(operations: Iterable[AugmentOp]) -> None:
     """Posterize to at least one bit: to none, Pillow 12 makes the image black and Pillow 13 raises an error."""
-    for operation in policy.ops:
+    for operation in operations:
         if operation.name.startswith("Posterize"):
             operation.level_fn = functools.partial(_at_least_one_bit, operation.level_fn)
 

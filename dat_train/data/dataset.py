@@ -1,6 +1,6 @@
 """Images of a list of files, decoded and augmented by key."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from dat_train.data.images import UnreadableImage, read_rgb
 from dat_train.data.order import SampleKey
 from dat_train.data.randomness import keyed_randomness
+from dat_train.data.sample_list import SampleList
 from dat_train.errors import UserError
 
 UNREADABLE = -1  # the label of an image that could not be read, in evaluation
@@ -40,13 +41,13 @@ class ImageDataset(Dataset):
 
     def __init__(
         self,
-        samples: Sequence[tuple[str, int]],
+        samples: Iterable[tuple[str, int]],
         classes: Sequence[str],
         transform: Callable[[Image.Image], Tensor] | None = None,
         seed: int = 0,
         stand_in: bool = True,
     ) -> None:
-        self.samples = list(samples)
+        self.samples = SampleList(samples)
         self.classes = list(classes)
         self.transform = transform
         self.seed = seed

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dat_train.data.dataset import ImageDataset
+from dat_train.data.images import printable
 from dat_train.data.randomness import keyed_seed
 from dat_train.errors import UserError
 
@@ -50,23 +51,35 @@ def val_set(samples: Sequence[tuple[str, int]], classes: Sequence[str]) -> Image
 
 
 def scan(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
-    """Class names, sorted, and (path, label) of every image below `folder`, sorted.
+    """Class names, sorted as text, and (path, label) of every image below `folder`, sorted. Hidden files are none.
 
     Raises:
         UserError: no class folders, or one without images.
     """
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    if not classes:
-        raise UserError(f"{folder} has no folders in it: each class is a folder of images")
+    folders = class_folders(folder)
     samples: list[tuple[str, int]] = []
-    for label, name in enumerate(classes):
-        paths = _images(folder / name)
-        if not paths:
+    for label, path in enumerate(folders):
+        images = _images(path)
+        if not images:
             raise UserError(
-                f"class {name!r} has no images: {folder / name} ({', '.join(EXTENSIONS)}); remove or fill it"
+                f"class {printable(path.name)!r} has no images: {printable(path)} ({', '.join(EXTENSIONS)}); remove or "
+                "fill it"
             )
-        samples += [(path, label) for path in paths]
-    return classes, samples
+        samples += [(image, label) for image in images]
+    return [printable(path.name) for path in folders], samples
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The folders of the classes, sorted.
+
+    Raises:
+        UserError: none is there.
+    """
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise UserError(f"{folder} has no folders in it: each class is a folder of images")
+    return [folder / name for name in names]
 
 
 def scan_validation(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
@@ -87,10 +100,12 @@ def split(
     Raises:
         UserError: nothing would be held out.
     """
+    of_class: list[list[tuple[str, int]]] = [[] for _ in range(classes)]
+    for sample in samples:
+        of_class[sample[1]].append(sample)
     train: list[tuple[str, int]] = []
     val: list[tuple[str, int]] = []
-    for label in range(classes):
-        own = [sample for sample in samples if sample[1] == label]
+    for label, own in enumerate(of_class):
         random.Random(keyed_seed("split", seed, label)).shuffle(own)
         held_out = min(round(len(own) * fraction), len(own) - 1)
         val += own[:held_out]
@@ -107,9 +122,21 @@ def _by_label(sample: tuple[str, int]) -> tuple[int, str]:
 
 
 def _images(folder: Path) -> list[str]:
-    """Paths of all images below `folder`, sorted."""
+    """Paths of all images below `folder`, sorted; links are followed, but to no folder twice."""
     found = []
+    seen = {os.path.realpath(folder)}  # a link to a folder above would lead round and round
     for path, folders, files in os.walk(folder, followlinks=True):
-        folders.sort()
-        found += [f"{path}/{name}" for name in files if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
+        found += [f"{path}/{name}" for name in files if is_image(name)]
+        further = []
+        for name in sorted(folders):
+            real = os.path.realpath(f"{path}/{name}")
+            if not name.startswith(".") and real not in seen:
+                seen.add(real)
+                further.append(name)
+        folders[:] = further
     return sorted(found)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is taken for an image; not hidden ones, such as macOS' ._photo.jpg."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")

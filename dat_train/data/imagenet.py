@@ -1,10 +1,20 @@
 """ImageNet-1K as an image folder, with checks for what is usually wrong with it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.folders import EXTENSIONS, VALIDATION_NAMES, existing, scan, scan_validation, train_set, val_set
+from dat_train.data.folders import (
+    VALIDATION_NAMES,
+    class_folders,
+    existing,
+    is_image,
+    scan,
+    scan_validation,
+    train_set,
+    val_set,
+)
 from dat_train.errors import UserError
 
 CLASSES = 1000
@@ -29,12 +39,12 @@ def open_imagenet(root: str | Path) -> tuple[ImageDataset, ImageDataset]:
             f"the images in {val} are not sorted into class folders: "
             f"python scripts/data/sort_imagenet_val.py {val} LABELS"
         )
+    check_classes(CLASSES, class_folders(root / "train"), root / "train")  # before the minutes reading names may take
     classes, train_samples = scan(root / "train")
-    check_classes(CLASSES, classes, root / "train")
     return train_set(train_samples, classes), val_set(scan_validation(val, classes), classes)
 
 
-def check_classes(expected: int, classes: list[str], folder: Path) -> None:
+def check_classes(expected: int, classes: Sequence, folder: Path) -> None:
     """Raise a UserError unless `folder` has as many classes as the model."""
     if len(classes) != expected:
         raise UserError(
@@ -44,4 +54,4 @@ def check_classes(expected: int, classes: list[str], folder: Path) -> None:
 
 def _images_lie_flat(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(entry.name.lower().endswith(EXTENSIONS) and entry.is_file() for entry in entries)
+        return any(is_image(entry.name) and entry.is_file() for entry in entries)

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from dat_train.data.dataset import ImageDataset, Sample
 from dat_train.data.order import EvaluationSampler, MicroBatchSampler
+from dat_train.errors import UserError
 
 
 class Batch(NamedTuple):
@@ -43,7 +44,7 @@ def evaluation_loader(
 
 
 def _loader(dataset: ImageDataset, sampler: Iterable, workers: int, pin_memory: bool) -> DataLoader:
-    return DataLoader(
+    return Loader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
@@ -52,6 +53,21 @@ def _loader(dataset: ImageDataset, sampler: Iterable, workers: int, pin_memory: 
         worker_init_fn=_init_worker if workers else None,
         prefetch_factor=4 if workers else None,
     )
+
+
+class Loader(DataLoader):
+    """torch's, except that a UserError of a worker arrives as it was raised, in one line."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _without_traceback(super().__iter__())  # the workers start here, not with the first batch
+
+
+def _without_traceback(batches: Iterator[Batch]) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except UserError as error:  # torch puts the worker's traceback into the message; its last line is "NAME: message"
+        lines = str(error).splitlines()
+        raise UserError(lines[-1].partition(": ")[2] if len(lines) > 1 else lines[0]) from None
 
 
 def _collate(samples: list[Sample]) -> Batch:

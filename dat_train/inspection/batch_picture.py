@@ -8,7 +8,7 @@ from torch import Tensor
 
 MOST_IMAGES = 64
 CELL = 160  # pixels a side of an image in the picture
-SHARE_SHOWN = 0.05  # classes of a mixed label below this are smoothing, not content
+SHARE_SHOWN = 0.06  # classes of a mixed label below this are not worth a line; smoothing over two classes is 0.05
 
 
 def write_batch_picture(
@@ -55,7 +55,10 @@ def _label(target: Tensor, classes: Sequence[str]) -> list[str]:
     """A class name, or the one or two classes of a mixed image with their shares."""
     if target.ndim == 0:
         return [classes[int(target)]]
-    shares, labels = target.float().cpu().topk(min(2, len(target)))
+    target = target.float().cpu()
+    if len(target) > 2:
+        target = target - target.min()  # label smoothing, which no content stands behind
+    shares, labels = target.topk(min(2, len(target)))
     shown = [
         (share, label) for share, label in zip(shares.tolist(), labels.tolist(), strict=True) if share > SHARE_SHOWN
     ]

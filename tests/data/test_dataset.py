@@ -1,0 +1,98 @@
+"""A sample follows from its key; what cannot be read is reported and stood in for."""
+
+import numpy as np
+import pytest
+import torch
+from data.files import photo, write_images
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
+
+from dat_train.data import dataset as module
+from dat_train.data.augment import eval_transform, train_transform
+from dat_train.data.dataset import UNREADABLE, ImageDataset
+from dat_train.data.order import SampleKey
+from dat_train.errors import UserError
+
+DEIT = {"rand_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+
+def grey(image: Image.Image) -> torch.Tensor:
+    return pil_to_tensor(image).float()
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Eight images of which 2, 3 and 7 cannot be read; the label is ten times the place, the grey the place."""
+    paths = write_images(tmp_path, 8)
+    for i in (2, 3, 7):
+        paths[i].write_bytes(b"no image")
+    samples = [(str(path), 10 * i) for i, path in enumerate(paths)]
+    return ImageDataset(samples, [str(i) for i in range(71)], grey)
+
+
+def test_an_image_with_its_label_and_place(damaged):
+    sample = damaged[SampleKey(0, 5, 0)]
+    assert (sample.image == 5).all() and sample.image.shape == (3, 8, 8)
+    assert (sample.label, sample.index, sample.unreadable) == (50, 5, ())
+
+
+@pytest.mark.parametrize(("index", "instead", "bad"), [(2, 4, (2, 3)), (3, 4, (3,)), (7, 0, (7,))])
+def test_the_next_readable_image_stands_in_with_its_own_label(index, instead, bad, damaged):
+    sample = damaged[SampleKey(4, index, 0)]
+    assert (sample.image == instead).all()
+    assert (sample.label, sample.index) == (10 * instead, instead)
+    assert sample.unreadable == tuple(damaged.samples[i][0] for i in bad)
+
+
+def test_in_evaluation_nothing_stands_in(damaged):
+    damaged.stand_in = False
+    sample = damaged[SampleKey(0, 2, 0)]
+    assert (sample.label, sample.index) == (UNREADABLE, 2)
+    assert sample.unreadable == (damaged.samples[2][0],)
+    assert sample.image.dtype == torch.float32 and not sample.image.any()
+    damaged.transform = eval_transform(24, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert damaged[SampleKey(0, 2, 0)].image.shape == damaged[SampleKey(0, 1, 0)].image.shape == (3, 24, 24)
+
+
+def test_too_many_in_a_row_end_it(damaged, monkeypatch):
+    monkeypatch.setattr(module, "MOST_STAND_INS", 2)
+    with pytest.raises(UserError) as caught:
+        damaged[SampleKey(0, 2, 0)]
+    path = damaged.samples[2][0]
+    assert str(caught.value) == f"2 images in a row cannot be read, from {path} on: is the disk still there?"
+
+
+def test_a_set_of_which_nothing_can_be_read_does_not_go_round_for_ever(tmp_path):
+    nothing = ImageDataset([(f"{tmp_path}/{i}.png", 0) for i in range(3)], ["a"], grey)
+    with pytest.raises(UserError, match=r"^3 images in a row"):
+        nothing[SampleKey(0, 1, 0)]
+
+
+@pytest.fixture(scope="module")
+def augmented(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(2):
+        photo(80 + i, 60).save(folder / f"{i}.png")
+    samples = [(str(folder / f"{i}.png"), i) for i in range(2)]
+    return ImageDataset(samples, ["a", "b"], train_transform(32, **DEIT), seed=1)
+
+
+def test_augmentation_follows_from_seed_epoch_place_and_repeat(augmented):
+    key = SampleKey(3, 1, 0)
+    first = augmented[key].image
+    augmented[SampleKey(0, 0, 0)]
+    torch.rand(5), np.random.rand(5)
+    assert torch.equal(augmented[key].image, first)
+    for other in (SampleKey(4, 1, 0), SampleKey(3, 0, 0), SampleKey(3, 1, 1)):
+        assert not torch.equal(augmented[other].image, first)
+    augmented.seed = 2
+    assert not torch.equal(augmented[key].image, first)
+    augmented.seed = 1
+
+
+def test_reading_a_sample_leaves_the_generators_alone(augmented):
+    torch.manual_seed(0)
+    expected = torch.rand(())
+    torch.manual_seed(0)
+    augmented[SampleKey(0, 0, 0)]
+    assert torch.rand(()) == expected

@@ -1,0 +1,95 @@
+"""What users get wrong about ImageNet's folders: each one line with the way out."""
+
+import pytest
+
+from dat_train.data import imagenet
+from dat_train.data.imagenet import open_imagenet
+from dat_train.errors import UserError
+
+SYNSETS = [f"n{i:08d}" for i in range(1000)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """ImageNet's folders with two empty files a class: names are all that opening looks at."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for part in ("train", "val"):
+        for synset in SYNSETS:
+            (root / part / synset).mkdir(parents=True)
+            (root / part / synset / f"{synset}_1.JPEG").touch()
+    return root
+
+
+def complaint(root):
+    with pytest.raises(UserError) as caught:
+        open_imagenet(root)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_both_parts_are_found(whole):
+    train, val = open_imagenet(whole)
+    assert train.classes == val.classes == SYNSETS
+    assert train.samples[999] == (f"{whole}/train/{SYNSETS[999]}/{SYNSETS[999]}_1.JPEG", 999)
+    assert train.stand_in and not val.stand_in
+
+
+def test_no_train(tmp_path):
+    (tmp_path / "val/n01440764").mkdir(parents=True)
+    assert complaint(tmp_path) == f"{tmp_path} has no train/ with one folder a class"
+
+
+def test_no_train_but_one_a_folder_below(tmp_path):
+    (tmp_path / "ILSVRC/Data/CLS-LOC/train").mkdir(parents=True)
+    assert complaint(tmp_path / "ILSVRC/Data").endswith(f"did you mean data.root={tmp_path}/ILSVRC/Data/CLS-LOC?")
+
+
+def test_no_val(tmp_path):
+    (tmp_path / "train/n01440764").mkdir(parents=True)
+    assert complaint(tmp_path) == f"{tmp_path} has no val/ with one folder a class"
+
+
+def test_validation_images_that_are_not_sorted(tmp_path):
+    (tmp_path / "train/n01440764").mkdir(parents=True)
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val/ILSVRC2012_val_00000001.JPEG").touch()
+    assert complaint(tmp_path) == (
+        f"the images in {tmp_path}/val are not sorted into class folders: "
+        f"python scripts/data/sort_imagenet_val.py {tmp_path}/val LABELS"
+    )
+
+
+def test_the_script_that_this_names_is_there():
+    from pathlib import Path
+
+    assert (Path(imagenet.__file__).parents[2] / "scripts/data/sort_imagenet_val.py").is_file()
+
+
+def test_another_number_of_classes(tmp_path):
+    for name in ("n01440764", "n01443537"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+    (tmp_path / "val").mkdir()
+    assert complaint(tmp_path) == (
+        f"{tmp_path}/train has 2 class folders, ImageNet-1K has 1000; for other data use data=folder"
+    )
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_an_empty_class(part, whole):
+    image = whole / part / SYNSETS[7] / f"{SYNSETS[7]}_1.JPEG"
+    image.unlink()
+    try:
+        assert complaint(whole).startswith(f"class '{SYNSETS[7]}' has no images: {whole}/{part}/{SYNSETS[7]} (")
+    finally:
+        image.touch()
+
+
+def test_a_validation_class_of_another_name(whole):
+    (whole / "val/tench").mkdir()
+    (whole / "val/tench/1.jpg").touch()
+    try:
+        assert complaint(whole) == f"{whole}/val has the class 'tench' (1 in all) that train/ does not have"
+    finally:
+        (whole / "val/tench/1.jpg").unlink()
+        (whole / "val/tench").rmdir()

@@ -80,7 +80,7 @@ def _launch(command: Command, task: Callable[["DictConfig"], None]) -> None:
     from dat_train.commands.overrides import composition_error, read_arguments
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through; they are translated here
-    sys.argv[1:], overrides = read_arguments(command, sys.argv[1:])
+    sys.argv[1:], overrides, unnamed = read_arguments(command, sys.argv[1:])
     swept = {key for key, override in overrides.items() if override.is_sweep_override()}
     register(command.name, command.schema)
 
@@ -88,6 +88,8 @@ def _launch(command: Command, task: Callable[["DictConfig"], None]) -> None:
         # Hydra would let the other jobs of a sweep go on after a UserError, so it becomes an exit right here
         try:
             register(command.name, command.schema)  # a sweep's job may run in another process
+            if unnamed:
+                config[command.positional] = unnamed  # not through Hydra, whose grammar file names need not follow
             _complete(command, config, swept)
         except OmegaConfBaseException as error:
             _stop(f"error: {composition_error(command, error)}", 2)
@@ -115,6 +117,8 @@ def _complete(command: Command, config: "DictConfig", swept: set[str]) -> None:
     OmegaConf.resolve(config)
     for key in sorted(OmegaConf.missing_keys(config)):
         hint = "ckpt=PATH, e.g. runs/digits/checkpoints/best.pt" if key == "ckpt" else f"{key}=VALUE"
+        if key == command.positional:
+            hint = f"dat-{command.name} {key.upper()} ..."
         raise UserError(f"{key} is not set: {hint}; dat-{command.name} --help tells more")
     validate(to_dict(config), command.schema)
     if command.schema is TrainConfig:

@@ -12,6 +12,7 @@ class Command:
         schema: dataclass of its settings.
         groups: folders of conf/ it chooses from.
         usage: what to type, in a few lines; notes: what else help says before the settings.
+        positional: the setting, a list, that takes what is typed without NAME=, as in dat-report runs/A runs/B.
     """
 
     name: str
@@ -19,3 +20,4 @@ class Command:
     groups: tuple[str, ...]
     usage: str
     notes: str
+    positional: str | None = None

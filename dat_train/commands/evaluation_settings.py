@@ -1,4 +1,4 @@
-"""What dat-eval evaluates: the settings a checkpoint was trained with, or a recipe's, and over them what was typed."""
+"""What a trained model is used with: the settings it was trained with, or a recipe's, and over them what was typed."""
 
 from typing import Any
 
@@ -9,20 +9,22 @@ from omegaconf import DictConfig, OmegaConf
 
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.commands.cli import choices, register
-from dat_train.config import TrainConfig, flat, to_dict, validate
+from dat_train.config import TrainConfig, flat, settings, to_dict, validate
 from dat_train.errors import UserError
 
 NORMALISATION = ("mean", "std")  # of data, but the model's affair: it was trained with them
-ITS_OWN = ("ckpt", "ema", "output", "device")  # what a training run does not have, or had for its machine
+OF_ITS_MACHINE = "device"  # what a training run had for where it ran
+RELEASED_DATA = "imagenet"  # what weights without a configuration saw, where nothing else is said
 
 
-def settings_of(config: DictConfig, checkpoint: dict[str, Any]) -> DictConfig:
+def settings_of(config: DictConfig, checkpoint: dict[str, Any], images: bool = True) -> DictConfig:
     """Settings as of a training run, from which model, data and transform are made.
 
     Args:
-        config: dat-eval's; where it is null, the checkpoint's count. model=NAME replaces the checkpoint's model
-            altogether; data=NAME says where the images are, and leaves normalisation and view as they were trained.
+        config: dat-eval's, or another command's that uses a trained model; where it is null, the checkpoint's count.
+            model=NAME replaces the checkpoint's model altogether; data=NAME says where the images are, and leaves normalisation and view as they were trained.
         checkpoint: contents of the file.
+        images: whether the data's images are going to be read; without, data=NAME need not be there.
 
     Raises:
         UserError: the checkpoint does not say what it is of, and neither does `config`; impossible settings.
@@ -30,6 +32,8 @@ def settings_of(config: DictConfig, checkpoint: dict[str, Any]) -> DictConfig:
     chosen = {group: name for group in ("model", "data") if (name := HydraConfig.get().runtime.choices[group])}
     trained = _trained_with(checkpoint)
     if trained is None:
+        if not images:
+            chosen.setdefault("data", RELEASED_DATA)
         _require(config.ckpt, chosen)
         trained = {}
     if trained and "model" in chosen:
@@ -40,12 +44,12 @@ def settings_of(config: DictConfig, checkpoint: dict[str, Any]) -> DictConfig:
     register("train", TrainConfig)
     defaults = compose("train", [f"{group}={name}" for group, name in chosen.items()])
     merged = _merge(OmegaConf.to_container(defaults), trained)
-    settings = OmegaConf.create(_merge(merged, _typed(config)))
-    OmegaConf.resolve(settings)
-    plain = to_dict(settings) | {"init": None}  # what it was trained from is no matter now
-    validate(plain, TrainConfig)
-    if not timm.is_model(settings.model.timm_name):
-        raise UserError(f"model.timm_name={settings.model.timm_name} is no model; one of {', '.join(choices('model'))}")
+    whole = OmegaConf.create(_merge(merged, _typed(config)))
+    OmegaConf.resolve(whole)
+    plain = to_dict(whole) | {"init": None}  # what it was trained from is no matter now
+    validate(plain, TrainConfig, images=images)
+    if not timm.is_model(whole.model.timm_name):
+        raise UserError(f"model.timm_name={whole.model.timm_name} is no model; one of {', '.join(choices('model'))}")
     return OmegaConf.create(plain)
 
 
@@ -67,11 +71,14 @@ def _require(ckpt: str, chosen: dict[str, str]) -> None:
 def _typed(config: DictConfig) -> dict[str, Any]:
     """The settings that were said by themselves, not by a choice of model or data, named as of a training run."""
     names = [override.lstrip("+").partition("=")[0] for override in HydraConfig.get().overrides.task]
-    names = [name for name in names if name not in ("model", "data", *ITS_OWN)]
+    names = [name for name in names if name not in ("model", "data", OF_ITS_MACHINE)]
+    known = {item.key for item in settings(TrainConfig)}
     typed: dict[str, Any] = {}
     for key, value in flat(to_dict(config)).items():
         if value is None or not any(f"{key}.".startswith(f"{name}.") for name in names):
             continue
+        if key not in known and not key.startswith("model.args."):
+            continue  # the command's own, as ckpt
         *groups, last = ("eval.batch_size" if key == "batch_size" else key).split(".")
         place = typed
         for group in groups:

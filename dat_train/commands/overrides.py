@@ -4,6 +4,7 @@ import difflib
 import re
 import types
 import typing
+from pathlib import Path
 from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
@@ -28,11 +29,12 @@ _TYPE_NAMES = {
 }
 
 
-def read_arguments(command: Command, arguments: list[str]) -> tuple[list[str], dict[str, Override]]:
+def read_arguments(command: Command, arguments: list[str]) -> tuple[list[str], dict[str, Override], list[str]]:
     """Check what was typed.
 
     Returns:
-        The arguments in the order and form Hydra wants, and the parsed settings and choices by key.
+        The arguments in the order and form Hydra wants, the parsed settings and choices by key, and what stands there
+        without a name, for the command's positional setting.
 
     Raises:
         UserError: malformed, an unknown option or an unknown setting.
@@ -46,6 +48,8 @@ def read_arguments(command: Command, arguments: list[str]) -> tuple[list[str], d
             raise UserError(f"{option} is no option; settings are written without dashes{_nearest(command, name)}")
     typed = [*parsed.overrides, *rest]  # settings may stand on both sides of an option
     options = [argument for argument in arguments if argument not in typed]
+    unnamed = [argument for argument in typed if _is_unnamed(command, argument)]
+    typed = [argument for argument in typed if argument not in unnamed]
     overrides: dict[str, Override] = {}
     for position, argument in enumerate(typed):
         override = _parse(command, argument)
@@ -54,7 +58,7 @@ def read_arguments(command: Command, arguments: list[str]) -> tuple[list[str], d
         # model.args takes any key; Hydra wants to be told that it is new
         if override.key_or_group.startswith("model.args.") and not argument.startswith(("+", "~")):
             typed[position] = f"++{argument}"
-    return typed + options, overrides
+    return typed + options, overrides, unnamed
 
 
 def composition_error(command: Command, error: Exception) -> str:
@@ -90,6 +94,14 @@ def _wrong_setting(command: Command, text: str, key: str) -> str:
 
 def _fail(message: str) -> NoReturn:
     raise UserError(message)
+
+
+def _is_unnamed(command: Command, argument: str) -> bool:
+    """Whether this is for the positional setting: no NAME=VALUE, or a file whose path has a "=" in it."""
+    if command.positional is None or argument.startswith("~"):
+        return False
+    name, equals, _ = argument.partition("=")
+    return not equals or ("/" in name and not name.startswith(_OPEN)) or Path(argument).exists()
 
 
 def _parse(command: Command, argument: str) -> Override:

@@ -81,7 +81,7 @@ def train(config: DictConfig, folder: RunFolder, processes: Processes, terminal:
     say_plan(config, folder, terminal, plan, model, facts, precision, (train_set, val_set))
     if config.init and not saved:
         terminal.say(str(load_weights(model, config.init)))
-    state = new_state(config, model.to(processes.device, precision.weights), precision)
+    state = new_state(config, model.to(processes.device, precision.weights), precision, train_set.classes)
     restore(state, saved, folder, processes)
     if saved:
         terminal.say(f"going on after step {state.step:,} of {plan.steps:,}")
@@ -201,13 +201,14 @@ def new_model(config: DictConfig, num_classes: int) -> nn.Module:
     return model
 
 
-def new_state(config: DictConfig, model: nn.Module, precision: Precision) -> TrainState:
+def new_state(config: DictConfig, model: nn.Module, precision: Precision, classes: Sequence[str]) -> TrainState:
     optim = config.optim
     return TrainState(
         model,
         build_optimizer(model, lr=optim.lr, weight_decay=optim.weight_decay, betas=optim.betas, eps=optim.eps),
         precision.scaler(),
         Ema(model, config.ema.decay) if config.ema.decay else None,
+        classes=classes,
     )
 
 

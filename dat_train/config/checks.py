@@ -10,8 +10,11 @@ from dat_train.errors import UserError
 REQUIRED = "required"  # what a recipe says of `init` when it fine-tunes
 
 
-def validate(config: dict, schema: type = TrainConfig) -> None:
+def validate(config: dict, schema: type = TrainConfig, *, images: bool = True) -> None:
     """Check the values of resolved settings, types being right.
+
+    Args:
+        images: whether the data's images are going to be read, so that data.root must be there.
 
     Raises:
         UserError: the first setting that cannot be, with what it may be.
@@ -29,7 +32,8 @@ def validate(config: dict, schema: type = TrainConfig) -> None:
         raise UserError(
             "init is not set: init=PATH, the weights this recipe fine-tunes (init=null starts from nothing)"
         )
-    if values.get("data.kind") in ("imagenet", "folder") and not values.get("data.root") and schema is TrainConfig:
+    rooted = values.get("data.kind") in ("imagenet", "folder") and schema is TrainConfig
+    if rooted and images and not values.get("data.root"):
         raise UserError(f"data.root is not set: data={values['data.name']} needs data.root=FOLDER")
 
 

@@ -109,6 +109,17 @@ def load_weights(model: nn.Module, path: str | Path, *, ema: bool | None = None)
     return report
 
 
+def count_classes(content: dict[str, Any], path: str | Path) -> int | None:
+    """Classes of the classifier in a checkpoint's `content`, as of `read_checkpoint`; None without a classifier.
+
+    Raises:
+        UserError: there are no weights in it.
+    """
+    state, _ = _select_state(content, Path(path), None)
+    weight = rename_published(state).get("head.fc.weight")
+    return None if weight is None else len(weight)
+
+
 def _select_state(content: dict[str, Any], path: Path, ema: bool | None) -> tuple[dict[str, Tensor], LoadReport]:
     """The weights in a checkpoint's dictionary, and a report begun."""
     averaged = content.get("ema")

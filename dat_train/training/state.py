@@ -1,5 +1,6 @@
 """Everything a run carries from step to step, and a checkpoint therefore holds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +22,7 @@ class TrainState:
         best: {"top1", "epoch", "step"} of the best validation so far, {} before the first.
         counters: "skipped" steps, how many of these "in_a_row" just now; "unreadable" images met, and "unreadable_now",
             those of the current epoch.
+        classes: names by class number, for who uses the checkpoint without the data; training itself needs none.
     """
 
     model: nn.Module
@@ -31,6 +33,7 @@ class TrainState:
     validated: int = 0
     best: dict = field(default_factory=dict)
     counters: dict = field(default_factory=lambda: {"skipped": 0, "in_a_row": 0, "unreadable": 0, "unreadable_now": 0})
+    classes: Sequence[str] = ()
 
     @property
     def is_best(self) -> bool:
@@ -50,6 +53,7 @@ class TrainState:
             "validated": self.validated,
             "best": self.best,
             "counters": self.counters,
+            "classes": list(self.classes),
             "config": config,
         }
 

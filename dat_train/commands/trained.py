@@ -1,0 +1,112 @@
+"""A trained model without its data: for commands and scripts that use one on images of their own."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from PIL.Image import Image
+from timm.data import ImageNetInfo
+from torch import Tensor, nn
+
+from dat_train.commands.evaluation_settings import settings_of
+from dat_train.commands.training_run import new_model
+from dat_train.data.augment import eval_transform
+from dat_train.errors import UserError
+from dat_train.models.weights import LoadReport, count_classes, load_weights, read_checkpoint
+from dat_train.training.distributed import resolve_device
+from dat_train.training.precision import Precision, resolve_precision
+
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model and what its images go through.
+
+    Attributes:
+        model: in evaluation mode, on `precision.device`, in `precision.weights`.
+        classes: names by class number.
+        transform: PIL image, RGB -> tensor (3, img_size, img_size), normalised.
+        settings: as of a training run; model, img_size, eval and data.mean, data.std are what the above is made from.
+        precision: with the context to call the model in.
+        weights: which weights these are, and what was done to fit them.
+    """
+
+    model: nn.Module
+    classes: list[str]
+    transform: Callable[[Image], Tensor]
+    settings: DictConfig
+    precision: Precision
+    weights: LoadReport
+
+
+def load_trained(config: DictConfig) -> Trained:
+    """In a command: the model of config.ckpt, under what was typed.
+
+    Args:
+        config: with ckpt, model, data, img_size, eval, ema, device and dtype, as dat-eval's.
+
+    Raises:
+        UserError: a file that cannot be read, does not say what it is of, or has no classifier.
+    """
+    content = read_checkpoint(config.ckpt)
+    return _assemble(settings_of(config, content, images=False), content, config.ckpt, config.ema, config.device)
+
+
+def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "auto") -> Trained:
+    """In a script: the model of one of our checkpoints, as it was trained.
+
+    Raises:
+        UserError: a file that cannot be read, or no checkpoint of dat-train.
+    """
+    content = read_checkpoint(ckpt)
+    config = content.get("config")
+    if not isinstance(config, dict) or "timm_name" not in config.get("model", {}):
+        raise UserError(f"{ckpt} does not say what it was trained with; use timm.create_model and load_weights")
+    return _assemble(OmegaConf.create(config), content, ckpt, ema, device)
+
+
+def _assemble(
+    settings: DictConfig, content: dict[str, Any], ckpt: str | Path, ema: bool | None, device: str
+) -> Trained:
+    number = count_classes(content, ckpt)
+    if number is None:
+        raise UserError(f"{ckpt} has no classifier: it is a backbone; fine-tune it first, with init={ckpt}")
+    precision = resolve_precision(settings.dtype, resolve_device(device))
+    model = new_model(settings, number)
+    weights = load_weights(model, ckpt, ema=ema)
+    transform = eval_transform(
+        settings.img_size,
+        resize=settings.eval.resize,
+        crop_pct=settings.eval.crop_pct,
+        interpolation=settings.eval.interpolation,
+        mean=settings.data.mean,
+        std=settings.data.std,
+    )
+    return Trained(
+        model.to(precision.device, precision.weights).eval(),
+        class_names(content.get("classes") or (), number),
+        transform,
+        settings,
+        precision,
+        weights,
+    )
+
+
+def class_names(known: Sequence[str], number: int) -> list[str]:
+    """Names to show for `number` classes: the `known` ones, else ImageNet's where there are 1000, else the numbers.
+
+    WordNet ids, as ImageNet's folders are called, become words.
+    """
+    if not known and number == IMAGENET_CLASSES:
+        return ImageNetInfo().label_descriptions()
+    if len(known) != number:
+        return [str(label) for label in range(number)]
+    if all(re.fullmatch(r"n\d{8}", name) for name in known):
+        info = ImageNetInfo()
+        words = {name: info.label_name_to_description(name) for name in info.label_names()}
+        return [words.get(name, name) for name in known]
+    return list(known)

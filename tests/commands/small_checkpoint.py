@@ -1,0 +1,34 @@
+"""A checkpoint as dat-train writes it, of a tiny model with random weights, without the training."""
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from dat_train.commands.cli import conf_dir, register
+from dat_train.commands.training_run import new_model, new_state
+from dat_train.config import TrainConfig, to_dict
+from dat_train.training.checkpoint import write_checkpoint
+from dat_train.training.precision import resolve_precision
+
+DIGITS = [str(digit) for digit in range(10)]
+TINY = "++model.args={dims:[8,16,16,24],depths:[1,2,2,2],heads:[1,2,2,3],groups:[1,2,1,3]}"
+
+
+def write_small_checkpoint(path: Path, *overrides: str, classes=DIGITS, model: str = TINY) -> Path:
+    """Write step 0 of `experiment=digits` with these settings on top to `path`.
+
+    Args:
+        model: the override that makes dat_nano tiny; "" leaves the model as it is.
+    """
+    from torch import device
+
+    GlobalHydra.instance().clear()
+    register("train", TrainConfig)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("train", ["experiment=digits", *([model] if model else []), *overrides])
+    precision = resolve_precision(config.dtype, device("cpu"))
+    state = new_state(config, new_model(config, len(classes)), precision, classes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(state.save(0, to_dict(config)), path)
+    return path

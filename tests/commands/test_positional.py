@@ -1,0 +1,32 @@
+"""What is typed without a name goes to the command's positional setting, whatever characters it has."""
+
+import dataclasses
+
+import pytest
+
+from dat_train.commands import evaluate
+from dat_train.commands.overrides import read_arguments
+from dat_train.errors import UserError
+
+COMMAND = dataclasses.replace(evaluate.COMMAND, positional="images")
+
+
+def test_arguments_without_a_name_are_told_from_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=1.png").touch()
+    names = ["a b.png", "-", "folder/x=1.png", "lr=1.png", "*.jpg", "it's {this}, [that].png"]
+    settings = ["ckpt=c.pt", "hydra/job_logging=none", "data=digits"]
+    arguments, overrides, unnamed = read_arguments(COMMAND, [settings[0], *names, *settings[1:]])
+    assert unnamed == names
+    assert arguments == settings
+    assert set(overrides) == {"ckpt", "hydra/job_logging", "data"}
+
+
+def test_a_misspelt_setting_is_no_file():
+    with pytest.raises(UserError, match=r"img_sise is not a setting; did you mean img_size"):
+        read_arguments(COMMAND, ["ckpt=c.pt", "img_sise=64"])
+
+
+def test_a_command_without_positional_setting_takes_settings_alone():
+    with pytest.raises(UserError, match=r"'picture.png' is no setting: write NAME=VALUE"):
+        read_arguments(evaluate.COMMAND, ["ckpt=c.pt", "picture.png"])

@@ -22,7 +22,8 @@ def settings_of(config: DictConfig, checkpoint: dict[str, Any], images: bool = T
 
     Args:
         config: dat-eval's, or another command's that uses a trained model; where it is null, the checkpoint's count.
-            model=NAME replaces the checkpoint's model altogether; data=NAME says where the images are, and leaves normalisation and view as they were trained.
+            model=NAME replaces the checkpoint's model altogether; data=NAME says where the images are, and leaves
+            normalisation and view as they were trained.
         checkpoint: contents of the file.
         images: whether the data's images are going to be read; without, data=NAME need not be there.
 

@@ -59,7 +59,7 @@ def scan(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
     folders = class_folders(folder)
     samples: list[tuple[str, int]] = []
     for label, path in enumerate(folders):
-        images = _images(path)
+        images = image_paths(path)
         if not images:
             raise UserError(
                 f"class {printable(path.name)!r} has no images: {printable(path)} ({', '.join(EXTENSIONS)}); remove or "
@@ -121,7 +121,7 @@ def _by_label(sample: tuple[str, int]) -> tuple[int, str]:
     return sample[1], sample[0]
 
 
-def _images(folder: Path) -> list[str]:
+def image_paths(folder: Path) -> list[str]:
     """Paths of all images below `folder`, sorted; links are followed, but to no folder twice."""
     found = []
     seen = {os.path.realpath(folder)}  # a link to a folder above would lead round and round

@@ -153,6 +153,10 @@ def resolve_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
         raise UserError(f"device={name!r} is unknown; choose auto, cpu, cuda or mps")
+    if number and world_size > 1:
+        raise UserError(
+            f"device={name} cannot be shared by {world_size} processes; use device={kind}, which gives each its own"
+        )
     if kind == "cuda":
         found = torch.cuda.device_count()
         index = int(number) if number else local_rank

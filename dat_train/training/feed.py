@@ -1,4 +1,4 @@
-"""The training batches of this process, step after step, also when a data worker dies."""
+"""The batches of this process, one after the other, also when a data worker dies."""
 
 import signal
 from collections.abc import Callable, Iterable
@@ -18,12 +18,17 @@ class Feed:
     Args:
         make_loader: (first step) -> iterable of this process' micro-batches from that step on.
         warn: called with a line when workers are started again.
+        unit: what `step` counts, for that line.
     """
 
-    def __init__(self, make_loader: Callable[[int], Iterable[Batch]], warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, make_loader: Callable[[int], Iterable[Batch]], warn: Callable[[str], None], unit: str = "step"
+    ) -> None:
         self._make_loader = make_loader
         self._warn = warn
+        self._unit = unit
         self._batches = None
+        self._handler = signal.getsignal(signal.SIGCHLD)
 
     def next(self, step: int, turn: int) -> Batch:
         """This process' micro-batch number `turn` of `step`; to be asked for in order.
@@ -39,9 +44,8 @@ class Feed:
             except RuntimeError as error:
                 if death == PATIENCE or not any(words in str(error) for words in WORKER_DIED):
                     raise
-                self._warn(
-                    f"a data worker died at step {step:,} ({str(error).splitlines()[0]}); starting the workers again"
-                )
+                reason = str(error).splitlines()[0]
+                self._warn(f"a data worker died at {self._unit} {step:,} ({reason}); starting the workers again")
                 self._batches = None
 
     def close(self) -> None:
@@ -49,10 +53,9 @@ class Feed:
         self._batches = None
 
     def _start(self, step: int, turn: int) -> None:
-        handler = signal.getsignal(signal.SIGCHLD)
         self._batches = iter(self._make_loader(step))
         # torch's handler would raise a worker's death anywhere in the main thread, in the middle of an update too;
         # without it, the loader notices by itself when it is asked for the next batch
-        signal.signal(signal.SIGCHLD, handler)
+        signal.signal(signal.SIGCHLD, self._handler)
         for _ in range(turn):
             next(self._batches)

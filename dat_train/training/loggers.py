@@ -42,6 +42,10 @@ class TensorBoardLogger:
         self._add("validation", {name: row[name] for name in row if name not in NOT_LOGGED}, row)
         self._writer.flush()  # a validation is when one looks
 
+    def sync(self) -> None:
+        """What came before a checkpoint comes no second time."""
+        self._writer.flush()
+
     def _add(self, group: str, values: dict, row: dict) -> None:
         for name, value in values.items():
             if value is not None:  # a skipped step's loss
@@ -115,6 +119,9 @@ class WandbLogger:
         known = {name: value for name, value in values.items() if value is not None}
         self._run.log({"epoch": row["epoch"], **known}, step=row["step"])
 
+    def sync(self) -> None:
+        """Nothing: W&B's own process writes, and outlives this one."""
+
     def close(self) -> None:
         self._run.finish()
 
@@ -139,6 +146,9 @@ class Careful:
 
     def log_validation(self, row: dict) -> None:
         self._try(lambda: self._logger.log_validation(row))
+
+    def sync(self) -> None:
+        self._try(lambda: self._logger.sync())
 
     def close(self) -> None:
         self._try(lambda: self._logger.close())

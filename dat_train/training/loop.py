@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -42,7 +43,8 @@ class Training:
         image_shape: (3, H, W) of the training images.
         clip_grad: largest gradient norm; 0 leaves gradients as they are.
         max_unreadable: share of an epoch's samples that may be unreadable before the run ends.
-        nonfinite_limit: skipped steps in a row after which the run goes back once, and then ends.
+        nonfinite_limit: steps in a row with a loss or gradient that is not finite, and no loss scale to blame, after
+            which the run goes back once, and then ends.
         eval_every: epochs between validations.
         config: kept in checkpoints, for who resumes or evaluates.
 
@@ -196,8 +198,11 @@ class Training:
         Whether to skip is decided on the device, from numbers all processes share, and obeyed by the optimizer's
         kernel: nobody waits for it. The optimizer's own count of steps does not move in a skipped one.
 
+        With fp16, gradients of a finite loss overflow whenever the scaler tries too large a scale; it then halves it.
+        That is how it finds the right one, and no failure as long as the scale is above 1.
+
         Returns:
-            (3,) on the device: loss, gradient norm before clipping, 1 if the step was skipped.
+            (4,) on the device: loss, gradient norm before clipping, 1 if the step was skipped, 1 if it failed.
         """
         state = self.state
         for group in state.optimizer.param_groups:
@@ -205,13 +210,15 @@ class Training:
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad or math.inf)
         skip = (~torch.isfinite(loss + norm)).float()
+        scaled = state.scaler.scale(torch.ones_like(loss)) > 1  # before the scaler learns of this step
+        failed = skip * ~(scaled & torch.isfinite(loss))
         state.optimizer.found_inf = skip
         state.optimizer.step()
         del state.optimizer.found_inf
         state.scaler.update()
         if state.ema:
             state.ema.update(state.model, state.step)
-        return torch.stack([loss, norm.to(loss.dtype), skip.to(loss.dtype)])
+        return torch.stack([loss, *(number.to(loss.dtype) for number in (norm, skip, failed))])
 
     def _count_unreadable(self, met: int, mine: list[str]) -> None:
         """Count unreadable images of all processes, name each file once, and stop when they are too many.
@@ -276,7 +283,9 @@ class Training:
     def _until_stopped(self, batches: Collection[Batch]) -> Iterator[Batch]:
         """`batches`, until a process is asked to stop. Some may have one batch less; all look at what all have."""
         common = min(self.processes.gather(len(batches)))
-        for number, batch in enumerate(batches):
+        feed = Feed(lambda first: islice(batches, first, None), self.log.terminal.warn, "validation batch")
+        for number in range(len(batches)):
+            batch = feed.next(number, 0)
             if number < common and any(self.processes.total(self.stop.requested)):
                 raise _Interrupted
             yield batch

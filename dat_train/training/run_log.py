@@ -27,6 +27,7 @@ class Logger(Protocol):
 
     def log_step(self, row: dict) -> None: ...
     def log_validation(self, row: dict) -> None: ...
+    def sync(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -78,20 +79,20 @@ class RunLog:
         )
 
     def step(self, step: int, lr: float, unreadable: int, numbers: Tensor) -> None:
-        """Remember a step; `numbers` (3,) on the device: loss, gradient norm, 1 if the step was skipped."""
+        """Remember a step; `numbers` (4,) on the device: loss, gradient norm, 1 if it was skipped, 1 if it failed."""
         row = {"step": step, "epoch": self._epoch(step), "lr": lr, "unreadable": unreadable}
         self._waiting.append((row, numbers))
         self.terminal.progress(step, self.plan.steps)
 
     def flush(self, counters: dict) -> None:
-        """Take the waiting numbers from the device in one transfer, count skipped steps in `counters`, write rows."""
+        """Take the waiting numbers from the device in one transfer, count skipped and failed steps, write rows."""
         if not self._waiting:
             return
         values = torch.stack([numbers for _, numbers in self._waiting]).tolist()  # the wait for the device
         rows = []
-        for (row, _), (loss, grad_norm, skipped) in zip(self._waiting, values, strict=True):
+        for (row, _), (loss, grad_norm, skipped, failed) in zip(self._waiting, values, strict=True):
             counters["skipped"] += int(skipped)
-            counters["in_a_row"] = counters["in_a_row"] + 1 if skipped else 0
+            counters["in_a_row"] = counters["in_a_row"] + int(failed) if skipped else 0
             rows.append(
                 {"step": row["step"], "epoch": row["epoch"], "loss": _finite(loss), "lr": row["lr"]}
                 | {"grad_norm": _finite(grad_norm), "skipped": counters["skipped"], "unreadable": row["unreadable"]}
@@ -136,6 +137,8 @@ class RunLog:
         """
         if self.processes.is_main:
             self._metrics.sync()
+        for logger in self.loggers:
+            logger.sync()
 
     def close(self) -> None:
         for logger in self.loggers:

@@ -20,7 +20,7 @@ class TrainState:
         model: without wrappers (DDP, compile), so that names in checkpoints are the model's own.
         validated: the step of the last validation; at an epoch's end it tells "not validated yet" from "done".
         best: {"top1", "epoch", "step"} of the best validation so far, {} before the first.
-        counters: "skipped" steps, how many of these "in_a_row" just now; "unreadable" images met, and "unreadable_now",
+        counters: "skipped" steps, how many just now failed "in_a_row"; "unreadable" images met, and "unreadable_now",
             those of the current epoch.
         classes: names by class number, for who uses the checkpoint without the data; training itself needs none.
     """

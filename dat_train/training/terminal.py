@@ -31,11 +31,12 @@ class Terminal:
         if self.live:
             self._console.print(text)
         elif self.screen:
-            print(text, flush=True)
+            with contextlib.suppress(OSError):  # a full disk, or a pipe nobody reads any more, must not end the run
+                print(text, flush=True)
         if self.log_path is not None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
             lines = [f"{stamp}  {line}".rstrip() + "\n" for line in text.splitlines()]
-            with contextlib.suppress(OSError), self.log_path.open("a") as file:  # a full disk must not end the run
+            with contextlib.suppress(OSError), self.log_path.open("a") as file:
                 file.writelines(lines)
 
     def warn(self, text: str) -> None:

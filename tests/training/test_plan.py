@@ -63,7 +63,8 @@ def test_the_warm_up_may_be_part_of_an_epoch():
         ),
         (
             {"batch_size": 10, "micro_batch_size": 128, "world_size": 2},
-            "batch_size=10 is not a multiple of micro_batch_size * world_size = 256; nearest: 256, or micro_batch_size=5",
+            "batch_size=10 is not a multiple of micro_batch_size * world_size = 256; "
+            "nearest: 256, or micro_batch_size=5",
         ),
         (
             {"train_size": 300},

@@ -1,0 +1,257 @@
+"""The training loop: what a step does, and what it does when something is wrong."""
+
+import copy
+import re
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from training.small_run import CLASSES, small_training, tiny_model
+
+from dat_train.data.mixing import Mixing
+from dat_train.errors import UserError
+from dat_train.training.checkpoint import load_checkpoint
+from dat_train.training.run_folder import read_rows
+
+PLAIN = {"drop_path_rate": 0.0, "proj_drop_rate": 0.0, "attn_drop_rate": 0.0}
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Makes trainings in a folder of their own, and unlocks it."""
+    made = []
+
+    def make(name="run", **settings):
+        made.append(small_training(tmp_path / name, **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.log.folder.unlock()
+
+
+def rows(training) -> list[dict]:
+    return [row for row in read_rows(training.log.folder.metrics) if "loss" in row]
+
+
+def weights(training) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten().clone() for parameter in training.state.model.parameters()])
+
+
+class Poisoned(torch.nn.Module):
+    """A tiny DAT whose logits of some steps are not finite.
+
+    Args:
+        steps: of these numbers (1-based), counted in forward passes in training mode.
+        micro_batches: of one step.
+        value: what logits are multiplied with then.
+    """
+
+    def __init__(self, steps, micro_batches: int = 1, value: float = float("nan")) -> None:
+        super().__init__()
+        self.model = tiny_model()
+        self.steps, self.micro_batches, self.value = steps, micro_batches, value
+        self.passes = 0
+
+    def forward(self, images):
+        logits = self.model(images)
+        if not self.training:
+            return logits
+        self.passes += 1
+        step = (self.passes - 1) // self.micro_batches + 1
+        return logits * self.value if step in self.steps else logits
+
+
+def watch(training, look) -> list:
+    """What `look(training)` returns after every step."""
+    seen, note = [], training.log.step
+
+    def step(*row):
+        note(*row)
+        seen.append(look(training))
+
+    training.log.step = step
+    return seen
+
+
+# A step
+
+
+def batch_gradient(training, step: int) -> dict:
+    """The gradient of the mean loss over the whole batch of `step`, at once."""
+    model = copy.deepcopy(training.state.model)
+    micros = iter(training.make_loader(step))
+    batch = [next(micros) for _ in range(training.plan.micro_batches)]
+    images, labels = (torch.cat([getattr(micro, part) for micro in batch]) for part in ("images", "labels"))
+    F.cross_entropy(model(images), labels).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("micro_batch_size", [2, 8, 16])
+def test_accumulated_gradients_are_those_of_the_whole_batch(training, micro_batch_size):
+    """fp32: sums in another order differ by a few of 1e-7 of the largest gradient."""
+    one = training(
+        model=tiny_model(**PLAIN), micro_batch_size=micro_batch_size, mixing=Mixing(CLASSES), clip_grad=0, max_steps=1
+    )
+    expected = batch_gradient(one, 0)
+    one.run()
+    for name, parameter in one.state.model.named_parameters():
+        assert (parameter.grad - expected[name]).abs().max() < 1e-5, name
+
+
+@pytest.mark.parametrize("clip_grad", [0.5, 0.0])
+def test_gradients_are_clipped_to_the_norm_and_the_log_has_the_one_before(training, clip_grad):
+    one = training(clip_grad=clip_grad, max_steps=1)
+    one.run()
+    norm = torch.cat([parameter.grad.flatten() for parameter in one.state.model.parameters()]).norm().item()
+    logged = rows(one)[0]["grad_norm"]
+    assert logged > 0.6
+    assert norm == pytest.approx(clip_grad or logged, rel=1e-4)
+
+
+def test_every_update_has_the_rate_of_its_step(training):
+    one = training(epochs=2)
+    rates = watch(one, lambda training: training.state.optimizer.param_groups[0]["lr"])
+    one.run()
+    assert rates == [row["lr"] for row in rows(one)] == [one.plan.learning_rate(step) for step in range(6)]
+
+
+def test_gradient_checkpointing_changes_no_bit(training):
+    """Dropout and drop path draw the same again in the second forward pass."""
+    plain, saving = training("plain", max_steps=3), training("saving", max_steps=3, model=tiny_model())
+    saving.state.model.set_grad_checkpointing()
+    plain.run()
+    saving.run()
+    assert torch.equal(weights(plain), weights(saving))
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for the device: a number or a mask that Python or a shape needs."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function._schema.name.removeprefix("aten::") in self.NAMES
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_no_step_waits_for_the_device(training, dtype):
+    """Batches come from elsewhere here: what the data does happens on the host."""
+    one = training(epochs=1, images=96, dtype=dtype, clip_grad=1.0, log_every=1000)
+    batches = list(one.make_loader(0))
+    one.make_loader = lambda first: iter(batches)
+    one._validate = lambda: True
+    with Waits() as waits:
+        counts = watch(one, lambda training: waits.count)
+        one.run()
+        assert len(counts) == 6
+        torch.ones(()).item()
+        assert waits.count > counts[-1]  # it does count
+    assert counts == [0] * 6
+
+
+def test_the_numbers_of_many_steps_come_in_one_transfer(training, monkeypatch):
+    one = training(epochs=2, images=64, log_every=3)
+    flushed, flush = [], one.log.flush
+    monkeypatch.setattr(one.log, "flush", lambda counters: flushed.append(len(one.log._waiting)) or flush(counters))
+    one.run()
+    assert [count for count in flushed if count] == [3, 1, 2, 2]  # steps 3, 4 (an epoch's end), 6 and 8
+    assert len(rows(one)) == 8
+
+
+# Numbers that are not finite
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(training, value):
+    one = training(model=Poisoned({3}, 4, value), epochs=2, decay=0)
+    seen = watch(one, weights)
+    one.run()
+    changed = [not torch.equal(a, b) for a, b in pairwise(seen)]
+    assert changed == [True, False, True, True, True]
+    assert [row["skipped"] for row in rows(one)] == [0, 0, 1, 1, 1, 1]
+    assert [row["loss"] is None for row in rows(one)] == [False, False, True, False, False, False]
+    assert one.state.counters["skipped"] == 1 and one.state.counters["in_a_row"] == 0
+    assert "1 skipped" in one.log.folder.log.read_text()
+    steps = {int(values["step"]) for values in one.state.optimizer.state.values()}
+    assert steps == {5}  # the optimizer's bias correction knows of five updates
+
+
+def test_too_many_in_a_row_go_back_once_and_then_name_the_checkpoint(training):
+    one = training(model=Poisoned(range(6, 99), 4), epochs=6, log_every=3, nonfinite_limit=6, keep=9)
+    with pytest.raises(UserError) as end:
+        one.run()
+    log = one.log.folder.log.read_text()
+    # steps 6 to 12 were skipped; the checkpoint of step 3 is the last from before
+    good = one.log.folder.checkpoints / "last-000000003.pt"
+    assert f"going back to {good}, step 3, once" in log
+    assert re.search(r"the last 7 steps up to step 12 had a loss or gradient that is not finite; going back", log)
+    assert f"again; the last good checkpoint is {good}; lower optim.lr or use dtype=fp32" in str(end.value)
+    assert len(re.findall("going back to", log)) == 1
+    assert load_checkpoint(good)["counters"]["in_a_row"] == 0
+
+
+def test_a_run_that_recovers_after_going_back_ends_as_if_nothing_had_been(training):
+    """A machine that computed nonsense for a while."""
+    settings = {"epochs": 4, "log_every": 3, "nonfinite_limit": 5, "keep": 9}
+    well = training("well", model=Poisoned((), 4), **settings)
+    ill = training("ill", model=Poisoned(range(4, 10), 4), **settings)
+    assert well.run() and ill.run()
+    assert torch.equal(weights(well), weights(ill))
+    assert well.log.folder.metrics.read_bytes() == ill.log.folder.metrics.read_bytes()
+    assert well.log.folder.last.read_bytes() == ill.log.folder.last.read_bytes()
+
+
+def test_without_a_checkpoint_there_is_no_way_back(training):
+    one = training(model=Poisoned(range(99), 4), images=400, epochs=1, log_every=3, nonfinite_limit=3)
+    with pytest.raises(UserError, match=r"the last 3 steps up to step 3 .* there is no checkpoint from before; lower"):
+        one.run()
+
+
+class Steep(torch.nn.Module):
+    """A tiny DAT with finite losses whose scaled gradients overflow fp16 at a scale above `limit`."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.model = tiny_model(**PLAIN)
+        self.limit = limit
+
+    def forward(self, images):
+        logits = self.model(images)
+        if logits.requires_grad:
+            # half precision's largest number is 65504; a gradient of 0.25/B is about that of a logit
+            logits.register_hook(lambda gradient: (gradient * (65504 / self.limit)).half().to(gradient.dtype))
+            logits.register_hook(lambda gradient: gradient * (self.limit / 65504))
+        return logits
+
+
+def test_a_loss_scale_that_is_too_large_is_halved_and_that_is_no_failure(training):
+    """torch.amp's contract: a step whose gradient overflows is skipped and lowers the scale, until none does."""
+    one = training(model=Steep(2.0), dtype="fp16", images=200, epochs=2, nonfinite_limit=3, log_every=1)
+    scales = watch(one, lambda training: training.state.scaler.get_scale())
+    assert one.run()
+    skipped = one.state.counters["skipped"]
+    assert skipped > 3  # more in a row than failures would be allowed
+    assert scales[:skipped] == [2.0 ** (15 - number) for number in range(skipped)]
+    assert len(set(scales[skipped:])) == 1 and scales[-1] >= 1
+    assert one.state.counters["in_a_row"] == 0
+    assert [row["loss"] is None for row in rows(one)] == [False] * 24  # the loss was finite all the time
+
+
+def test_with_loss_scaling_a_loss_that_is_not_finite_is_a_failure_at_any_scale(training):
+    one = training(model=Poisoned(range(99), 4), dtype="fp16", images=400, epochs=1, log_every=3, nonfinite_limit=3)
+    with pytest.raises(UserError, match="the last 3 steps up to step 3"):
+        one.run()
+
+
+def test_a_gradient_that_overflows_at_any_scale_is_a_failure_in_the_end(training):
+    one = training(model=Steep(1e-30), dtype="fp16", images=900, epochs=1, log_every=1, nonfinite_limit=2)
+    with pytest.raises(UserError, match="the last 2 steps up to step 18"):  # 16 halvings from 65536 to 1, then two
+        one.run()

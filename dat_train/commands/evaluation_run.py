@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from torch import nn
 
 from dat_train.commands.evaluation_settings import settings_of
@@ -13,11 +12,12 @@ from dat_train.commands.training_run import datasets, new_model, workers
 from dat_train.data.loader import Batch, evaluation_loader
 from dat_train.errors import UserError
 from dat_train.evaluation.metrics import Evaluation, evaluate
-from dat_train.evaluation.report import terminal_report, write_report
+from dat_train.evaluation.report import result_text, write_report
 from dat_train.models import count_parameters, load_weights
 from dat_train.models.weights import LoadReport, read_checkpoint
 from dat_train.training.distributed import Processes, start_processes, stop_processes
 from dat_train.training.precision import Precision, resolve_precision
+from dat_train.training.report import table
 from dat_train.training.terminal import Terminal, duration
 
 NEWS_EVERY = 30.0  # seconds between lines where there is no terminal
@@ -73,7 +73,7 @@ def _run(config: DictConfig, settings: DictConfig, processes: Processes, termina
         facts |= {"processes": processes.world_size, "seconds": round(seconds, 3)}
         facts |= {"images_per_second": round(len(val_set) / seconds, 2)}
         write_report(evaluation, val_set.classes, val_set.samples, output, facts)
-        say(evaluation, val_set.classes, facts, weights, output)
+        say(terminal, evaluation, val_set.classes, facts, weights, output)
 
 
 # The parts
@@ -151,7 +151,14 @@ def facts_of(
     }
 
 
-def say(evaluation: Evaluation, classes: Sequence[str], facts: dict, weights: LoadReport, output: Path) -> None:
+def say(
+    terminal: Terminal,
+    evaluation: Evaluation,
+    classes: Sequence[str],
+    facts: dict,
+    weights: LoadReport,
+    output: Path,
+) -> None:
     """The result on the terminal."""
     crop = f"{facts['resize']} to {int(facts['img_size'] / facts['crop_pct'] + 1e-6)}, centre crop {facts['img_size']}"
     topics = [
@@ -167,7 +174,7 @@ def say(evaluation: Evaluation, classes: Sequence[str], facts: dict, weights: Lo
         topics += [("", path) for path in evaluation.unreadable[:NAMED]]
         if len(evaluation.unreadable) > NAMED:
             topics.append(("", "..."))
-    console = Console(highlight=False)
-    console.print(terminal_report(evaluation, classes, topics))
     names = [name for name in ("result.json", "per_class.csv", "confused.csv", "wrong.png") if (output / name).exists()]
-    console.print(f"in {output}: {', '.join(names)}", soft_wrap=True, markup=False)
+    terminal.say(table(topics))
+    terminal.say(f"\n{result_text(evaluation, classes)}\n")
+    terminal.say(f"in {output}: {', '.join(names)}")

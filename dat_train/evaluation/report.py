@@ -8,10 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich import box
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len, set_cell_size
 
 from dat_train.evaluation.metrics import Evaluation
 from dat_train.evaluation.wrong_picture import write_wrong_picture
@@ -89,31 +86,25 @@ def class_name(classes: Sequence[str], number: int) -> str:
     return classes[number] if number >= 0 else "(NaN)"
 
 
-def terminal_report(evaluation: Evaluation, classes: Sequence[str], topics: Sequence[tuple[str, str]]) -> Group:
-    """The result for a rich console, also one that is no terminal; at most 80 columns but for long names.
-
-    Args:
-        topics: (topic, text) lines about what was evaluated.
-    """
-    what = Table.grid(padding=(0, 2))
-    for topic, text in topics:
-        what.add_row(topic, Text(text, overflow="fold"))
-    result = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("top-1", f"top-{min(5, len(classes))}", "loss", "images"):
-        result.add_column(title, justify="right")
-    result.add_row(
-        f"{evaluation.top1:.2f} %", f"{evaluation.top5:.2f} %", f"{evaluation.loss:.4f}", f"{evaluation.count:,}"
-    )
-    parts = [what, result]
+def result_text(evaluation: Evaluation, classes: Sequence[str]) -> str:
+    """The numbers and the most frequent confusions as lines for the terminal; at most 80 columns but for long names."""
+    top = f"top-{min(5, len(classes))}"
+    numbers = [f"top-1 {evaluation.top1:.2f} %", f"loss {evaluation.loss:.4f}", f"{evaluation.count:,} images"]
+    if len(classes) > 1:
+        numbers.insert(1, f"{top} {evaluation.top5:.2f} %")
+    lines = ["   ".join(numbers)]
     pairs = confused(evaluation, classes)
     if pairs:
-        title = "confused" if len(pairs) <= SHOWN_CONFUSED else f"confused (the first {SHOWN_CONFUSED} of {len(pairs)})"
-        table = Table(title, "images", "of its class", box=box.SIMPLE_HEAD, pad_edge=False)
-        table.columns[1].justify = table.columns[2].justify = "right"
-        for true, predicted, count, share in pairs[:SHOWN_CONFUSED]:
-            table.add_row(Text(f"{true} -> {predicted}"), f"{count:,}", f"{share:.1f} %")
-        parts.append(table)
-    return Group(*parts)
+        shown = [
+            (" ".join(f"{true} -> {predicted}".split()), count, share)
+            for true, predicted, count, share in pairs[:SHOWN_CONFUSED]
+        ]
+        title = "confused" if len(pairs) == len(shown) else f"confused (the first {len(shown)} of {len(pairs):,} pairs)"
+        width = max(cell_len(name) for name in (title, *(name for name, *_ in shown)))
+        lines += ["", f"{title:<{width}}   images   of its class"]
+        for name, count, share in shown:
+            lines.append(f"{set_cell_size(name, width)}   {count:>6,}   {f'{share:.1f} %':>12}")
+    return "\n".join(lines)
 
 
 def _csv(header: Sequence[str], rows: Sequence[tuple]) -> str:

@@ -1,0 +1,20 @@
+"""An evaluation from plain lists."""
+
+import numpy as np
+
+from dat_train.evaluation.metrics import Evaluation
+
+
+def made_up(labels, predicted, confidence=None, loss=0.25, unreadable=()) -> Evaluation:
+    labels, predicted = np.array(labels, dtype=np.int64), np.array(predicted, dtype=np.int64)
+    return Evaluation(
+        top1=100 * float((labels == predicted).mean()),
+        top5=100.0,
+        loss=loss,
+        count=len(labels),
+        unreadable=list(unreadable),
+        indices=np.arange(len(labels)),
+        labels=labels,
+        predicted=predicted,
+        confidence=np.full(len(labels), 0.5) if confidence is None else np.array(confidence, dtype=np.float64),
+    )

@@ -34,17 +34,17 @@ class Feed:
         """This process' micro-batch number `turn` of `step`; to be asked for in order.
 
         Raises:
-            RuntimeError: workers keep dying.
+            RuntimeError, ConnectionError, EOFError: workers keep dying.
         """
         for death in range(PATIENCE + 1):
             try:
                 if self._batches is None:
                     self._start(step, turn)
                 return next(self._batches)
-            except RuntimeError as error:
-                if death == PATIENCE or not any(words in str(error) for words in WORKER_DIED):
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                if death == PATIENCE or not _is_death(error):
                     raise
-                reason = str(error).splitlines()[0]
+                reason = (str(error) or type(error).__name__).splitlines()[0].strip()
                 self._warn(f"a data worker died at {self._unit} {step:,} ({reason}); starting the workers again")
                 self._batches = None
 
@@ -59,3 +59,8 @@ class Feed:
         signal.signal(signal.SIGCHLD, self._handler)
         for _ in range(turn):
             next(self._batches)
+
+
+def _is_death(error: Exception) -> bool:
+    """Whether it is a worker that died: torch says so, or it died while it handed a batch over."""
+    return not isinstance(error, RuntimeError) or any(words in str(error) for words in WORKER_DIED)

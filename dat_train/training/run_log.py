@@ -119,10 +119,11 @@ class RunLog:
         )
         for logger in self.loggers:
             logger.log_validation(row)
+        loss = "not finite" if row["val_loss"] is None else f"{row['val_loss']:.4f}"
         ema = f"   EMA {row['ema_val_top1']:.2f} %" if "ema_val_top1" in row else ""
         self.terminal.say(
             f"epoch {row['epoch']:g}   validation: top-1 {row['val_top1']:.2f} %   top-5 {row['val_top5']:.2f} %"
-            f"   loss {row['val_loss']:.4f}{ema}{'   * best' if best else ''}"
+            f"   loss {loss}{ema}{'   * best' if best else ''}"
         )
         self._skip_time()
 

@@ -146,7 +146,7 @@ class DAT(nn.Module):
             self.feature_info.append({"num_chs": dims[i], "reduction": reduction, "module": f"stages.{i}"})
         self.norm = nn.LayerNorm(self.num_features)
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate)
-        self.head_hidden_size = self.num_features
+        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -186,7 +186,7 @@ class DAT(nn.Module):
         if global_pool is not None:
             self.global_pool = global_pool
         self.head.reset(num_classes, pool_type=global_pool)
-        self.head_hidden_size = self.head.num_features
+        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
     def forward_intermediates(
         self,

@@ -1,0 +1,194 @@
+"""TensorBoard and W&B with their own readers and clients; none of them can end a run."""
+
+import json
+
+import pytest
+
+from dat_train.training.loggers import Careful, TensorBoardLogger, WandbLogger, open_loggers
+
+
+def row(step: int, loss: float | None = 1.0) -> dict:
+    return {"step": step, "epoch": step / 10, "loss": loss, "lr": 1e-3, "skipped": 0}
+
+
+BLOCK = 32768
+VALIDATION = {"val_loss": 0.5, "val_top1": 70.0, "ema_val_top1": 71.0}
+
+
+# TensorBoard
+
+
+def events(folder) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(folder)).Reload()
+    return {tag: [(e.step, e.value) for e in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+
+
+def test_tensorboard_shows_the_rows(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    logger.log_step(row(1))
+    logger.log_step(row(2, loss=None))  # skipped
+    logger.log_step(row(3, loss=0.5))
+    logger.log_validation({"step": 3, "epoch": 0.3} | VALIDATION)
+    logger.close()
+    found = events(tmp_path)
+    assert set(found) == {f"train/{name}" for name in ("loss", "lr", "skipped")} | {
+        f"validation/{name}" for name in ("loss", "top1", "ema_top1")
+    }
+    assert found["train/loss"] == [(1, 1.0), (3, 0.5)]
+    assert found["validation/ema_top1"] == [(3, 71.0)]
+
+
+def test_tensorboard_has_every_step_once_after_a_kill_and_after_going_back(tmp_path):
+    killed = TensorBoardLogger(tmp_path)
+    for step in range(1, 6):
+        killed.log_step(row(step, loss=step))
+    killed.sync()  # a checkpoint; then nothing is closed
+    resumed = TensorBoardLogger(tmp_path, step=3)
+    for step in (4, 5, 6, 4, 5, 6, 7):  # it went back once
+        resumed.log_step(row(step, loss=step))
+    resumed.close()
+    assert events(tmp_path)["train/loss"] == [(step, float(step)) for step in range(1, 8)]
+
+
+# W&B
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """A W&B that knows no login and must not find one."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "NETRC"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    return tmp_path / "run"
+
+
+def opened(folder, said, mode=None) -> WandbLogger:
+    return WandbLogger(folder, name="a", project="p", config={"seed": 0}, mode=mode, say=said.append)
+
+
+def records(data: bytes):
+    """The records of a .wandb file: LevelDB's log format after a header of 7 bytes."""
+    place, record = 7, b""
+    while place + 7 <= len(data):
+        if (left := BLOCK - place % BLOCK) < 7:  # too short for a head: padding
+            place += left
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        record += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole one, or the last part
+            yield record
+            record = b""
+
+
+def history(file) -> list[dict]:
+    """The rows in a .wandb file."""
+    from wandb.proto import wandb_internal_pb2
+
+    rows = []
+    for data in records(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return rows
+
+
+def test_wandb_writes_offline_without_a_login_and_goes_on_under_the_same_id(offline):
+    said = []
+    first = opened(offline, said)
+    first.log_step(row(1, loss=2.0))
+    first.log_step(row(2, loss=None))
+    first.log_validation({"step": 2, "epoch": 0.2} | VALIDATION)
+    first.sync()
+    first.close()
+    assert said[0] == "W&B: no login is known here; logging offline"
+    assert said[1].startswith("W&B: offline; to upload: wandb sync ")
+    identity = (offline / "wandb_id").read_text().strip()
+
+    second = opened(offline, said, mode="offline")
+    assert second._run.id == identity
+    second.log_step(row(3, loss=1.0))
+    second.close()
+
+    files = sorted((offline / "wandb").glob(f"offline-run-*/run-{identity}.wandb"))  # by time
+    rows = [line for file in files for line in history(file)]
+    assert [line["_step"] for line in rows] == [1, 2, 3]
+    assert rows[0]["train/loss"] == 2.0 and "train/loss" not in rows[1] and rows[2]["train/loss"] == 1.0
+    assert (rows[1]["validation/loss"], rows[1]["validation/ema_top1"], rows[1]["epoch"]) == (0.5, 71.0, 0.2)
+
+
+# None of them can end a run
+
+
+class Broken:
+    def log_step(self, row):
+        raise ValueError("the server said no\nand more")
+
+    log_validation = log_step
+
+    def sync(self):
+        raise OSError(28, "No space left on device")
+
+    close = sync
+
+
+@pytest.mark.parametrize("call", ["log_step", "log_validation"])
+def test_a_logger_that_fails_says_so_once_and_is_left_alone(call):
+    warnings = []
+    logger = Careful("W&B", Broken, warnings.append)
+    for _ in range(2):
+        getattr(logger, call)({})
+    logger.sync()
+    logger.close()
+    assert warnings == ["W&B failed (ValueError: the server said no); the run goes on without it"]
+
+
+def test_a_logger_that_cannot_be_opened_is_gone_without(tmp_path):
+    (tmp_path / "tensorboard").write_text("a file")
+    warnings = []
+    (logger,) = open_loggers(
+        tmp_path,
+        step=0,
+        name="a",
+        config={},
+        tensorboard=True,
+        wandb=False,
+        wandb_project="p",
+        wandb_mode=None,
+        say=warnings.append,
+        warn=warnings.append,
+    )
+    logger.log_step(row(1))
+    logger.close()
+    assert len(warnings) == 1 and warnings[0].startswith("TensorBoard failed (FileExistsError")
+
+
+def test_a_server_that_cannot_be_used_leaves_the_run_offline(offline, monkeypatch):
+    import wandb
+
+    started = []
+
+    def init(**settings):
+        started.append(settings)
+        if settings["mode"] == "online":
+            raise wandb.errors.CommError("no answer\nafter 30 s")
+        return type("Run", (), {"dir": "x/files", "step": 0, "finish": lambda run: None})()
+
+    monkeypatch.setattr(wandb, "login", lambda **_: True)
+    monkeypatch.setattr(wandb, "init", init)
+    said = []
+    opened(offline, said).close()
+    assert [settings["mode"] for settings in started] == ["online", "offline"]
+    assert started[0]["id"] == started[1]["id"] and started[0]["resume"] == "allow" and started[1]["resume"] is None
+    assert said[0] == "W&B: the server cannot be used (no answer); logging offline"
+
+
+def test_no_logger_is_opened_that_is_not_asked_for(tmp_path):
+    off = {"tensorboard": False, "wandb": False, "wandb_project": "p", "wandb_mode": None}
+    assert not open_loggers(tmp_path, step=0, name="a", config={}, say=print, warn=print, **off)
+    assert not list(tmp_path.iterdir())

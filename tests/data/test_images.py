@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from data.files import photo
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from dat_train.data.images import UnreadableImage, read_rgb
 
@@ -124,8 +125,12 @@ def test_a_damaged_exif_block_does_not_cost_the_image(picture, tmp_path):
     with Image.open(tmp_path / "a.jpg") as image, pytest.raises(AttributeError):
         ImageOps.exif_transpose(image)
     assert read_rgb(tmp_path / "a.jpg").size == picture.size[::-1]
-    picture.save(tmp_path / "b.jpg", exif=b"Exif\0\0 nonsense", quality=95)
-    assert read_rgb(tmp_path / "b.jpg").size == picture.size
+    notes = PngInfo()
+    notes.add_text("Raw profile type exif", "\nexif\n4\nno hexadecimal number")
+    picture.save(tmp_path / "b.png", pnginfo=notes)
+    with Image.open(tmp_path / "b.png") as image, pytest.raises(ValueError, match="hexadecimal"):
+        image.getexif()
+    assert distance(read_rgb(tmp_path / "b.png"), picture) == 0
 
 
 def test_a_photo_of_twelve_megapixels_is_read(tmp_path):

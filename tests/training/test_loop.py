@@ -255,3 +255,91 @@ def test_a_gradient_that_overflows_at_any_scale_is_a_failure_in_the_end(training
     one = training(model=Steep(1e-30), dtype="fp16", images=900, epochs=1, log_every=1, nonfinite_limit=2)
     with pytest.raises(UserError, match="the last 2 steps up to step 18"):  # 16 halvings from 65536 to 1, then two
         one.run()
+
+
+# Between steps
+
+
+def test_validation_leaves_the_model_training(training):
+    one = training(epochs=2)
+    modes = watch(one, lambda training: {module.training for module in training.state.model.modules()})
+    inside, evaluate = [], one._evaluate
+    one._evaluate = lambda model: inside.append(model.training) or evaluate(model)
+    one.run()
+    assert modes == [{True}] * 6 and len(inside) == 4
+
+
+def test_the_best_is_the_first_of_the_highest_and_its_file_is_of_that_step(training):
+    one, tops = training(epochs=4, decay=0), [10.0, 50.0, 50.0, 20.0]
+    one._evaluate = lambda model: {"loss": 1.0, "top1": tops[one.state.step // 3 - 1], "top5": 100.0}
+    one.run()
+    assert one.state.best == {"top1": 50.0, "epoch": 2, "step": 6}
+    best, last = load_checkpoint(one.log.folder.best), load_checkpoint(one.log.folder.last)
+    assert (best["step"], best["epoch"], best["best"]) == (6, 2, one.state.best)
+    assert (last["step"], last["epoch"], last["best"]) == (12, 4, one.state.best)
+
+
+def test_a_run_shorter_than_its_validations_validates_at_its_end(training):
+    one = training(epochs=2, max_steps=5, eval_every=7)
+    assert one.run()
+    steps = [row["step"] for row in read_rows(one.log.folder.metrics) if "val_loss" in row]
+    assert steps == [5] and load_checkpoint(one.log.folder.best)["step"] == 5
+
+
+class Unreadable(torch.utils.data.Dataset):
+    """A data set in which reading some images meets unreadable files; others stand in."""
+
+    def __init__(self, dataset, indices) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key):
+        sample = self.dataset[key]
+        return sample._replace(unreadable=(f"photo-{key.index}.jpg",) if key.index in self.indices else ())
+
+
+def with_unreadable(one, indices):
+    make_loader = one.make_loader
+
+    def make(first):
+        loader = make_loader(first)
+        object.__setattr__(loader, "dataset", Unreadable(loader.dataset, indices))
+        return loader
+
+    one.make_loader = make
+
+
+def test_unreadable_images_are_named_once_and_counted(training):
+    one = training(epochs=3, images=48, max_unreadable=0.1)
+    with_unreadable(one, {3, 5, 40})  # 3 of 48 are 6 %
+    assert one.run()
+    log = one.log.folder.log.read_text()
+    for index in (3, 5, 40):
+        assert log.count(f"photo-{index}.jpg cannot be read; another image stands in") == 1
+    assert [row["unreadable"] for row in rows(one)][2::3] == [3, 6, 9]
+    assert one.state.counters["unreadable"] == 9 and one.state.counters["unreadable_now"] == 3
+
+
+def test_too_many_unreadable_images_end_the_run(training):
+    one = training(epochs=3, images=48, max_unreadable=0.05)
+    with_unreadable(one, {3, 5, 40})
+    with pytest.raises(UserError, match=r"3 unreadable images in this epoch are 6.2% of it, more than data.max"):
+        one.run()
+    assert one.state.step <= 3 and "photo-40.jpg" in one.log.folder.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 0}, r"the checkpoint has format 0, this version reads 1; train afresh"),
+        ({"ema": None}, r"holds no ema state, which this configuration needs; train afresh"),
+        ({"model": {}}, r"the checkpoint is of another model \(.*\); choose another name="),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(training, change, message):
+    one = training()
+    saved = one.state.save(0, {})
+    with pytest.raises(UserError, match=message):
+        one.state.load(saved | change)

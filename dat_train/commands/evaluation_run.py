@@ -170,7 +170,8 @@ def say(
         ("device", f"{facts['device']}, {facts['dtype']}, {facts['images_per_second']:,.0f} images/s"),
     ]
     if evaluation.unreadable:
-        topics.append(("unreadable", f"{len(evaluation.unreadable):,} images, left out of all numbers:"))
+        count = len(evaluation.unreadable)
+        topics.append(("unreadable", f"{count:,} image{'s' * (count > 1)}, left out of all numbers:"))
         topics += [("", path) for path in evaluation.unreadable[:NAMED]]
         if len(evaluation.unreadable) > NAMED:
             topics.append(("", "..."))

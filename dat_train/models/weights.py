@@ -6,6 +6,7 @@ configuration becomes an inert dictionary.
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         except SafetensorError as error:
             raise UserError(f"{path} is not a whole safetensors file ({error}): copy it again") from None
     try:
-        with torch.serialization.safe_globals(_INERT):
+        with torch.serialization.safe_globals(_INERT), warnings.catch_warnings(action="ignore", category=UserWarning):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, error)) from None

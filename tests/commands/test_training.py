@@ -1,0 +1,227 @@
+"""dat-train from the command line to the run's folder. One training run serves most claims."""
+
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from commands.running import MODULES, run_here, torchrun
+from commands.small_checkpoint import TINY
+from PIL import Image
+
+from dat_train.models import read_checkpoint
+from dat_train.training.run_folder import read_rows
+
+# ten steps on real digits; two on made-up images
+DIGITS = ["experiment=digits", TINY, "batch_size=240", "micro_batch_size=120", "data.workers=0", "device=cpu"]
+DIGITS += ["epochs=2", "schedule.warmup_epochs=1", "ema.decay=0.5", "log.tensorboard=true", "checkpoint.keep=2"]
+FAKE = ["model=dat_nano", TINY, "data=fake", "data.fake_images=32", "data.fake_classes=4", "data.val_fraction=0.3"]
+FAKE += ["batch_size=16", "micro_batch_size=8", "data.workers=0", "max_steps=2", "epochs=1", "device=cpu"]
+FAKE += ["schedule.warmup_epochs=0", "augment=light", "name=fake"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder in which a run was made, runs/digits, and what it said."""
+    folder = tmp_path_factory.mktemp("home")
+    result = run_here("dat-train", *DIGITS, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    (folder / "said.txt").write_text(result.stdout)
+    return folder
+
+
+@pytest.fixture
+def copy(home, tmp_path):
+    """A copy of that folder, to go on in."""
+    shutil.copytree(home, tmp_path / "home")
+    return tmp_path / "home"
+
+
+def test_the_run_is_a_folder_with_everything_in_it(home):
+    files = {str(path.relative_to(home / "runs" / "digits")) for path in (home / "runs" / "digits").rglob("*")}
+    events = {name for name in files if name.startswith("tensorboard")}
+    kept = {name for name in files if name.startswith("checkpoints/last-")}
+    assert len(events) == 2 and len(kept) <= 2
+    assert files - events - kept == {
+        ".lock",
+        "checkpoints",
+        "checkpoints/best.pt",
+        "checkpoints/last.pt",
+        "config.yaml",
+        "curves.png",
+        "log.txt",
+        "metrics.jsonl",
+        "summary.json",
+        "timing.jsonl",
+    }
+    assert sorted(path.name for path in home.iterdir()) == ["data", "runs", "said.txt"]  # nothing of Hydra's
+
+
+def test_the_rows_are_one_a_step_and_one_a_validation(home):
+    rows = read_rows(home / "runs" / "digits" / "metrics.jsonl")
+    steps = [row for row in rows if "val_loss" not in row]
+    assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
+    assert {"step", "epoch", "loss", "lr", "grad_norm", "skipped", "unreadable"} == set(steps[0])
+    validations = [row for row in rows if "val_loss" in row]
+    assert [row["epoch"] for row in validations] == [1, 2]
+    kinds = {f"{kind}_{name}" for kind in ("val", "ema_val") for name in ("loss", "top1", "top5")}
+    assert set(validations[0]) == {"step", "epoch"} | kinds
+
+
+def test_the_summary_has_the_names_scripts_rely_on(home):
+    summary = json.loads((home / "runs" / "digits" / "summary.json").read_text())
+    names = {"best_top1", "final_top1", "final_top5", "steps", "images_per_second", "seconds"}
+    assert names <= set(summary) and summary["images_per_second"] > 0 and summary["steps"] == 10
+    saved = read_checkpoint(home / "runs" / "digits" / "checkpoints" / "last.pt")
+    assert {"model", "ema", "optimizer", "step", "epoch", "config", "best"} <= set(saved) and saved["step"] == 10
+
+
+def test_the_plan_comes_first_and_the_result_last(home):
+    lines = (home / "said.txt").read_text().splitlines()
+    topics = [line.split()[0] for line in lines[:8]]
+    assert topics == ["run", "model", "data", "length", "batch", "lr", "device", "memory"]
+    assert not any("\x1b" in line or line != line.rstrip() for line in lines)  # no terminal: plain lines
+    assert any(re.match(r"step 10/10   epoch 2.00   loss \d", line) for line in lines)
+    assert lines[-1] == "  dat-eval ckpt=runs/digits/checkpoints/best.pt"
+
+
+def test_the_command_it_names_gives_the_accuracy_it_reported_to_the_last_image(home):
+    command = (home / "said.txt").read_text().splitlines()[-1].split()
+    result = run_here(*command, cwd=home)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((home / "runs" / "digits" / "eval" / "result.json").read_text())
+    summary = json.loads((home / "runs" / "digits" / "summary.json").read_text())
+    assert found["top1"] == summary["best_top1"]
+    row = [row for row in read_rows(home / "runs" / "digits" / "metrics.jsonl") if "val_loss" in row]
+    assert found["loss"] in [row["ema_val_loss"] for row in row]
+
+
+def test_tensorboard_reads_the_curves(home):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(home / "runs" / "digits" / "tensorboard")).Reload()
+    rows = [row for row in read_rows(home / "runs" / "digits" / "metrics.jsonl") if "val_loss" not in row]
+    assert [event.step for event in events.Scalars("train/loss")] == [row["step"] for row in rows]
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx([row["loss"] for row in rows])
+    assert [event.step for event in events.Scalars("validation/top1")] == [5, 10]
+
+
+def test_a_finished_run_says_so_and_a_longer_one_goes_on(copy):
+    before = (copy / "runs" / "digits" / "checkpoints" / "last.pt").read_bytes()
+    again = run_here("dat-train", *DIGITS, cwd=copy)
+    assert again.returncode == 0 and "is finished; a larger epochs=... would continue it" in again.stdout
+    assert (copy / "runs" / "digits" / "checkpoints" / "last.pt").read_bytes() == before
+    longer = run_here("dat-train", *DIGITS, "epochs=3", cwd=copy)
+    assert longer.returncode == 0 and "going on after step 10 of 15" in longer.stdout
+    assert json.loads((copy / "runs" / "digits" / "summary.json").read_text())["steps"] == 15
+
+
+def test_other_settings_are_refused_with_the_difference(home):
+    result = run_here("dat-train", *DIGITS, "seed=7", "optim.weight_decay=0.3", cwd=home)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    for part in ("optim.weight_decay=0.05 is 0.3 now", "seed=0 is 7 now", "name=...", "resume=never"):
+        assert part in result.stderr
+
+
+def test_never_begins_afresh_and_a_path_begins_there(copy):
+    afresh = run_here("dat-train", *DIGITS, "resume=never", "max_steps=1", cwd=copy)
+    assert afresh.returncode == 0 and "the earlier run was moved to runs/digits.old-1" in afresh.stdout
+    assert read_checkpoint(copy / "runs" / "digits" / "checkpoints" / "last.pt")["step"] == 1
+    from_path = "resume=runs/digits.old-1/checkpoints/last.pt"
+    result = run_here("dat-train", *DIGITS, from_path, "name=other", "epochs=3", "max_steps=11", cwd=copy)
+    assert result.returncode == 0, result.stderr
+    assert "going on after step 10 of 11" in result.stdout
+    missing = run_here("dat-train", *DIGITS, "resume=nothing.pt", "name=third", cwd=copy)
+    assert missing.returncode == 2 and "resume=nothing.pt is no file" in missing.stderr
+
+
+def test_weights_of_another_number_of_classes_start_a_run(home, tmp_path):
+    init = f"init={home}/runs/digits/checkpoints/best.pt"
+    result = run_here("dat-train", *FAKE, init, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "10 classes, the model 4: a fresh one stays" in result.stdout
+
+
+def test_a_batch_is_drawn_and_nothing_trained(tmp_path):
+    result = run_here("dat-train", *FAKE, "show_batch=true", cwd=tmp_path)
+    assert result.returncode == 0 and result.stdout.endswith("runs/fake/batch.png\n")
+    with Image.open(tmp_path / "runs" / "fake" / "batch.png") as picture:
+        assert picture.width > 1000
+    assert not (tmp_path / "runs" / "fake" / "metrics.jsonl").exists()
+
+
+def test_an_impossible_batch_names_the_nearest_possible(tmp_path):
+    result = run_here("dat-train", *FAKE, "batch_size=20", cwd=tmp_path)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "batch_size=20" in result.stderr and "nearest: 16, 24" in result.stderr
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_half_precision_trains_on_the_cpu_too(dtype, tmp_path):
+    result = run_here("dat-train", *FAKE, f"dtype={dtype}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"cpu, {dtype}" in result.stdout
+    rows = read_rows(tmp_path / "runs" / "fake" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "val_loss" not in row] == [1, 2] and rows[-1]["val_loss"] is not None
+
+
+def test_a_sweep_trains_every_run_in_a_folder_of_its_own(tmp_path):
+    result = run_here("dat-train", "--multirun", *FAKE, "seed=0,1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    weights = [read_checkpoint(tmp_path / "runs" / f"fake-seed_{seed}" / "checkpoints" / "last.pt") for seed in (0, 1)]
+    assert [saved["step"] for saved in weights] == [2, 2] and weights[0]["config"]["seed"] == 0
+    assert not weights[0]["model"]["head.fc.weight"].equal(weights[1]["model"]["head.fc.weight"])
+
+
+def test_two_processes_train_and_one_speaks(tmp_path):
+    result = torchrun("dat-train", *FAKE, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("best top-1") == 1 and result.stdout.count("  model ") == 1
+    assert json.loads((tmp_path / "runs" / "fake" / "summary.json").read_text())["steps"] == 2
+    alone = run_here("dat-train", *FAKE, "name=alone", cwd=tmp_path)
+    assert alone.returncode == 0
+    losses = [
+        [row["loss"] for row in read_rows(tmp_path / "runs" / name / "metrics.jsonl") if "val_loss" not in row]
+        for name in ("fake", "alone")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # but for the order of sums
+
+
+def test_a_terminal_gets_a_live_bar_and_its_cursor_back(tmp_path):
+    main, end = pty.openpty()
+    command = [sys.executable, "-m", MODULES["dat-train"], *FAKE]
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
+    with subprocess.Popen(command, cwd=tmp_path, stdout=end, stderr=end, env=environment) as process:
+        os.close(end)
+        said = b""
+        while piece := _read(main):
+            said += piece
+    os.close(main)
+    text = said.decode()
+    assert process.returncode == 0, text
+    assert "step 2/2" in text and "100 %" in text and "━" in text
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l") >= 0
+    assert "dat-eval ckpt=runs/fake/checkpoints/best.pt" in text
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # Linux: the other end was closed
+        return b""
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_to_the_same_losses(tmp_path):
+    for name, compiled in (("plain", "false"), ("compiled", "true")):
+        result = run_here("dat-train", *FAKE, f"name={name}", f"compile={compiled}", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    losses = [
+        [row["loss"] for row in read_rows(tmp_path / "runs" / name / "metrics.jsonl") if "val_loss" not in row]
+        for name in ("plain", "compiled")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # a compiled kernel sums in another order

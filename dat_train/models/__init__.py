@@ -7,11 +7,12 @@ from dat_train.models import registry  # noqa: F401  registers the models
 from dat_train.models.complexity import count_macs, count_parameters
 from dat_train.models.dat import DAT
 from dat_train.models.deformable import DeformableAttention
-from dat_train.models.sampling import Sampling, record_sampling
+from dat_train.models.sampling import Attended, Sampling, record_attention, record_sampling
 from dat_train.models.weights import LoadReport, load_weights, read_checkpoint
 
 __all__ = [
     "DAT",
+    "Attended",
     "DeformableAttention",
     "LoadReport",
     "Sampling",
@@ -19,5 +20,6 @@ __all__ = [
     "count_parameters",
     "load_weights",
     "read_checkpoint",
+    "record_attention",
     "record_sampling",
 ]

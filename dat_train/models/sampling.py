@@ -1,4 +1,4 @@
-"""Seeing where deformable attention samples: costs nothing unless asked for."""
+"""Seeing where deformable attention samples, and from what: costs nothing unless asked for."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from dat_train.models.deformable import SamplingPositions
+from dat_train.models.deformable import DeformableAttention, SamplingPositions
 
 
 class Sampling(NamedTuple):
@@ -36,6 +36,41 @@ def record_sampling(model: nn.Module) -> Iterator[dict[str, Sampling]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+class Attended(NamedTuple):
+    """What one layer attended with: the layer, its input (B, H, W, C), and where it sampled.
+
+    Enough to compute its attention again; `attention_weights` in inspection/attention.py does.
+    """
+
+    attention: DeformableAttention
+    x: Tensor
+    sampling: Sampling
+
+
+@contextmanager
+def record_attention(model: nn.Module) -> Iterator[dict[str, Attended]]:
+    """Record the input and the sampling of every deformable layer's latest forward pass, by the attention's name.
+
+    In the order of the forward pass. No weights are computed: attention itself never has them in memory.
+    """
+    layers: dict[str, Attended] = {}
+    with record_sampling(model) as sampled:
+
+        def note(name: str, attention: DeformableAttention, inputs: tuple[Tensor]) -> None:
+            layers[name] = Attended(attention, inputs[0], sampled[name])
+
+        hooks = [
+            module.register_forward_hook(lambda module, inputs, _output, name=name: note(name, module, inputs))
+            for name, module in model.named_modules()
+            if isinstance(module, DeformableAttention)
+        ]
+        try:
+            yield layers
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def _attentions(model: nn.Module) -> Iterator[tuple[str, SamplingPositions]]:

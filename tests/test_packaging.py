@@ -28,7 +28,8 @@ def site(tmp_path_factory):
 
 
 def files(folder):
-    return {path.relative_to(folder) for path in folder.rglob("*") if path.suffix in (".py", ".yaml")}
+    kinds = (".py", ".yaml", ".html", ".css", ".js")
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.suffix in kinds}
 
 
 def run(site, *arguments, cwd):

@@ -80,12 +80,15 @@ def _run(config: DictConfig, settings: DictConfig, processes: Processes, termina
 
 
 def output_folder(config: DictConfig) -> Path:
-    """As said; else eval/ in the run's folder, where the checkpoint is a run's; else ./eval."""
-    if config.output:
-        return Path(config.output)
-    folder = Path(config.ckpt).resolve().parent
+    """As said; else eval/ in the run's folder, or ./eval."""
+    return Path(config.output) if config.output else beside_run(config.ckpt, "eval")
+
+
+def beside_run(ckpt: str, name: str) -> Path:
+    """NAME/ in the run's folder, where the checkpoint is a run's; else ./NAME."""
+    folder = Path(ckpt).resolve().parent
     of_run = folder.name == "checkpoints" and (folder.parent / "config.yaml").is_file()
-    return Path(config.ckpt).parents[1] / "eval" if of_run else Path("eval")
+    return Path(ckpt).parents[1] / name if of_run else Path(name)
 
 
 def make(output: Path) -> None:

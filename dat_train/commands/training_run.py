@@ -17,11 +17,12 @@ from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import Batch, evaluation_loader, train_loader
 from dat_train.data.mixing import Mixing
-from dat_train.data.order import MicroBatchSampler
+from dat_train.data.order import MicroBatchSampler, SampleKey
 from dat_train.data.randomness import keyed_seed
 from dat_train.data.sources import open_datasets
 from dat_train.errors import UserError
 from dat_train.inspection.batch_picture import write_batch_picture
+from dat_train.inspection.offsets import OffsetWatch
 from dat_train.models import count_macs, count_parameters, load_weights
 from dat_train.training import report
 from dat_train.training.distributed import Processes, start_processes, stop_processes
@@ -40,6 +41,7 @@ from dat_train.training.state import TrainState
 from dat_train.training.terminal import Terminal
 from dat_train.training.writer import CheckpointWriter
 
+LOOKED_AT = 16  # validation images on which offsets are measured
 MOST_WORKERS = 8  # more data processes than this for each training process rarely help
 
 
@@ -286,8 +288,22 @@ def new_training(
         go_back=partial(go_back, state, folder, processes, terminal.warn),
         stop=stop,
         log_every=config.log.every,
+        offsets=offset_watch(config, val_set, precision) if processes.is_main else None,
         compile=config.compile,
     )
+
+
+def offset_watch(config: DictConfig, val_set: ImageDataset, precision: Precision) -> OffsetWatch | None:
+    """Who looks at the offsets, on images from all over the validation set."""
+    if not config.inspect.every:
+        return None
+    number = min(LOOKED_AT, len(val_set))
+    keys = [SampleKey(0, i * len(val_set) // number, 0) for i in range(number)]
+
+    def images() -> torch.Tensor:
+        return torch.stack([val_set[key].image for key in keys]).to(precision.device, precision.weights)
+
+    return OffsetWatch(config.inspect.every, images)
 
 
 def loggers(

@@ -122,6 +122,15 @@ class LogConfig:
 
 
 @dataclass
+class InspectConfig:
+    every: int = setting(
+        "steps between looks at the offsets (length, share at the limit, share outside); 0: never",
+        NOT_NEGATIVE,
+        harmless=True,
+    )
+
+
+@dataclass
 class TrainConfig:
     name: str | None = setting(
         "the run's folder under runs_dir; null: MODEL-DATA; in a sweep, what is swept is added", FOLDER, harmless=True
@@ -152,6 +161,7 @@ class TrainConfig:
     eval: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    inspect: InspectConfig = field(default_factory=InspectConfig)
     nonfinite_limit: int = setting("stop after so many skipped (non-finite) steps in a row", POSITIVE, harmless=True)
     timeout_minutes: float = setting("give up waiting for another process after so long", POSITIVE, harmless=True)
     show_batch: bool = setting("write a picture of one augmented batch and stop", harmless=True)

@@ -98,7 +98,7 @@ class Look:
         return list({layer.stage: layer for layer in self.layers}.values())
 
     def heat(self) -> np.ndarray:
-        """(height, width) attention each input pixel gets, the mean over layers; it sums to the share that is inside."""
+        """(height, width) attention of each input pixel, the mean over layers; it sums to the share that is inside."""
         return np.mean([self.on_pixels(layer, layer.heat()) for layer in self.layers], axis=0)
 
     def on_pixels(self, layer: Layer, heat: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""A run's curves: loss, validation accuracy and learning rate against epochs."""
+"""A run's curves: loss, validation accuracy and learning rate against epochs; its offsets, where they were watched."""
 
 import json
 import math
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +11,32 @@ POINTS = 2000  # steps a curve is drawn with; more than a picture has pixels acr
 CHUNK = 1 << 20  # bytes read at a time
 SMOOTHING = 0.03  # of the run: the width of the window the smooth line averages over
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9731a", "#888888"
+SHADES = ("#9ecae1", "#6baed6", "#3a8fc8", "#1f5fa8", "#5b2a86", "#2b0a3d")  # of layers, from the first to the last
+MOST_NAMED = 8  # layers a legend can name
 
 
 def write_curves(metrics: Path, path: Path) -> bool:
     """Draw the rows of metrics.jsonl to `path` (PNG); whole before it appears there. False: there is no row yet."""
     steps, validations = _read(metrics)
+    offsets = _read_offsets(metrics)
     if not len(steps) and not validations:
         return False
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.6), dpi=110, layout="constrained")
+    rows = 2 if offsets else 1
+    figure = Figure(figsize=(11, 3.6 * rows), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    loss, accuracy, rate = figure.subplots(1, 3)
+    panels = figure.subplots(rows, 3, squeeze=False)
+    loss, accuracy, rate = panels[0]
     _draw_loss(loss, steps, validations)
     _draw_accuracy(accuracy, validations)
     _draw_rate(rate, steps)
+    if offsets:
+        _draw_offsets(panels[1], offsets)
     end = max([*steps[-1:, 0], *(row["epoch"] for row in validations[-1:])])
-    for axes in (loss, accuracy, rate):
+    for axes in panels.flat:
         axes.set_xlabel("epoch")
         axes.set_xlim(0, 1.02 * end)
         axes.grid(alpha=0.25, linewidth=0.6)
@@ -80,6 +87,28 @@ def _draw_rate(axes, steps: np.ndarray) -> None:
     axes.set_title(f"learning rate, 1e{power}", loc="left", fontsize=10)
     axes.plot(epochs, rates / 10.0**power, marker=_marker(epochs), color=BLUE, linewidth=1.6)
     axes.set_ylim(bottom=0)
+
+
+def _draw_offsets(panels: Sequence, offsets: list[dict]) -> None:
+    """A line for each deformable layer, the deeper the darker."""
+    titles = {
+        "offset_length": "mean offset, cells of the reference grid",
+        "offset_at_limit": "points at their limit, %",
+        "offset_outside": "points outside the map, %",
+    }
+    layers = [name.partition("/")[2] for name in offsets[0] if name.startswith("offset_length/")]
+    for axes, (measure, title) in zip(panels, titles.items(), strict=True):
+        axes.set_title(title, loc="left", fontsize=10)
+        for place, layer in enumerate(layers):
+            epochs, values = _values(offsets, f"{measure}/{layer}")
+            values = np.array(values) * (1 if measure == "offset_length" else 100)
+            epochs, values = thin_out(np.array(epochs), values, extremes=False)
+            shade = SHADES[place * (len(SHADES) - 1) // max(len(layers) - 1, 1)]
+            label = layer.replace(".", ", ").replace("stage", "stage ").replace("block", "block ")
+            axes.plot(epochs, values, marker=_marker(epochs), color=shade, linewidth=1.3, label=label)
+        axes.set_ylim(bottom=0)
+    if len(layers) <= MOST_NAMED:
+        _legend(panels[0])
 
 
 def _draw_validations(axes, validations: list[dict], lines: dict[str, tuple[str, str]]) -> set[str]:
@@ -153,6 +182,12 @@ def _read(metrics: Path) -> tuple[np.ndarray, list[dict]]:
         else:
             steps.append((row["epoch"], math.nan if row["loss"] is None else row["loss"], row["lr"]))
     return np.array(steps, dtype=np.float64).reshape(-1, 3), validations
+
+
+def _read_offsets(metrics: Path) -> list[dict]:
+    """The rows of steps whose offsets were measured: `inspect.every`."""
+    with metrics.open("rb") as file:
+        return [json.loads(line) for line in file if b'"offset_length/' in line and line.endswith(b"\n")]
 
 
 def _rows(metrics: Path) -> Iterator[dict]:

@@ -1,8 +1,8 @@
 """Where things on feature maps lie on the model's input, in its pixels.
 
-A map of reduction r stands for the input in cells of r x r pixels. Sampling positions are (y, x) in [-1, 1], where -1 and
-1 are the *centres* of the border cells, as sampling has it. Pixels count from the upper left corner of the input, (x, y),
-so that the centre of the first pixel is (0.5, 0.5).
+A map of reduction r stands for the input in cells of r x r pixels. Sampling positions are (y, x) in [-1, 1], where -1
+and 1 are the *centres* of the border cells, as sampling has it. Pixels count from the upper left corner of the input,
+(x, y), so that the centre of the first pixel is (0.5, 0.5).
 """
 
 import numpy as np

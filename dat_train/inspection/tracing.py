@@ -21,8 +21,8 @@ class Traced(NamedTuple):
 def trace_back(layers: Sequence[Layer], query: Sequence[float], keys: int = 8) -> list[Traced]:
     """Follow attention from a query down through `layers`: its heaviest keys, the heaviest keys of these, and so on.
 
-    A key lies somewhere on its layer's map; in the layer before, the query whose cell is there is taken to stand for it.
-    Weights multiply along the way. What the residual stream and other layers carry along is left out, so this shows
+    A key lies somewhere on its layer's map; in the layer before, the query whose cell is there stands for it. Weights
+    multiply along the way. What the residual stream and other layers carry along is left out, so this shows
     where information was fetched from, not all that arrived. Source: CVPR 2022, the multi-level points of its figures.
 
     Args:

@@ -18,6 +18,7 @@ from dat_train.data.mixing import Mixing
 from dat_train.data.randomness import keyed_seed
 from dat_train.errors import UserError
 from dat_train.evaluation.metrics import evaluate
+from dat_train.inspection.offsets import OffsetWatch
 from dat_train.training.distributed import Processes
 from dat_train.training.feed import Feed
 from dat_train.training.plan import RunPlan
@@ -51,6 +52,7 @@ class Training:
         checkpoints: in the main process; None in the others.
         go_back: makes `state` that of the last good checkpoint and returns its path; None when there is none.
         log_every: steps between lines, and between looks at how many steps were skipped.
+        offsets: looks at the offsets now and then, in the main process; None: nobody does.
     """
 
     state: TrainState
@@ -74,6 +76,7 @@ class Training:
     go_back: Callable[[], Path | None]
     stop: StopRequest
     log_every: int = 50
+    offsets: OffsetWatch | None = None
     compile: bool = False
 
     def run(self) -> bool:
@@ -109,6 +112,8 @@ class Training:
             stopping, met = self.processes.total(self.stop.requested, len(unreadable))
             self._count_unreadable(met, unreadable)
             self.log.step(state.step, plan.learning_rate(state.step - 1), state.counters["unreadable"], numbers)
+            if self.offsets and self.offsets.due(state.step):
+                self.log.also(self.offsets.measure(state.model))
 
             # Now and then: look at the numbers, validate, save.
             epoch_ends = plan.ends_epoch(state.step) or state.step == plan.steps

@@ -55,6 +55,7 @@ class RunLog:
         self.terminal = terminal
         self.loggers = loggers if processes.is_main else ()
         self._waiting: list[tuple[dict, Tensor]] = []  # rows whose numbers are still on the device
+        self._also: dict[int, dict[str, Tensor]] = {}  # further numbers of some steps, on the device too
         self._since = self._start = time.monotonic()
         self._first_step: int | None = None
         self._images_per_second = math.nan
@@ -84,6 +85,10 @@ class RunLog:
         self._waiting.append((row, numbers))
         self.terminal.progress(step, self.plan.steps)
 
+    def also(self, numbers: dict[str, Tensor]) -> None:
+        """Add numbers, () on the device, to the row of the step remembered last."""
+        self._also[self._waiting[-1][0]["step"]] = numbers
+
     def flush(self, counters: dict) -> None:
         """Take the waiting numbers from the device in one transfer, count skipped and failed steps, write rows."""
         if not self._waiting:
@@ -96,6 +101,7 @@ class RunLog:
             rows.append(
                 {"step": row["step"], "epoch": row["epoch"], "loss": _finite(loss), "lr": row["lr"]}
                 | {"grad_norm": _finite(grad_norm), "skipped": counters["skipped"], "unreadable": row["unreadable"]}
+                | self._further(row["step"])
             )
         self._waiting.clear()
         self._write(self._metrics, *rows)
@@ -104,6 +110,14 @@ class RunLog:
                 logger.log_step(row)
         self._measure(rows)
         self._skip_time()
+
+    def _further(self, step: int) -> dict[str, float | None]:
+        """What `also` remembered of a step."""
+        numbers = self._also.pop(step, None)
+        if not numbers:
+            return {}
+        values = torch.stack(list(numbers.values())).tolist()
+        return {name: _finite(round(value, 6)) for name, value in zip(numbers, values, strict=True)}
 
     def validation(self, row: dict, best: bool) -> None:
         """Write a validation's row and line; its time does not count as training."""

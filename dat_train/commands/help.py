@@ -22,7 +22,7 @@ def full(command: Command) -> str:
     """All a user can say to `command`: examples, choices, settings with their defaults."""
     parts = [command.usage, command.notes]
     for group in command.groups:
-        rows = [(f"{group}={name}", _first_comment(conf_dir() / group / f"{name}.yaml")) for name in choices(group)]
+        rows = [(f"{group}={name}", first_comment(conf_dir() / group / f"{name}.yaml")) for name in choices(group)]
         parts.append("\n".join(_row(left, right) for left, right in rows))
     return "\n\n".join([*parts, _settings(command)])
 
@@ -67,7 +67,7 @@ def _row(left: str, right: str) -> str:
     return "\n".join(f"  {left if i == 0 else '':<26}  {line}" for i, line in enumerate(lines))
 
 
-def _first_comment(path: Path) -> str:
+def first_comment(path: Path) -> str:
     """What a configuration file says of itself in its first comment."""
     for line in path.read_text().splitlines():
         if line.startswith("#") and "@package" not in line:

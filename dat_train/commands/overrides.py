@@ -121,7 +121,8 @@ def _check_key(command: Command, override: Override) -> None:
     key = override.key_or_group
     if key.split("@")[0] in command.groups:
         value = override.value()
-        single = not override.is_sweep_override() and key != "experiment"  # which may be null, or a list
+        may_be_more = key in ("experiment", "ablation")  # null, or a list
+        single = not override.is_sweep_override() and not may_be_more
         if single and not isinstance(value, str):
             raise UserError(_no_such_choice(key, str(value), choices(key)))
         return
@@ -162,4 +163,6 @@ def _type_name(kind: object) -> str:
     if isinstance(kind, types.UnionType):  # X | None
         inner = next(part for part in typing.get_args(kind) if part is not type(None))
         return f"{_type_name(inner)} or null"
+    if kind == list[str]:
+        return "a list, as in [a,b]"
     return _TYPE_NAMES[typing.get_origin(kind) or kind]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 COMMAND = Command(
     name="train",
     schema=TrainConfig,
-    groups=("model", "data", "augment", "experiment"),
+    groups=("model", "data", "augment", "experiment", "ablation"),
     usage="""\
 dat-train model=MODEL data=DATA [SETTING=VALUE ...]     train a Deformable Attention Transformer
 

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from dat_train.commands.fine_tuning import objective
 from dat_train.config import differences, to_dict
 from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.dataset import ImageDataset
@@ -27,6 +28,7 @@ from dat_train.models import count_macs, count_parameters, load_weights
 from dat_train.training import report
 from dat_train.training.distributed import Processes, start_processes, stop_processes
 from dat_train.training.ema import Ema
+from dat_train.training.freezing import freeze
 from dat_train.training.loggers import open_loggers
 from dat_train.training.loop import Training
 from dat_train.training.memory import estimate_memory
@@ -79,10 +81,11 @@ def train(config: DictConfig, folder: RunFolder, processes: Processes, terminal:
     plan = run_plan(config, len(train_set), processes)
     precision = resolve_precision(config.dtype, processes.device)
     model = new_model(config, len(train_set.classes))
-    facts = {"parameters": count_parameters(model), "macs": count_macs(model, config.img_size)}
+    freeze(model, config.freeze)
+    facts = {"parameters": count_parameters(model), "macs": count_macs(model, config.img_size, model.in_chans)}
     say_plan(config, folder, terminal, plan, model, facts, precision, (train_set, val_set))
     if config.init and not saved:
-        terminal.say(str(load_weights(model, config.init)))
+        terminal.say(str(load_weights(model, config.init, classes=train_set.classes)))
     state = new_state(config, model.to(processes.device, precision.weights), precision, train_set.classes)
     restore(state, saved, folder, processes)
     if saved:
@@ -195,6 +198,7 @@ def new_model(config: DictConfig, num_classes: int) -> nn.Module:
     model = timm.create_model(
         config.model.timm_name,
         num_classes=num_classes,
+        in_chans=len(config.data.mean),
         img_size=config.model.img_size,
         drop_path_rate=config.model.drop_path_rate,
         **OmegaConf.to_container(config.model.args),
@@ -207,7 +211,15 @@ def new_state(config: DictConfig, model: nn.Module, precision: Precision, classe
     optim = config.optim
     return TrainState(
         model,
-        build_optimizer(model, lr=optim.lr, weight_decay=optim.weight_decay, betas=optim.betas, eps=optim.eps),
+        build_optimizer(
+            model,
+            lr=optim.lr,
+            weight_decay=optim.weight_decay,
+            betas=optim.betas,
+            eps=optim.eps,
+            layer_decay=optim.layer_decay,
+            head_lr_factor=optim.head_lr_factor,
+        ),
         precision.scaler(),
         Ema(model, config.ema.decay) if config.ema.decay else None,
         classes=classes,
@@ -273,8 +285,9 @@ def new_training(
         ),
         plan=plan,
         mixing=mixing(config, classes),
-        image_shape=(3, config.img_size, config.img_size),
+        image_shape=(len(config.data.mean), config.img_size, config.img_size),
         precision=precision,
+        objective=objective(config, train_set.classes, precision),
         num_classes=classes,
         seed=config.seed,
         clip_grad=config.optim.clip_grad,
@@ -355,7 +368,7 @@ def say_plan(
     if not terminal.screen:
         return
     train_set, val_set = sets
-    shape = (3, config.img_size, config.img_size)
+    shape = (len(config.data.mean), config.img_size, config.img_size)
     memory = estimate_memory(model, shape, plan.micro_batch_size, precision, bool(config.ema.decay))
     topics = [
         ("run", str(folder.path)),

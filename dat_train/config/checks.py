@@ -28,6 +28,9 @@ def validate(config: dict, schema: type = TrainConfig, *, images: bool = True) -
             raise UserError(f"{item.key}={value} must be finite")
         if item.limit and not item.limit.fits(value):
             raise UserError(f"{item.key}={value} {item.limit.text}")
+    mean, std = values.get("data.mean"), values.get("data.std")
+    if mean and std and len(mean) != len(std):
+        raise UserError(f"data.std={std} must have as many numbers as data.mean={mean}: three, or one for greyscale")
     if values.get("init") == REQUIRED:
         raise UserError(
             "init is not set: init=PATH, the weights this recipe fine-tunes (init=null starts from nothing)"

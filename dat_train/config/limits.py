@@ -16,11 +16,15 @@ class Limit(NamedTuple):
 POSITIVE = Limit(lambda value: value > 0, "must be greater than 0")
 NOT_NEGATIVE = Limit(lambda value: value >= 0, "must not be negative")
 SHARE = Limit(lambda value: 0 <= value <= 1, "must lie between 0 and 1")
+ABOVE_ZERO = Limit(lambda value: 0 < value <= 1, "must be greater than 0 and at most 1")
 BELOW_ONE = Limit(lambda value: 0 <= value < 1, "must be at least 0 and less than 1")
-CROP = Limit(lambda value: 0 < value <= 1, "must be greater than 0 and at most 1")
+CROP = ABOVE_ZERO
 PAIR = Limit(lambda value: len(value) == 2 and 0 < value[0] <= value[1], "must be two numbers, as in [0.5,1.0]")
 BETAS = Limit(lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value), "must be two numbers below 1")
-CHANNELS = Limit(lambda value: len(value) == 3 and all(v >= 0 for v in value), "must be three numbers: R, G, B")
+CHANNELS = Limit(
+    lambda value: len(value) in (1, 3) and all(v >= 0 for v in value),
+    "must be three numbers: R, G, B; or one, for greyscale",
+)
 DEVICE = Limit(lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value), "must be auto, cpu, cuda, cuda:N or mps")
 FOLDER = Limit(
     lambda value: PurePath(value).parts and not PurePath(value).is_absolute() and ".." not in PurePath(value).parts,
@@ -37,3 +41,4 @@ DTYPE = one_of("auto", "bf16", "fp16", "fp32", "fp64")
 RESIZE = one_of("short_side", "squash")
 INTERPOLATION = one_of("bicubic", "bilinear", "nearest")
 KIND = one_of("digits", "folder", "imagenet", "fake")
+DISTILLATION = one_of("soft", "hard")

@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dat_train.config.limits import (
+    ABOVE_ZERO,
     BELOW_ONE,
     BETAS,
     CHANNELS,
     CROP,
     DEVICE,
+    DISTILLATION,
     DTYPE,
     FOLDER,
     INTERPOLATION,
@@ -81,6 +83,17 @@ class OptimConfig:
     betas: list[float] = setting("AdamW's", BETAS)
     eps: float = setting("AdamW's", POSITIVE)
     clip_grad: float = setting("largest gradient norm; 0: no clipping", NOT_NEGATIVE)
+    layer_decay: float = setting("learning rate of a layer over that of the layer above it; 1: all alike", ABOVE_ZERO)
+    head_lr_factor: float = setting("learning rate of the classifier over that of the others", POSITIVE)
+
+
+@dataclass
+class DistillConfig:
+    teacher: str | None = setting("timm model that teaches, also local-dir:FOLDER or hf-hub:NAME; null: none")
+    weights: str | None = setting("its weights; null: timm's own. A checkpoint of dat-train needs no teacher=")
+    kind: str = setting("soft: the teacher's probabilities; hard: its decision", DISTILLATION)
+    alpha: float = setting("the teacher's share of the loss", SHARE)
+    tau: float = setting("temperature of both softmaxes, kind soft", POSITIVE)
 
 
 @dataclass
@@ -153,7 +166,9 @@ class TrainConfig:
     ema: EmaConfig = field(default_factory=EmaConfig)
     seed: int = setting("everything random follows from it", NOT_NEGATIVE)
     resume: str = setting("auto: continue the run's folder; never: start afresh; or a checkpoint's path", harmless=True)
-    init: str | None = setting("weights to start from")
+    init: str | None = setting("weights to start from: a file, or timm's local-dir:FOLDER or hf-hub:OWNER/NAME")
+    freeze: list[str] = setting("parts of the model that are not trained, as in [stem,stages.0]")
+    distill: DistillConfig = field(default_factory=DistillConfig)
     device: str = setting("auto: the GPU if there is one; cpu, cuda or mps", DEVICE, harmless=True)
     dtype: str = setting("auto: bf16 on CUDA, else fp32", DTYPE)
     compile: bool = setting("torch.compile the model", harmless=True)

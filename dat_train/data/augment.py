@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from timm.data import create_transform
 from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAugment
-from timm.data.transforms import str_to_interp_mode
+from timm.data.transforms import MaybeToTensor, str_to_interp_mode
 from torchvision import transforms
 
 from dat_train.errors import UserError
@@ -31,9 +31,10 @@ def train_transform(
         scale: range of the crop's area; None resizes the whole image to a square instead of cropping.
         rand_augment: timm's policy; where there is one, colour jitter is off, as in timm.
         random_erasing: probability; erased rectangles get noise, per pixel.
+        mean, std: of three channels; or of one, and images become greyscale after everything done to their colours.
 
     Returns:
-        PIL image -> tensor (3, image_size, image_size). Draws from the global generators: see `keyed_randomness`.
+        PIL image -> tensor (3 or 1, image_size, image_size). Draws from the global generators: see `keyed_randomness`.
 
     Raises:
         UserError: a policy timm does not know.
@@ -61,6 +62,9 @@ def train_transform(
     if scale is None:
         square = transforms.Resize((image_size, image_size), interpolation=str_to_interp_mode(interpolation))
         transform.transforms[0] = square
+    if len(mean) == 1:
+        steps = transform.transforms
+        steps.insert(next(i for i, step in enumerate(steps) if isinstance(step, MaybeToTensor)), transforms.Grayscale())
     return transform
 
 
@@ -97,9 +101,10 @@ def eval_transform(
         resize: "short_side" brings the short side to image_size / crop_pct and keeps the aspect ratio (timm,
             torchvision); "squash" resizes to a square of that side whatever the aspect ratio (the DAT authors).
         crop_pct: side of the crop over the resized side; 1 crops nothing of a square image.
+        mean, std: as in `train_transform`.
 
     Returns:
-        PIL image -> tensor (3, image_size, image_size).
+        PIL image -> tensor (3 or 1, image_size, image_size).
     """
     side = int(image_size / crop_pct + 1e-6)  # 384 / (384 / 438) is 438, not 437.99
     if resize not in ("short_side", "squash"):
@@ -108,6 +113,7 @@ def eval_transform(
         [
             transforms.Resize(side if resize == "short_side" else (side, side), str_to_interp_mode(interpolation)),
             transforms.CenterCrop(image_size),
+            *([transforms.Grayscale()] if len(mean) == 1 else []),
             transforms.ToTensor(),
             transforms.Normalize(mean, std),
         ]

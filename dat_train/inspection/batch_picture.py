@@ -22,15 +22,15 @@ def write_batch_picture(
     """Draw up to 64 images of a batch in a grid, each with its label below.
 
     Args:
-        images: (B, 3, H, W), normalised with `mean` and `std`.
+        images: (B, 3 or 1, H, W), normalised with `mean` and `std`.
         targets: (B, classes) soft labels, or (B,) class numbers.
         path: of the PNG to write.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     images = images[:MOST_IMAGES].detach().cpu().float()
-    shape = (1, 3, 1, 1)
-    images = images * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
+    shape = (1, -1, 1, 1)
+    images = (images * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)).expand(-1, 3, -1, -1)
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     columns = min(8, len(pixels))
     rows = -(-len(pixels) // columns)

@@ -18,7 +18,7 @@ def count_macs(model: nn.Module, img_size: int | tuple[int, int], in_chans: int 
         img_size: side, or (height, width), in pixels.
     """
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    model = copy.deepcopy(model).to("meta").eval()
+    model = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     dtype = next(model.parameters()).dtype
     counter = FlopCounterMode(
         display=False,

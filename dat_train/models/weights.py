@@ -9,6 +9,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from dat_train.errors import UserError
+from dat_train.models.hub import weights_file
 from dat_train.models.position_bias import FixedBias, resize_fixed_table
 from dat_train.models.published import is_published, rename_published
 
@@ -44,13 +46,16 @@ class LoadReport:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The contents of a checkpoint or weights file as plain data and CPU tensors; executes nothing.
 
+    Args:
+        path: a file, or timm's local-dir:FOLDER or hf-hub:OWNER/NAME (see `weights_file`).
+
     Returns:
         The dictionary in the file; for safetensors {"model": tensors}.
 
     Raises:
         UserError: no such file, not a checkpoint, truncated or damaged, or holding code instead of data.
     """
-    path = Path(path)
+    path = weights_file(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file" if not path.exists() else f"{path} is a folder, not a weights file")
     if path.suffix == ".safetensors":
@@ -70,16 +75,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_weights(model: nn.Module, path: str | Path, *, ema: bool | None = None) -> LoadReport:
+def load_weights(
+    model: nn.Module, path: str | Path, *, ema: bool | None = None, classes: Sequence[str] | None = None
+) -> LoadReport:
     """Load weights into `model`: ours, safetensors, or released ones; renamed, reshaped and resized where needed.
 
     Bias tables of another resolution or window are resized bicubically, each head's own picture; a classifier for
     another number of classes is left as the model has it; a stem for other channels is adapted as timm does it.
 
     Args:
-        path: checkpoint (.pt, .pth) or .safetensors file.
+        path: checkpoint (.pt, .pth) or .safetensors file; or timm's local-dir:FOLDER or hf-hub:OWNER/NAME.
         ema: take the averaged weights of one of our checkpoints (True), the plain ones (False), or the averaged ones
             where there are any (None).
+        classes: names of the model's classes; a file that says it has others leaves the model's classifier as it is,
+            however many they are.
 
     Returns:
         A report of what was done.
@@ -88,14 +97,18 @@ def load_weights(model: nn.Module, path: str | Path, *, ema: bool | None = None)
         UserError: an unreadable file (see `read_checkpoint`), ema=True without averaged weights, or weights of another
             architecture. The model is unchanged then.
     """
-    path = Path(path)
-    state, report = _select_state(read_checkpoint(path), path, ema)
+    path = weights_file(path)
+    content = read_checkpoint(path)
+    state, report = _select_state(content, path, ema)
     if is_published(state):
         state = rename_published(state)
         report.source = "released checkpoint"
         report.notes.append("renamed the published parameters")
     report.classes = len(state["head.fc.weight"]) if "head.fc.weight" in state else None
     own = model.state_dict()
+    if classes is not None and _has_other_classes(content, classes):
+        report.notes.append("the file's classes have other names: a fresh classifier stays")
+        state = {name: value for name, value in state.items() if not name.startswith("head.")}
     state = {name: _fit(model, name, value, own, report) for name, value in state.items()}
     state = {name: value for name, value in state.items() if value is not None}
     kept = {name for name in own if name.startswith("head.") and name not in state}
@@ -138,6 +151,12 @@ def _select_state(content: dict[str, Any], path: Path, ema: bool | None) -> tupl
     raise UserError(
         f"{path} has no weights under `model` or `state_dict`; its keys: {', '.join(map(str, content))[:200]}"
     )
+
+
+def _has_other_classes(content: dict[str, Any], classes: Sequence[str]) -> bool:
+    """Whether a checkpoint of ours names as many classes, and others."""
+    names = content.get("classes")
+    return isinstance(names, list) and len(names) == len(classes) and names != list(classes)
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:

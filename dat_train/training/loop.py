@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,6 +20,9 @@ from dat_train.evaluation.metrics import evaluate
 from dat_train.inspection.offsets import OffsetWatch
 from dat_train.training.distributed import Processes
 from dat_train.training.feed import Feed
+from dat_train.training.freezing import training_mode
+from dat_train.training.objective import cross_entropy
+from dat_train.training.optimizer import set_learning_rate
 from dat_train.training.plan import RunPlan
 from dat_train.training.precision import Precision
 from dat_train.training.run_log import RunLog
@@ -41,7 +43,8 @@ class Training:
         state: where to start; holds the result.
         make_loader: (first step) -> this process' micro-batches from that step on.
         val_loader: this process' share of the validation set.
-        image_shape: (3, H, W) of the training images.
+        image_shape: (C, H, W) of the training images.
+        objective: logits, targets (both (B, classes)) and the images they are of -> loss ().
         clip_grad: largest gradient norm; 0 leaves gradients as they are.
         max_unreadable: share of an epoch's samples that may be unreadable before the run ends.
         nonfinite_limit: steps in a row with a loss or gradient that is not finite, and no loss scale to blame, after
@@ -62,6 +65,7 @@ class Training:
     mixing: Mixing
     image_shape: tuple[int, int, int]
     precision: Precision
+    objective: Callable[[Tensor, Tensor, Tensor], Tensor] = cross_entropy
     num_classes: int
     seed: int = 0
     clip_grad: float = 5.0
@@ -136,7 +140,8 @@ class Training:
 
     def _wrap(self) -> nn.Module:
         """The model as the loop calls it; `state.model` stays what it is and shares the weights."""
-        model = self.state.model.train()
+        model = self.state.model
+        training_mode(model)
         forward = torch.compile(model) if self.compile else model
         if self.processes.world_size == 1:
             return forward
@@ -187,7 +192,7 @@ class Training:
             with nullcontext() if m == micros[-1] else self._without_sync():
                 with self.precision.context():
                     logits = self.forward(images)
-                loss = F.cross_entropy(logits.to(self.precision.weights), targets.to(self.precision.weights))
+                loss = self.objective(logits, targets.to(self.precision.weights), images)
                 # DDP takes the mean over processes, of which each adds up its share of the micro-batches
                 state.scaler.scale(loss / len(micros)).backward()
             total += loss.detach()
@@ -210,8 +215,7 @@ class Training:
             (4,) on the device: loss, gradient norm before clipping, 1 if the step was skipped, 1 if it failed.
         """
         state = self.state
-        for group in state.optimizer.param_groups:
-            group["lr"] = self.plan.learning_rate(state.step)
+        set_learning_rate(state.optimizer, self.plan.learning_rate(state.step))
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad or math.inf)
         skip = (~torch.isfinite(loss + norm)).float()
@@ -267,7 +271,7 @@ class Training:
         except _Interrupted:
             return False
         finally:
-            state.model.train()
+            training_mode(state.model)
         top1 = found["ema_val_top1" if state.ema else "val_top1"]
         state.validated = state.step
         if not state.best or top1 > state.best["top1"]:

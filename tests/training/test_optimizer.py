@@ -2,9 +2,15 @@
 
 import pytest
 import torch
+from timm.optim import param_groups_layer_decay
 from training.small_run import tiny_model
 
-from dat_train.training.optimizer import build_optimizer, parameter_groups
+from dat_train.training.optimizer import (
+    build_optimizer,
+    learning_rate_scales,
+    parameter_groups,
+    set_learning_rate,
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +89,27 @@ def test_a_step_told_of_infinity_leaves_weights_moments_and_count():
     optimizer.found_inf = torch.zeros(())
     optimizer.step()
     assert not torch.equal(content(), before)
+
+
+def test_layers_learn_slower_the_nearer_they_are_to_the_image(model):
+    scales = learning_rate_scales(model, 0.5, 1.0)
+    assert scales["head.fc.weight"] == 1.0 and scales["stem.conv.weight"] == min(scales.values())
+    blocks = [scales[f"stages.{i}.blocks.{j}.mlp.fc1.weight"] for i, j in ((0, 0), (1, 0), (2, 0), (2, 1), (3, 0))]
+    assert blocks == sorted(set(blocks)) and blocks[-1] == 0.5 and blocks[3] == 0.5 * blocks[4]
+    assert all(scales[f"stages.2.blocks.0.{part}"] == blocks[2] for part in ("norm1.weight", "attn.proj.bias"))
+
+
+def test_groups_of_layers_are_those_of_timm(model):
+    ours = parameter_groups(model, 0.05, layer_decay=0.5)
+    theirs = param_groups_layer_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay(), layer_decay=0.5)
+    want = {id(p): (group["lr_scale"], group["weight_decay"]) for group in theirs for p in group["params"]}
+    got = {id(p): (group["lr_scale"], group["weight_decay"]) for group in ours for p in group["params"]}
+    assert got == want
+
+
+def test_the_schedule_moves_every_group_at_its_own_rate(model):
+    optimizer = build_optimizer(model, lr=1.0, weight_decay=0.05, layer_decay=0.5, head_lr_factor=3.0)
+    set_learning_rate(optimizer, 0.1)
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rate[id(model.head.fc.weight)] == pytest.approx(0.3)
+    assert rate[id(model.norm.weight)] == pytest.approx(0.05)

@@ -1,0 +1,39 @@
+"""Weights where timm publishes them: a folder with its configuration, or a repository of the Hugging Face hub."""
+
+from pathlib import Path
+
+from timm.models._hub import download_from_hf
+
+from dat_train.errors import UserError
+
+FOLDER, HUB = "local-dir:", "hf-hub:"
+FILES = ("model.safetensors", "pytorch_model.bin")  # as timm's save_for_hf names them, the preferred first
+
+
+def weights_file(source: str | Path) -> Path:
+    """The file of weights that `source` means: a path; local-dir:FOLDER or hf-hub:OWNER/NAME[@REVISION], as in timm.
+
+    What comes from the hub is downloaded once, into its own cache (HF_HOME).
+
+    Raises:
+        UserError: no weights there, or the hub cannot be reached and the cache does not have them.
+    """
+    text = str(source)
+    if text.startswith(FOLDER):
+        folder = Path(text.removeprefix(FOLDER)).expanduser()
+        for name in FILES:
+            if (folder / name).is_file():
+                return folder / name
+        raise UserError(f"{text}: {folder} {f'has no {FILES[0]}' if folder.is_dir() else 'is not a folder'}")
+    if text.startswith(HUB):
+        return _from_hub(text)
+    return Path(source)
+
+
+def _from_hub(source: str) -> Path:
+    for name in FILES:
+        try:
+            return Path(download_from_hf(source.removeprefix(HUB), name))
+        except (OSError, ValueError, AssertionError) as error:  # no such name, repository or file; no network
+            reason = str(error).strip().partition("\n")[0]
+    raise UserError(f"{source} has no weights that can be had: {reason}")

@@ -1,0 +1,80 @@
+"""What training minimises: cross-entropy, or with it the distance to a teacher's answers."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dat_train.errors import UserError
+from dat_train.training.precision import Precision
+
+KINDS = ("soft", "hard")
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
+    """Of logits (B, classes) and soft targets (B, classes); () in the targets' number format."""
+    return F.cross_entropy(logits.to(targets.dtype), targets)
+
+
+class Distillation:
+    """Knowledge distillation as in DeiT (Touvron et al., ICML 2021, section 4), onto the class logits.
+
+    (1 - alpha) CE(student, targets) + alpha D, where D is, for kind "soft", tau^2 KL(teacher || student), both
+    softmaxes at temperature tau (equation 2), and for "hard" the cross-entropy with the teacher's decision (equation
+    3). DeiT gives the student a second classifier on a distillation token; DAT has no tokens to add one to, so one
+    classifier serves both terms, DeiT's "usual distillation". DeiT's code divides the soft term by the number of
+    classes too; the paper, and this, do not.
+
+    The teacher sees the student's images, mixed and erased as they are, normalised as it wants them, in evaluation
+    mode: its answer is a function of them.
+
+    Args:
+        teacher: with as many classes as the student, on the device; it is frozen here.
+        mean, std: what the student's images are normalised with; teacher_mean, teacher_std: the teacher's.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        *,
+        kind: str,
+        alpha: float,
+        tau: float,
+        precision: Precision,
+        mean: Sequence[float],
+        std: Sequence[float],
+        teacher_mean: Sequence[float],
+        teacher_std: Sequence[float],
+    ) -> None:
+        if kind not in KINDS:
+            raise UserError(f"distill.kind={kind} is not possible; one of {', '.join(KINDS)}")
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.kind = kind
+        self.alpha = alpha
+        self.tau = tau
+        self.precision = precision
+        # (x * std + mean - teacher_mean) / teacher_std = x * scale + shift, per channel
+        mean, std, teacher_mean, teacher_std = (
+            torch.tensor(list(values), dtype=precision.weights, device=precision.device).view(1, -1, 1, 1)
+            for values in (mean, std, teacher_mean, teacher_std)
+        )
+        self.scale = std / teacher_std
+        self.shift = (mean - teacher_mean) / teacher_std
+
+    def __call__(self, logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
+        """Student's logits and targets (B, classes), the images (B, C, H, W) it saw -> () loss."""
+        answers = self.answers(images).to(targets.dtype)
+        logits = logits.to(targets.dtype)
+        if self.kind == "hard":
+            distance = F.cross_entropy(logits, answers.argmax(1))
+        else:
+            student, teacher = (F.log_softmax(values / self.tau, dim=1) for values in (logits, answers))
+            distance = self.tau**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        return (1 - self.alpha) * cross_entropy(logits, targets, images) + self.alpha * distance
+
+    @torch.no_grad()
+    def answers(self, images: Tensor) -> Tensor:
+        """The teacher's logits (B, classes) for the student's images."""
+        with self.precision.context():
+            return self.teacher(images * self.scale + self.shift)

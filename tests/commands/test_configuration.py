@@ -189,7 +189,7 @@ def test_a_folder_of_own_configurations_is_taken(train, tmp_path):
         (tmp_path / "my" / folder / "mine.yaml").write_text(text)
     result = train("--config-dir", "my", "experiment=mine", "--cfg", "job")
     assert "epochs: 7" in result.out and "img_size: 64" in result.out, result.err
-    assert "experiment is one of mine, digits" in train("--config-dir", "my", "experiment=mien").err
+    assert "experiment is one of mine, " in train("--config-dir", "my", "experiment=mien").err
 
 
 @pytest.mark.parametrize(

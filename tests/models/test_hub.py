@@ -43,7 +43,7 @@ def hub(tmp_path, monkeypatch):
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(commit)
     source = nano()
-    timm.models.save_for_hf(source, repository / "snapshots" / commit)
+    timm.models.save_for_hf(source, repository / "snapshots" / commit, safe_serialization=True)
     return source
 
 

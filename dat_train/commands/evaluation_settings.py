@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.commands.cli import choices, register
+from dat_train.commands.exported_settings import settings_of_timm
 from dat_train.config import TrainConfig, flat, settings, to_dict, validate
 from dat_train.errors import UserError
 
@@ -32,11 +33,9 @@ def settings_of(config: DictConfig, checkpoint: dict[str, Any], images: bool = T
     """
     chosen = {group: name for group in ("model", "data") if (name := HydraConfig.get().runtime.choices[group])}
     trained = _trained_with(checkpoint)
-    if trained is None:
-        if not images:
-            chosen.setdefault("data", RELEASED_DATA)
-        _require(config.ckpt, chosen)
-        trained = {}
+    if "kind" not in trained.get("data", {}) and not images:
+        chosen.setdefault("data", RELEASED_DATA)
+    _require(config.ckpt, chosen, trained)
     if trained and "model" in chosen:
         del trained["model"]
     if trained and "data" in chosen:
@@ -54,16 +53,18 @@ def settings_of(config: DictConfig, checkpoint: dict[str, Any], images: bool = T
     return OmegaConf.create(plain)
 
 
-def _trained_with(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
-    """The configuration in a checkpoint of ours; released ones have another kind, or none."""
+def _trained_with(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The configuration in a checkpoint of ours, or what timm's says; released ones have another kind, or none: {}."""
+    if "timm" in checkpoint:
+        return settings_of_timm(checkpoint["timm"])
     config = checkpoint.get("config")
-    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
-        return None
-    return dict(config) if "timm_name" in config["model"] else None
+    ours = isinstance(config, dict) and isinstance(config.get("model"), dict) and "timm_name" in config["model"]
+    return dict(config) if ours else {}
 
 
-def _require(ckpt: str, chosen: dict[str, str]) -> None:
-    missing = [group for group in ("model", "data") if group not in chosen]
+def _require(ckpt: str, chosen: dict[str, str], trained: dict[str, Any]) -> None:
+    decisive = {"model": "timm_name", "data": "kind"}
+    missing = [group for group in decisive if group not in chosen and decisive[group] not in trained.get(group, {})]
     if missing:
         ways = " and ".join(f"{group}=NAME (one of {', '.join(choices(group))})" for group in missing)
         raise UserError(f"{ckpt} does not say what it was trained with: add {ways}")

@@ -53,7 +53,7 @@ def load_trained(config: DictConfig) -> Trained:
         UserError: a file that cannot be read, does not say what it is of, or has no classifier.
     """
     content = read_checkpoint(config.ckpt)
-    return _assemble(settings_of(config, content, images=False), content, config.ckpt, config.ema, config.device)
+    return assemble(settings_of(config, content, images=False), content, config.ckpt, config.ema, config.device)
 
 
 def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "auto") -> Trained:
@@ -66,12 +66,19 @@ def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "au
     config = content.get("config")
     if not isinstance(config, dict) or "timm_name" not in config.get("model", {}):
         raise UserError(f"{ckpt} does not say what it was trained with; use timm.create_model and load_weights")
-    return _assemble(OmegaConf.create(config), content, ckpt, ema, device)
+    return assemble(OmegaConf.create(config), content, ckpt, ema, device)
 
 
-def _assemble(
-    settings: DictConfig, content: dict[str, Any], ckpt: str | Path, ema: bool | None, device: str
-) -> Trained:
+def assemble(settings: DictConfig, content: dict[str, Any], ckpt: str | Path, ema: bool | None, device: str) -> Trained:
+    """The model that `settings` describe with the weights in the checkpoint.
+
+    Args:
+        settings: as of a training run, for example from `settings_of`.
+        content: of the file `ckpt`.
+
+    Raises:
+        UserError: weights of another architecture, or without a classifier.
+    """
     number = count_classes(content, ckpt)
     if number is None:
         raise UserError(f"{ckpt} has no classifier: it is a backbone; fine-tune it first, with init={ckpt}")

@@ -5,12 +5,16 @@ Only `commands/` sees this; it hands plain arguments down.
 
 from dat_train.config.checks import differences, validate
 from dat_train.config.evaluation import EvalConfig
+from dat_train.config.export import ExportConfig
+from dat_train.config.prediction import PredictConfig
 from dat_train.config.setting import MISSING, Setting, flat, setting, settings, to_dict
 from dat_train.config.train import TrainConfig
 
 __all__ = [
     "MISSING",
     "EvalConfig",
+    "ExportConfig",
+    "PredictConfig",
     "Setting",
     "TrainConfig",
     "differences",

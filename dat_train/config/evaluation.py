@@ -24,6 +24,7 @@ def _optional(schema: type, *names: str) -> type:
 
 EvalModelConfig = _optional(ModelConfig)
 EvalDataConfig = _optional(DataConfig)
+ImagesConfig = _optional(DataConfig, "workers", "mean", "std")  # of commands that are told which images
 EvalViewConfig = _optional(ValidationConfig, "resize", "crop_pct", "interpolation")
 
 

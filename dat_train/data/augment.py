@@ -106,7 +106,7 @@ def eval_transform(
     Returns:
         PIL image -> tensor (3 or 1, image_size, image_size).
     """
-    side = int(image_size / crop_pct + 1e-6)  # 384 / (384 / 438) is 438, not 437.99
+    side = resized_side(image_size, crop_pct)
     if resize not in ("short_side", "squash"):
         raise UserError(f"eval.resize={resize} is not possible; one of short_side, squash")
     return transforms.Compose(
@@ -118,3 +118,8 @@ def eval_transform(
             transforms.Normalize(mean, std),
         ]
     )
+
+
+def resized_side(image_size: int, crop_pct: float) -> int:
+    """Pixels to resize to, so that the centre crop of `image_size` is `crop_pct` of it."""
+    return int(image_size / crop_pct + 1e-6)  # 384 / (384 / 438) is 438, not 437.99

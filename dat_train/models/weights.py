@@ -4,6 +4,7 @@ Nothing in a file is executed: pickles are read with torch's `weights_only`, and
 configuration becomes an inert dictionary.
 """
 
+import json
 import pickle
 import re
 import warnings
@@ -47,10 +48,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The contents of a checkpoint or weights file as plain data and CPU tensors; executes nothing.
 
     Args:
-        path: a file, or timm's local-dir:FOLDER or hf-hub:OWNER/NAME (see `weights_file`).
+        path: a file, a folder as timm saves models and dat-export writes them, or timm's local-dir:FOLDER or
+            hf-hub:OWNER/NAME (see `weights_file`).
 
     Returns:
-        The dictionary in the file; for safetensors {"model": tensors}.
+        The dictionary in the file; for safetensors {"model": tensors}, with timm's config.json beside it also
+        {"timm": what it says, "classes": its label names, if any}.
 
     Raises:
         UserError: no such file, not a checkpoint, truncated or damaged, or holding code instead of data.
@@ -60,7 +63,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file" if not path.exists() else f"{path} is a folder, not a weights file")
     if path.suffix == ".safetensors":
         try:
-            return {"model": load_file(path)}
+            return {"model": load_file(path)} | _timm_config(path.with_name("config.json"))
         except SafetensorError as error:
             raise UserError(f"{path} is not a whole safetensors file ({error}): copy it again") from None
     try:
@@ -73,6 +76,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint's dictionary")
     return content
+
+
+def _timm_config(path: Path) -> dict[str, Any]:
+    """What timm's config.json says of the weights beside it; nothing where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): copy it again") from None
+    if not isinstance(config, dict) or not {"architecture", "pretrained_cfg"} <= config.keys():
+        return {}
+    labels = config.get("label_names")
+    return {"timm": config} | ({"classes": labels} if isinstance(labels, list) else {})
 
 
 def load_weights(

@@ -8,7 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-MODULES = {"dat-train": "dat_train.commands.train", "dat-eval": "dat_train.commands.evaluate"}
+MODULES = {
+    "dat-train": "dat_train.commands.train",
+    "dat-eval": "dat_train.commands.evaluate",
+    "dat-predict": "dat_train.commands.predict",
+    "dat-export": "dat_train.commands.export",
+}
 
 
 def run(
@@ -36,18 +41,19 @@ def _run(arguments: list[str], cwd: Path, timeout: float, environment: dict) -> 
     )
 
 
-def run_here(command: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+def run_here(command: str, *arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess:
     """Run `command` as `run` does, but in this process, which has imported everything already."""
     module = importlib.import_module(MODULES[command])
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        former, sys.argv = sys.argv, [command, *arguments]
+        former = sys.argv, sys.stdin
+        sys.argv, sys.stdin = [command, *arguments], io.StringIO(stdin)
         try:
             module.main()
         except SystemExit as end:
             code = end.code
         finally:
-            sys.argv = former
+            sys.argv, sys.stdin = former
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 

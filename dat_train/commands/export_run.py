@@ -1,0 +1,214 @@
+"""What dat-export does: checkpoint -> model -> files, checked -> accuracies."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from dat_train.commands.evaluation_settings import settings_of
+from dat_train.commands.trained import Trained, assemble
+from dat_train.commands.training_run import datasets, workers
+from dat_train.data.dataset import ImageDataset
+from dat_train.data.loader import evaluation_loader
+from dat_train.errors import UserError
+from dat_train.evaluation.metrics import Evaluation, evaluate
+from dat_train.export.model_card import model_card
+from dat_train.export.onnx_file import OnnxModel, need_onnx, write_int8, write_onnx
+from dat_train.export.preprocessing import Preprocessing
+from dat_train.export.timm_folder import load_timm_folder, write_timm_folder
+from dat_train.export.traced import ProgramModel, write_program
+from dat_train.models import count_parameters
+from dat_train.models.weights import read_checkpoint
+from dat_train.training.distributed import Processes
+from dat_train.training.terminal import Terminal
+
+ALONE = Processes(0, 1, 0, torch.device("cpu"))  # exporting needs no accelerator, and checks without one
+
+
+def run(config: DictConfig) -> None:
+    """Export as `config` says.
+
+    Raises:
+        UserError: whatever the user can mend.
+    """
+    if config.int8 and config.format != "onnx":
+        raise UserError(f"int8=true is for format=onnx, not for format={config.format}")
+    if config.format == "onnx":
+        need_onnx()
+    measure = config.int8 if config.validate is None else config.validate
+    content = read_checkpoint(config.ckpt)
+    settings = settings_of(config, content, images=measure)
+    settings.dtype = "fp32"  # half precision is where it runs, not what is in the file
+    trained = assemble(settings, content, config.ckpt, config.ema, "cpu")
+    val_set = validation_set(trained) if measure else None  # before the work, not after
+    folder = output_folder(config)
+    terminal = Terminal()
+    terminal.say(str(trained.weights))
+
+    models = {"PyTorch": trained.model} | write(config, trained, content, folder, terminal)
+    if val_set is not None:
+        found = {}
+        for name, model in models.items():
+            terminal.progress(len(found), len(models), f"evaluating {name}")
+            found[name] = accuracy(model, trained, val_set)
+        terminal.close()
+        report(found, folder)
+    names = ", ".join(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")))
+    terminal.say(f"in {folder}: {names}")
+
+
+# The files
+
+
+def write(
+    config: DictConfig, trained: Trained, content: dict[str, Any], folder: Path, terminal: Terminal
+) -> dict[str, nn.Module]:
+    """Write the export and return what was written, loaded again, by name."""
+    steps = preprocessing(trained.settings)
+    if config.format == "safetensors":
+        write_timm_folder(trained.model, folder, trained.classes, steps, card(config, trained, content, steps))
+        terminal.say("timm loads it with equal logits")
+        return {"timm": load_timm_folder(folder)}
+
+    size = (trained.settings.img_size, trained.settings.img_size)
+    text = steps.as_json(trained.classes)
+    notes = {"preprocessing.json": text, "classes.json": json.dumps(trained.classes, ensure_ascii=False)}
+    (folder / "preprocessing.json").write_text(text + "\n", encoding="utf-8")
+    if config.format == "torch_export":
+        difference = write_program(trained.model, folder / "model.pt2", size, notes)
+        models = {"torch_export": ProgramModel(folder / "model.pt2")}
+    else:
+        difference = write_onnx(trained.model, folder / "model.onnx", size, notes)
+        models = {"onnx": OnnxModel(folder / "model.onnx")}
+        if config.int8:
+            write_int8(folder / "model.onnx", folder / "model.int8.onnx")
+            models["onnx int8"] = OnnxModel(folder / "model.int8.onnx")
+    terminal.say(f"logits within {difference:.1e} of PyTorch's")
+    return models
+
+
+def output_folder(config: DictConfig) -> Path:
+    """The folder, made: as said; else export/FORMAT in the run's folder, where the checkpoint is a run's, or here.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    above = Path(config.ckpt).parent
+    of_run = above.name == "checkpoints" and (above.parent / "config.yaml").is_file()
+    default = (above.parent if of_run else Path()) / "export" / config.format
+    folder = Path(config.output) if config.output else default
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("accuracy.json", "model.int8.onnx"):  # of an earlier export, which this one may not write again
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"output={folder} cannot be made ({error.strerror}); set output=FOLDER") from error
+    return folder
+
+
+def preprocessing(settings: DictConfig) -> Preprocessing:
+    view, data = settings.eval, settings.data
+    return Preprocessing(
+        settings.img_size, view.resize, view.crop_pct, view.interpolation, list(data.mean), list(data.std)
+    )
+
+
+def card(config: DictConfig, trained: Trained, content: dict[str, Any], steps: Preprocessing) -> str:
+    """The model card: what the checkpoint knows of its training, and nothing it does not."""
+    settings, facts = trained.settings, [("weights", trained.weights.source)]
+    data = top1 = None
+    if "step" in content and "config" in content:  # of a run of ours
+        data = settings.data.name
+        top1 = top1_of(config, content)
+        facts += [
+            ("data", data),
+            ("training", f"{content['epoch']} epochs, {content['step']:,} steps of {settings.batch_size} images"),
+            ("optimizer", f"AdamW, learning rate {settings.optim.lr:g}, weight decay {settings.optim.weight_decay:g}"),
+            ("augmentation", settings.augment.name),
+            ("seed", str(settings.seed)),
+        ]
+        if top1 is not None:
+            facts.append(("top-1, validation", f"{top1:.2f} %"))
+    return model_card(
+        settings.name or settings.model.name,
+        settings.model.timm_name,
+        count_parameters(trained.model),
+        trained.classes,
+        steps,
+        facts,
+        top1,
+        data,
+    )
+
+
+def top1_of(config: DictConfig, content: dict[str, Any]) -> float | None:
+    """The validated accuracy of these very weights, seen as in training; None where it is not known."""
+    changed = [config.img_size, config.ema, *OmegaConf.to_container(config.eval).values()]
+    best = content.get("best") or {}
+    same = best.get("step") == content["step"] and all(value is None for value in changed)
+    return best["top1"] if same else None
+
+
+# Accuracies
+
+
+def validation_set(trained: Trained) -> ImageDataset:
+    """
+    Raises:
+        UserError: it is not there, or has other classes.
+    """
+    _, val_set = datasets(trained.settings, ALONE)
+    if len(val_set.classes) != len(trained.classes):
+        raise UserError(
+            f"the model has {len(trained.classes):,} classes, data={trained.settings.data.name} has "
+            f"{len(val_set.classes):,}; set data=..., or validate=false"
+        )
+    return val_set
+
+
+def accuracy(model: nn.Module, trained: Trained, val_set: ImageDataset) -> Evaluation:
+    settings = trained.settings
+    loader = evaluation_loader(val_set, batch_size=settings.eval.batch_size, workers=workers(settings, ALONE))
+    return evaluate(model, loader, device=ALONE.device, dtype=torch.float32, num_classes=len(trained.classes))
+
+
+def report(found: dict[str, Evaluation], folder: Path) -> None:
+    """Say the accuracies, and write them to accuracy.json."""
+    before = next(iter(found.values()))
+    rows = [
+        {
+            "model": name,
+            "top1": result.top1,
+            "top5": result.top5,
+            "loss": result.loss,
+            "images": result.count,
+            "other_predictions": int((result.predicted != before.predicted).sum()),
+        }
+        for name, result in found.items()
+    ]
+    (folder / "accuracy.json").write_text(json.dumps(rows, indent=2) + "\n")
+    Console(highlight=False).print(accuracy_table(rows))
+
+
+def accuracy_table(rows: Sequence[dict]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model")
+    for title in ("top-1", "cost", "loss", "other predictions"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        cost = rows[0]["top1"] - row["top1"]
+        table.add_row(
+            row["model"],
+            f"{row['top1']:.2f} %",
+            f"{cost:+.2f}" if row is not rows[0] else "",
+            f"{row['loss']:.4f}",
+            f"{row['other_predictions']:,} of {row['images']:,}" if row is not rows[0] else "",
+        )
+    return table

@@ -1,0 +1,213 @@
+"""A model exported is the same model: for timm, onnxruntime and torch.export, with its preprocessing and classes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+from commands.fitted_checkpoint import write_fitted_checkpoint
+from commands.running import run_here
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from dat_train.commands import trained
+from dat_train.data.folders import open_folders
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folder with a checkpoint that tells most digits apart."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    write_fitted_checkpoint(folder, "epochs=3")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits(run):
+    """(images, labels) of the validation set, as the model sees them."""
+    transform = trained.open_trained(run / "checkpoints/best.pt").transform
+    _, val_set = open_folders(run / "digits", val_fraction=0, split_seed=0)
+    images = torch.stack([transform(val_set.read(index)) for index in range(len(val_set))])
+    return images, np.array([label for _, label in val_set.samples])
+
+
+@pytest.fixture(scope="module")
+def logits(run, digits):
+    """PyTorch's."""
+    with torch.inference_mode():
+        return trained.open_trained(run / "checkpoints/best.pt", device="cpu").model(digits[0])
+
+
+def ckpt(run: Path) -> str:
+    return f"ckpt={run}/checkpoints/best.pt"
+
+
+# safetensors
+
+
+@pytest.fixture(scope="module")
+def folder(run):
+    result = run_here("dat-export", ckpt(run), cwd=run)
+    assert result.returncode == 0, result.stderr
+    return run / "export" / "safetensors"
+
+
+def test_timm_loads_the_folder_with_equal_logits(folder, digits, logits):
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.inference_mode():
+        assert torch.equal(model(digits[0]), logits)
+    assert model.pretrained_cfg["label_names"] == [str(digit) for digit in range(10)]
+    assert timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=3)(digits[0][:2]).shape == (2, 3)
+
+
+def test_the_card_is_one_the_hub_reads_and_knows_the_run(folder):
+    card = ModelCard((folder / "README.md").read_text())
+    assert card.data.library_name == "timm" and card.data.pipeline_tag == "image-classification"
+    assert "`dat_nano`" in card.text and "learning rate 0.002" in card.text
+
+
+def test_the_code_in_the_card_runs_as_it_is(folder, run):
+    code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    image = next((run / "digits/val/7").glob("*.png"))
+    code = code.replace("PATH/TO/THIS/FOLDER", str(folder)).replace("image.jpg", str(image))
+    name, probability = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    row = (
+        run_here("dat-predict", ckpt(run), str(image), "top=1", "format=csv", cwd=run).stdout.splitlines()[1].split(",")
+    )
+    assert row[1] == name and float(row[2]) == pytest.approx(float(probability), abs=1e-6)
+
+
+def test_what_was_exported_is_evaluated_and_exported_again(folder, run, logits, digits):
+    result = run_here("dat-eval", f"ckpt={folder}", "data=digits", f"data.root={run}/digits", "output=e", cwd=run)
+    assert result.returncode == 0, result.stderr
+    top1 = json.loads((run / "e/result.json").read_text())["top1"]
+    assert top1 == 100 * (logits.argmax(1).numpy() == digits[1]).mean() > 60
+    assert run_here("dat-export", f"ckpt={folder}/model.safetensors", "output=again", cwd=run).returncode == 0
+    for name in ("model.safetensors", "config.json"):
+        assert (run / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+# ONNX
+
+
+@pytest.fixture(scope="module")
+def onnx_folder(run):
+    result = run_here("dat-export", ckpt(run), "format=onnx", "int8=true", cwd=run)
+    assert result.returncode == 0, result.stderr
+    assert "top-1" in result.stdout
+    return run / "export" / "onnx"
+
+
+def onnx_logits(path: Path, images: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": images})[0]
+
+
+def test_onnxruntime_has_the_same_top1_on_the_whole_validation_set(onnx_folder, digits, logits):
+    images, labels = digits
+    found = onnx_logits(onnx_folder / "model.onnx", images.numpy())  # all 359 in one batch
+    assert np.abs(found - logits.numpy()).max() < 1e-4
+    assert (found.argmax(1) == logits.argmax(1).numpy()).all() and (found.argmax(1) == labels).mean() > 0.6
+    one = onnx_logits(onnx_folder / "model.onnx", images[:1].numpy())
+    assert np.abs(one - logits[:1].numpy()).max() < 1e-4
+
+
+def test_int8_is_in_8_bits_and_its_cost_is_measured(onnx_folder, digits):
+    kinds = {node.op_type for node in onnx.load(onnx_folder / "model.int8.onnx").graph.node}
+    assert "MatMulInteger" in kinds and "GridSample" in kinds
+    images, labels = digits
+    pytorch, plain, small = json.loads((onnx_folder / "accuracy.json").read_text())
+    found = onnx_logits(onnx_folder / "model.int8.onnx", images.numpy()).argmax(1)
+    # activations share a scale over a batch, so batches of another size round otherwise
+    assert small["top1"] == pytest.approx(100 * (found == labels).mean(), abs=2)
+    assert plain["top1"] == pytorch["top1"] and plain["other_predictions"] == 0
+    assert pytorch["top1"] - small["top1"] < 5 and small["images"] == len(labels)
+
+
+def test_the_json_beside_is_enough_to_feed_the_file(onnx_folder, run, logits):
+    """With Pillow and NumPy alone."""
+    steps = json.loads((onnx_folder / "preprocessing.json").read_text())
+    _, val_set = open_folders(run / "digits", val_fraction=0, split_seed=0)
+    inputs = []
+    for path, _ in val_set.samples:
+        image = Image.open(path).convert(steps["channels"])
+        side = steps["resize"]["short_side"]
+        assert steps["resize"]["keep_aspect_ratio"] and image.width == image.height
+        image = image.resize((side, side), Image.Resampling[steps["resize"]["interpolation"].upper()])
+        margin = (side - steps["center_crop"]) // 2
+        image = image.crop((margin, margin, margin + steps["center_crop"], margin + steps["center_crop"]))
+        x = np.asarray(image, np.float32) / steps["divide_by"]
+        x = (x - np.float32(steps["then_subtract_mean"])) / np.float32(steps["then_divide_by_std"])
+        inputs.append(x.transpose(2, 0, 1))
+    found = onnx_logits(onnx_folder / "model.onnx", np.stack(inputs))
+    assert np.abs(found - logits.numpy()).max() < 1e-3
+    assert steps["classes"] == [str(digit) for digit in range(10)]
+
+
+def test_the_file_itself_knows_classes_and_preprocessing(onnx_folder):
+    notes = {item.key: item.value for item in onnx.load(onnx_folder / "model.onnx").metadata_props}
+    assert json.loads(notes["classes.json"]) == [str(digit) for digit in range(10)]
+    assert json.loads(notes["preprocessing.json"]) == json.loads((onnx_folder / "preprocessing.json").read_text())
+
+
+# torch.export
+
+
+def test_a_program_runs_where_this_package_is_not(run, digits, logits, tmp_path):
+    assert run_here("dat-export", ckpt(run), "format=torch_export", "validate=true", cwd=run).returncode == 0
+    pytorch, program = json.loads((run / "export/torch_export/accuracy.json").read_text())
+    assert program["top1"] == pytorch["top1"] and program["other_predictions"] == 0
+    torch.save(digits[0][:7], tmp_path / "images.pt")
+    code = (
+        "import sys, torch\n"
+        "notes = {'classes.json': ''}\n"
+        "model = torch.export.load(sys.argv[1], extra_files=notes).module()\n"
+        "images = torch.load('images.pt')\n"
+        "torch.save([model(images), model(images[:1])], 'logits.pt')\n"
+        "assert not any(name.startswith(('dat_train', 'timm')) for name in sys.modules)\n"
+        "print(notes['classes.json'])"
+    )
+    arguments = [sys.executable, "-c", code, run / "export/torch_export/model.pt2"]
+    names = subprocess.check_output(arguments, cwd=tmp_path, text=True)
+    seven, one = torch.load(tmp_path / "logits.pt")
+    assert torch.allclose(seven, logits[:7], atol=1e-5) and torch.allclose(one, logits[:1], atol=1e-5)
+    assert json.loads(names) == [str(digit) for digit in range(10)]
+
+
+# What goes wrong
+
+
+class Wrong(NamedTuple):
+    arguments: tuple[str, ...]
+    message: str
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Wrong(("int8=true",), "int8=true is for format=onnx"),
+        Wrong(("format=onxx",), "format=onxx must be one of safetensors, onnx, torch_export"),
+        Wrong(("validate=true", "data=fake"), "the model has 10 classes, data=fake has 1,000"),
+        Wrong(("validate=true", "data=folder", "data.root=nowhere"), "data.root=nowhere is not there"),
+        Wrong(("output=config.yaml",), "output=config.yaml cannot be made"),
+        Wrong(("ema=true",), "has no averaged weights"),
+    ],
+    ids=lambda wrong: " ".join(wrong.arguments),
+)
+def test_mistakes_are_named_in_one_line(wrong, run):
+    result = run_here("dat-export", ckpt(run), *wrong.arguments, cwd=run)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert wrong.message in result.stderr
+
+
+def test_onnx_that_is_not_installed_is_named(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    result = run_here("dat-export", ckpt(run), "format=onnx", cwd=run)
+    assert result.returncode == 2 and "onnxscript, which is not installed: pip install" in result.stderr

@@ -1,0 +1,51 @@
+"""What is written down of the preprocessing leads others to the very tensors the model was validated with."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from timm.data import create_transform, resolve_data_config
+
+from dat_train.data.augment import eval_transform
+from dat_train.export.preprocessing import Preprocessing
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+VIEWS = [
+    (224, "short_side", 0.875, "bicubic"),
+    (384, "squash", 384 / 438, "bicubic"),  # DAT-B's; 384 / (384 / 438) is 437.99 in floating point
+    (384, "squash", 1.0, "bilinear"),
+    *((size, "short_side", size / side, "nearest") for size, side in [(32, 37), (96, 101), (50, 57)]),
+]
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: f"{view[0]}-{view[1]}-{view[2]:.3f}")
+def test_timms_transform_does_what_ours_does(view):
+    size, resize, crop_pct, interpolation = view
+    photo = Image.fromarray(load_sample_image("china.jpg"))  # 640 x 427
+    steps = Preprocessing(size, resize, crop_pct, interpolation, MEAN, STD)
+    config = json.loads(json.dumps(steps.as_timm()))  # as config.json keeps it
+    theirs = create_transform(**resolve_data_config(pretrained_cfg=config))
+    ours = eval_transform(size, resize=resize, crop_pct=crop_pct, interpolation=interpolation, mean=MEAN, std=STD)
+    assert torch.equal(theirs(photo), ours(photo))
+
+
+def test_no_crop_is_rounded_otherwise_by_timm():
+    for size in (32, 48, 224, 256, 384):
+        for side in range(size, 2 * size):
+            crop_pct = Preprocessing(size, "squash", size / side, "bicubic", MEAN, STD).as_timm()["crop_pct"]
+            assert int(size / crop_pct) == side
+
+
+def test_the_json_names_every_step():
+    text = Preprocessing(224, "squash", 0.875, "bicubic", MEAN, STD).as_json(["cat", "dög"])
+    steps = json.loads(text)
+    assert steps["resize"] == {
+        "keep_aspect_ratio": False,
+        "both_sides": 256,
+        "interpolation": "bicubic",
+        "antialias": True,
+    }
+    assert steps["center_crop"] == 224 and steps["classes"] == ["cat", "dög"] and "dög" in text
+    assert steps["then_subtract_mean"] == list(MEAN) and steps["input"]["shape"] == ["batch", 3, 224, 224]

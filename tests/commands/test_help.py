@@ -8,12 +8,14 @@ import pytest
 from commands.running import run
 
 from dat_train import __version__
-from dat_train.commands import evaluate, train
+from dat_train.commands import evaluate, export, predict, train
 from dat_train.commands.cli import choices
 from dat_train.config import settings
 
+COMMANDS = [module.COMMAND for module in (train, evaluate, predict, export)]
 
-@pytest.mark.parametrize("command", [train.COMMAND, evaluate.COMMAND], ids=lambda command: command.name)
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_help_names_every_setting_and_choice(command, tmp_path):
     text = run(f"dat-{command.name}", "--help", cwd=tmp_path).stdout
     for item in settings(command.schema):
@@ -24,7 +26,7 @@ def test_help_names_every_setting_and_choice(command, tmp_path):
     assert max(len(line) for line in text.splitlines()) <= 120
 
 
-@pytest.mark.parametrize("command", ["dat-train", "dat-eval"])
+@pytest.mark.parametrize("command", ["dat-train", "dat-eval", "dat-predict", "dat-export"])
 def test_without_arguments_it_says_what_to_type(command, tmp_path):
     result = run(command, cwd=tmp_path)
     assert result.returncode == 0 and f"{command} --help" in result.stdout and len(result.stdout.splitlines()) < 15

@@ -1,0 +1,95 @@
+"""Predictions as text: a table, CSV or JSON lines."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from dat_train.data.images import printable
+
+WIDEST = 60  # characters of a path or class name that a table's column grows to
+
+
+class Guess(NamedTuple):
+    """A class and how probable it is, in [0, 1]."""
+
+    name: str
+    index: int
+    probability: float
+
+
+class Prediction(NamedTuple):
+    """The most probable classes of an image, best first; none when it could not be read, for the reason `why`."""
+
+    path: str
+    guesses: list[Guess]
+    why: str = ""
+
+
+class Writer(Protocol):
+    """Text of a whole output, part by part; parts end with a newline."""
+
+    def header(self) -> str: ...
+    def row(self, prediction: Prediction) -> str: ...
+
+
+class TableWriter:
+    """Aligned columns: path, then probability and class of each guess."""
+
+    def __init__(self, paths: Sequence[str], classes: Sequence[str]) -> None:
+        self.path_width = _width(map(printable, paths))
+        self.class_width = _width(classes)
+
+    def header(self) -> str:
+        return ""
+
+    def row(self, prediction: Prediction) -> str:
+        cells = (f"{100 * guess.probability:6.2f} %  {guess.name:<{self.class_width}}" for guess in prediction.guesses)
+        return "  ".join([f"{printable(prediction.path):<{self.path_width}}", *cells]).rstrip() + "\n"
+
+
+class CsvWriter:
+    """A row for each image: path, class and probability of the first guess, of the second, ..."""
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+
+    def header(self) -> str:
+        numbers = range(1, self.top + 1)
+        return _csv_line(["path", *(f"{name}_{number}" for number in numbers for name in ("class", "probability"))])
+
+    def row(self, prediction: Prediction) -> str:
+        cells = (cell for guess in prediction.guesses for cell in (guess.name, f"{guess.probability:.6f}"))
+        return _csv_line([printable(prediction.path), *cells])
+
+
+class JsonLinesWriter:
+    """An object for each image: {"path", "top": [{"class", "index", "probability"}, ...]}."""
+
+    def header(self) -> str:
+        return ""
+
+    def row(self, prediction: Prediction) -> str:
+        top = [
+            {"class": guess.name, "index": guess.index, "probability": round(guess.probability, 6)}
+            for guess in prediction.guesses
+        ]
+        return json.dumps({"path": printable(prediction.path), "top": top}, ensure_ascii=False) + "\n"
+
+
+def writer_for(format: str, paths: Sequence[str], classes: Sequence[str], top: int) -> Writer:
+    """The writer of `format`, one of table, csv, jsonl."""
+    if format == "csv":
+        return CsvWriter(min(top, len(classes)))
+    return JsonLinesWriter() if format == "jsonl" else TableWriter(paths, classes)
+
+
+def _width(texts) -> int:
+    return min(WIDEST, max(map(len, texts)))
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()

@@ -18,6 +18,8 @@ dat-eval ckpt=PATH [SETTING=VALUE ...]     evaluate a checkpoint on a validation
 
   dat-eval ckpt=runs/dat_s-imagenet/checkpoints/best.pt                  as it was trained
   dat-eval ckpt=... img_size=384                                         at another resolution
+  dat-eval ckpt=... img_sizes=[192,224,256]                              at several, with a table
+  dat-eval ckpt=... data=imagenet_a data.root=/data/imagenet-a           another test set, the classes it has
   dat-eval model=dat_t data=imagenet data.root=/data/imagenet ckpt=dat_tiny_in1k_224.pth     released weights""",
     notes="""\
 Everything not said is as the checkpoint was trained. eval.resize: the authors resize to a square whatever the aspect

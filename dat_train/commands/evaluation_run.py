@@ -9,10 +9,12 @@ from torch import nn
 
 from dat_train.commands.evaluation_settings import settings_of
 from dat_train.commands.training_run import datasets, new_model, workers
+from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import Batch, evaluation_loader
 from dat_train.errors import UserError
 from dat_train.evaluation.metrics import Evaluation, evaluate
 from dat_train.evaluation.report import result_text, write_report
+from dat_train.evaluation.resolutions import resolutions_text, write_resolutions
 from dat_train.models import count_parameters, load_weights
 from dat_train.models.weights import LoadReport, read_checkpoint
 from dat_train.training.distributed import Processes, start_processes, stop_processes
@@ -45,9 +47,40 @@ def _run(config: DictConfig, settings: DictConfig, processes: Processes, termina
     output = output_folder(config)
     processes.on_main(lambda: make(output))  # before the hours an evaluation may take, not after
     precision = resolve_precision(settings.dtype, processes.device)
-    _, val_set = datasets(settings, processes)
-    model, weights = trained_model(config, settings, val_set.classes)
-    model.to(processes.device, precision.weights)
+    model, results = None, []
+    for size in config.img_sizes or [settings.img_size]:
+        settings.img_size = size
+        _, val_set = datasets(settings, processes)
+        if model is None:
+            model, weights = trained_model(config, settings, val_set.classes)
+            model.to(processes.device, precision.weights)
+        evaluation, seconds = run_evaluation(settings, processes, terminal, precision, model, val_set)
+        if processes.is_main:
+            terminal.close()
+            facts = facts_of(config, settings, model, weights, precision)
+            facts |= {"processes": processes.world_size, "seconds": round(seconds, 3)}
+            facts |= {"images_per_second": round(len(val_set) / seconds, 2)}
+            folder = output / str(size) if config.img_sizes else output
+            results.append(write_report(evaluation, val_set.classes, val_set.samples, folder, facts))
+            say(terminal, evaluation, val_set.classes, results[-1], weights, folder)
+    if config.img_sizes and processes.is_main:
+        write_resolutions(results, output / "resolutions.csv")
+        terminal.say(f"\n{resolutions_text(results)}\n")
+        terminal.say(f"in {output}: resolutions.csv, and a folder for each resolution")
+
+
+# The parts
+
+
+def run_evaluation(
+    settings: DictConfig,
+    processes: Processes,
+    terminal: Terminal,
+    precision: Precision,
+    model: nn.Module,
+    val_set: ImageDataset,
+) -> tuple[Evaluation, float]:
+    """What `model` makes of `val_set`, and the seconds it took."""
     loader = evaluation_loader(
         val_set,
         batch_size=settings.eval.batch_size,
@@ -56,7 +89,6 @@ def _run(config: DictConfig, settings: DictConfig, processes: Processes, termina
         workers=workers(settings, processes),
         pin_memory=processes.device.type == "cuda",
     )
-
     start = time.monotonic()
     evaluation = evaluate(
         model,
@@ -64,19 +96,10 @@ def _run(config: DictConfig, settings: DictConfig, processes: Processes, termina
         device=processes.device,
         dtype=precision.autocast or precision.weights,
         num_classes=len(val_set.classes),
+        subset=val_set.subset,
+        right=val_set.right,
     )
-    seconds = time.monotonic() - start
-
-    if processes.is_main:
-        terminal.close()
-        facts = facts_of(config, settings, model, weights, precision)
-        facts |= {"processes": processes.world_size, "seconds": round(seconds, 3)}
-        facts |= {"images_per_second": round(len(val_set) / seconds, 2)}
-        write_report(evaluation, val_set.classes, val_set.samples, output, facts)
-        say(terminal, evaluation, val_set.classes, facts, weights, output)
-
-
-# The parts
+    return evaluation, time.monotonic() - start
 
 
 def output_folder(config: DictConfig) -> Path:
@@ -178,6 +201,8 @@ def say(
         topics += [("", path) for path in evaluation.unreadable[:NAMED]]
         if len(evaluation.unreadable) > NAMED:
             topics.append(("", "..."))
+    if facts["ece"] is not None:
+        topics.append(("calibration", f"error {facts['ece']:.2f} % (ECE, {len(facts['reliability'])} intervals)"))
     names = [name for name in ("result.json", "per_class.csv", "confused.csv", "wrong.png") if (output / name).exists()]
     terminal.say(table(topics))
     terminal.say(f"\n{result_text(evaluation, classes)}\n")

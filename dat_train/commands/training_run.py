@@ -16,6 +16,7 @@ from dat_train.commands.fine_tuning import objective
 from dat_train.config import differences, to_dict
 from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.dataset import ImageDataset
+from dat_train.data.imagenet_tests import TEST_SETS
 from dat_train.data.loader import Batch, evaluation_loader, train_loader
 from dat_train.data.mixing import Mixing
 from dat_train.data.order import MicroBatchSampler, SampleKey
@@ -53,6 +54,8 @@ def run(config: DictConfig) -> None:
     Raises:
         UserError: whatever the user can mend.
     """
+    if config.data.kind in TEST_SETS:
+        raise UserError(f"data={config.data.name} is to test on, with dat-eval; it has no training images")
     with StopRequest() as stop:
         processes = start_processes(config.device, config.timeout_minutes, config.deterministic)
         processes.check_same(OmegaConf.to_yaml(config), "configuration")

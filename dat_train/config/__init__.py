@@ -3,6 +3,7 @@
 Only `commands/` sees this; it hands plain arguments down.
 """
 
+from dat_train.config.average import AverageConfig
 from dat_train.config.checks import differences, validate
 from dat_train.config.evaluation import EvalConfig
 from dat_train.config.export import ExportConfig
@@ -12,6 +13,7 @@ from dat_train.config.train import TrainConfig
 
 __all__ = [
     "MISSING",
+    "AverageConfig",
     "EvalConfig",
     "ExportConfig",
     "PredictConfig",

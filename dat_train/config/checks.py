@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from dat_train.config.limits import TEST_SETS
 from dat_train.config.setting import flat, settings
 from dat_train.config.train import TrainConfig
 from dat_train.errors import UserError
@@ -35,7 +36,7 @@ def validate(config: dict, schema: type = TrainConfig, *, images: bool = True) -
         raise UserError(
             "init is not set: init=PATH, the weights this recipe fine-tunes (init=null starts from nothing)"
         )
-    rooted = values.get("data.kind") in ("imagenet", "folder") and schema is TrainConfig
+    rooted = values.get("data.kind") in ("imagenet", "folder", *TEST_SETS) and schema is TrainConfig
     if rooted and images and not values.get("data.root"):
         raise UserError(f"data.root is not set: data={values['data.name']} needs data.root=FOLDER")
 

@@ -4,7 +4,7 @@ import dataclasses
 import typing
 from dataclasses import dataclass, field
 
-from dat_train.config.limits import DEVICE, DTYPE, POSITIVE
+from dat_train.config.limits import DEVICE, DTYPE, POSITIVE, SIZES
 from dat_train.config.setting import setting
 from dat_train.config.train import DataConfig, ModelConfig, ValidationConfig
 
@@ -34,6 +34,9 @@ class EvalConfig:
     model: EvalModelConfig = field(default_factory=EvalModelConfig)
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
     img_size: int | None = setting("test resolution, pixels", POSITIVE, default=None)
+    img_sizes: list[int] | None = setting(
+        "several test resolutions, one after the other, and a table", SIZES, default=None
+    )
     eval: EvalViewConfig = field(default_factory=EvalViewConfig)
     ema: bool | None = setting("averaged weights (true), plain ones (false); null: averaged if any", default=None)
     batch_size: int | None = setting("images per device at a time; null: as in training", POSITIVE, default=None)

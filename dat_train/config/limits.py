@@ -21,6 +21,7 @@ BELOW_ONE = Limit(lambda value: 0 <= value < 1, "must be at least 0 and less tha
 CROP = ABOVE_ZERO
 PAIR = Limit(lambda value: len(value) == 2 and 0 < value[0] <= value[1], "must be two numbers, as in [0.5,1.0]")
 BETAS = Limit(lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value), "must be two numbers below 1")
+SIZES = Limit(lambda value: value and all(v > 0 for v in value), "must be numbers greater than 0, as in [192,224]")
 CHANNELS = Limit(
     lambda value: len(value) in (1, 3) and all(v >= 0 for v in value),
     "must be three numbers: R, G, B; or one, for greyscale",
@@ -40,5 +41,7 @@ def one_of(*names: str) -> Limit:
 DTYPE = one_of("auto", "bf16", "fp16", "fp32", "fp64")
 RESIZE = one_of("short_side", "squash")
 INTERPOLATION = one_of("bicubic", "bilinear", "nearest")
-KIND = one_of("digits", "folder", "imagenet", "fake")
+TEST_SETS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_real")  # for dat-eval alone
+KIND = one_of("digits", "folder", "imagenet", "fake", *TEST_SETS)
 DISTILLATION = one_of("soft", "hard")
+AVERAGE = one_of("uniform", "greedy")

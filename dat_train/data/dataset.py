@@ -39,6 +39,9 @@ class ImageDataset(Dataset):
             evaluation (False) nothing does: the image comes back as zeros with label -1.
     """
 
+    subset: Sequence[int] | None = None  # of sets to test on: classes that occur (`TestImages`)
+    right: Tensor | None = None  # and for each image all labels that are right
+
     def __init__(
         self,
         samples: Iterable[tuple[str, int]],

@@ -5,9 +5,10 @@ from dat_train.data.digits import write_digits
 from dat_train.data.fake import FakeImages
 from dat_train.data.folders import open_folders
 from dat_train.data.imagenet import open_imagenet
+from dat_train.data.imagenet_tests import TEST_SETS, open_test_set
 from dat_train.errors import UserError
 
-KINDS = ("digits", "folder", "imagenet", "fake")
+KINDS = ("digits", "folder", "imagenet", "fake", *TEST_SETS)
 
 
 def open_datasets(
@@ -20,7 +21,7 @@ def open_datasets(
     fake_images: int = 10_000,
     fake_classes: int = 1000,
 ) -> tuple[ImageDataset, ImageDataset]:
-    """Training and validation set, without transforms yet.
+    """Training and validation set, without transforms yet; of a set to test on, the training set is empty.
 
     Args:
         kind: one of KINDS.
@@ -38,6 +39,9 @@ def open_datasets(
         raise UserError(f"data.kind={kind} is not possible; one of {', '.join(KINDS)}")
     if root is None:
         raise UserError(f"data.root is not set: data={kind} needs data.root=FOLDER")
+    if kind in TEST_SETS:
+        test_set = open_test_set(kind, root)
+        return ImageDataset([], test_set.classes), test_set
     if kind == "imagenet":
         return open_imagenet(root)
     if kind == "digits":

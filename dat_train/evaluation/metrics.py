@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -58,6 +58,8 @@ def evaluate(
     dtype: torch.dtype,
     num_classes: int,
     channels_last: bool = False,
+    subset: Sequence[int] | None = None,
+    right: Tensor | None = None,
 ) -> Evaluation:
     """Evaluate `model` on all processes' batches together; each process brings its share of the set.
 
@@ -69,6 +71,9 @@ def evaluate(
         loader: batches with images (B, 3, H, W), labels (B,), indices (B,) in the set, and unreadable paths.
         dtype: bfloat16 and float16 are autocast; otherwise the images', which must be the weights'.
         num_classes: of the model's logits.
+        subset: classes that occur; the model chooses among them alone. None: all.
+        right: (images of the set, most) class numbers that are right for each image, -1 filling up; its label is then
+            that one of them which the model finds likeliest, so that any of them counts. None: the labels alone.
 
     Raises:
         UserError: no image at all could be read; labels or logits do not fit `num_classes`.
@@ -85,8 +90,12 @@ def evaluate(
                 logits = forward(images)  # (B, classes)
             if logits.shape[1] != num_classes:
                 raise UserError(f"the model has {logits.shape[1]} classes where {num_classes} are expected")
+            if subset is not None:
+                logits = _among(logits, subset)
             labels = batch.labels.to(device, non_blocking=True)
-            results.append((batch.indices, batch.labels, *_judge(logits, labels)))
+            if right is not None:
+                labels = _likeliest(logits, right[batch.indices].to(device), labels)
+            results.append((batch.indices, labels, *_judge(logits, labels)))
     return _summarize(*_gather(_to_host(results), unreadable))
 
 
@@ -101,6 +110,20 @@ def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _among(logits: Tensor, subset: Sequence[int]) -> Tensor:
+    """Logits (B, classes) of the classes in `subset`, and minus infinity for the others; NaN stays."""
+    others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+    others[list(subset)] = False
+    return logits.masked_fill(others & ~logits.isnan(), -torch.inf)
+
+
+def _likeliest(logits: Tensor, right: Tensor, labels: Tensor) -> Tensor:
+    """Of each image's right classes (B, most), -1 filling up, the one of the highest logit; -1 stays unreadable."""
+    scores = logits.gather(1, right.clamp(min=0)).masked_fill(right < 0, -torch.inf)
+    chosen = right.gather(1, scores.argmax(1, keepdim=True))[:, 0]
+    return torch.where(labels == UNREADABLE, labels, chosen)
 
 
 def _judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

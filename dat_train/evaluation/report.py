@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.cells import cell_len, set_cell_size
 
+from dat_train.evaluation.calibration import calibration_error, reliability
 from dat_train.evaluation.metrics import Evaluation
 from dat_train.evaluation.wrong_picture import write_wrong_picture
 
@@ -42,6 +43,8 @@ def write_report(
         "top5": evaluation.top5,
         "loss": evaluation.loss if math.isfinite(evaluation.loss) else None,  # JSON has no NaN
         "images": evaluation.count,
+        "ece": calibration_error(evaluation),
+        "reliability": reliability(evaluation),
         "unreadable": evaluation.unreadable,
     } | (facts or {})
     _write(folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

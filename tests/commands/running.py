@@ -13,6 +13,7 @@ MODULES = {
     "dat-eval": "dat_train.commands.evaluate",
     "dat-predict": "dat_train.commands.predict",
     "dat-export": "dat_train.commands.export",
+    "dat-average": "dat_train.commands.average",
 }
 
 

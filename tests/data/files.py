@@ -20,3 +20,10 @@ def write_images(folder: Path, number: int, suffix: str = ".png") -> list[Path]:
     for i, path in enumerate(paths):
         Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(path)
     return paths
+
+
+def write_image(path: Path) -> Path:
+    """One photo at `path`, its folders with it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    photo().save(path)
+    return path

@@ -1,0 +1,84 @@
+"""What dat-average does: checkpoints -> their weights -> the average -> a checkpoint."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+from torch import Tensor
+
+from dat_train.commands.evaluation_run import run_evaluation
+from dat_train.commands.evaluation_settings import settings_of
+from dat_train.commands.training_run import datasets, new_model
+from dat_train.config import to_dict
+from dat_train.errors import UserError
+from dat_train.models.averaging import average_states, greedy_soup
+from dat_train.models.weights import count_classes, load_weights, read_checkpoint
+from dat_train.training.checkpoint import save_checkpoint
+from dat_train.training.distributed import start_processes
+from dat_train.training.precision import resolve_precision
+from dat_train.training.terminal import Terminal
+
+GREEDY = "greedy"
+
+
+def run(config: DictConfig) -> None:
+    """Average as `config` says and write the checkpoint.
+
+    Raises:
+        UserError: fewer than two checkpoints, files that are none, or models that differ.
+    """
+    if len(config.ckpt) < 2:
+        raise UserError(f"ckpt has {len(config.ckpt)} checkpoint, an average needs two: dat-average CKPT CKPT ...")
+    content = read_checkpoint(config.ckpt[0])
+    settings = settings_of(config, content, images=config.kind == GREEDY)
+    terminal = Terminal()
+    try:
+        states = [_weights(config, settings, path) for path in config.ckpt]
+        chosen = list(range(len(states)))
+        if config.kind == GREEDY:
+            chosen, state = _greedy(config, settings, terminal, states)
+        else:
+            state = average_states(states)
+    finally:
+        terminal.close()
+    members = [config.ckpt[number] for number in chosen]
+    classes = list(content.get("classes") or ())
+    output = Path(config.output)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint({"model": state, "config": to_dict(settings), "classes": classes, "average": members}, output)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error.strerror}); set output=PATH") from error
+    terminal.say(f"the average of {', '.join(members)}")
+    terminal.say(f"in {output}; to evaluate it:\n  dat-eval ckpt={output}")
+
+
+def _weights(config: DictConfig, settings: DictConfig, path: str) -> dict[str, Tensor]:
+    """The weights in `path`, as the model names them."""
+    classes = count_classes(read_checkpoint(path), path)
+    model = new_model(settings, classes or 0)
+    load_weights(model, path, ema=config.ema)
+    return model.state_dict()
+
+
+def _greedy(
+    config: DictConfig, settings: DictConfig, terminal: Terminal, states: list[dict[str, Tensor]]
+) -> tuple[list[int], dict[str, Tensor]]:
+    """Numbers of the checkpoints that raise validation accuracy together, and their average."""
+    average_states(states)  # refuses models that differ before any of them is evaluated
+    processes = start_processes(config.device)
+    precision = resolve_precision(settings.dtype, processes.device)
+    _, val_set = datasets(settings, processes)
+    model = new_model(settings, len(val_set.classes)).to(processes.device, precision.weights)
+    if model.state_dict()["head.fc.weight"].shape != states[0]["head.fc.weight"].shape:
+        raise UserError(
+            f"data={settings.data.name} has {len(val_set.classes):,} classes, the checkpoints others; set data=..."
+        )
+
+    def top1(state: dict[str, Tensor]) -> float:
+        model.load_state_dict(state)
+        evaluation, _ = run_evaluation(settings, processes, terminal, precision, model, val_set)
+        return evaluation.top1
+
+    terminal.say(f"top-1 in percent on {settings.data.name}, {len(val_set):,} images")
+    chosen, state, _ = greedy_soup(states, top1, terminal.say)
+    return chosen, state

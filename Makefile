@@ -9,8 +9,10 @@ CAN := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
 	$$python -c '$(CAN)' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
-# its name changes with what is to be installed
-STAMP := $(VENV)/.installed-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
+# stamps: what a user needs is installed, and what tests and lint need besides; the number is that of pyproject.toml
+NUMBER := $(shell cksum < pyproject.toml | cut -d ' ' -f 1)
+USER_STAMP := $(VENV)/.installed-$(NUMBER)
+STAMP := $(VENV)/.installed-dev-$(NUMBER)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUNS ?= runs
 
@@ -21,17 +23,25 @@ help:
 
 venv: $(STAMP)
 
-$(STAMP):
+define install
 	@$(or $(PYTHON),false) -c '$(CAN)' 2>/dev/null || { \
 		echo "error: no Python >= 3.11 with its venv module; Debian, Ubuntu: apt install python3-venv;" \
 			"elsewhere: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PIP) --version >/dev/null 2>&1 || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
-	@echo "installing into $(VENV), once: a few minutes and a few GB, most of it torch"
-	@$(PIP) install --quiet -e '.[dev]'
-	@rm -f $(VENV)/.installed*
+	@echo "installing $(2) into $(VENV), once: a few minutes and a few GB, most of it torch"
+	@$(PIP) install --quiet -e '$(1)'
+	@rm -f $(3)
+	@touch $(USER_STAMP)
+endef
+
+$(USER_STAMP):
+	$(call install,.,dat-train,$(VENV)/.installed*)
+
+$(STAMP): $(USER_STAMP)
+	$(call install,.[dev],what tests and lint need,$(VENV)/.installed-dev*)
 	@touch $@
 
-train: $(STAMP)
+train: $(USER_STAMP)
 	@$(VENV)/bin/dat-train experiment=digits runs_dir=$(RUNS)
 	@$(VENV)/bin/dat-eval ckpt=$(RUNS)/digits/checkpoints/best.pt
 	@echo
@@ -41,7 +51,7 @@ train: $(STAMP)
 	@echo "evaluation      $(RUNS)/digits/eval"
 
 # the two seeds beside each other, one core each
-ablations: $(STAMP)
+ablations: $(USER_STAMP)
 	@for seed in 0 1; do \
 		OMP_NUM_THREADS=1 $(VENV)/bin/dat-train --multirun experiment=ablations seed=$$seed data.workers=0 \
 			runs_dir=$(RUNS) & runs="$$runs $$!"; \

@@ -203,7 +203,8 @@ def say(
             topics.append(("", "..."))
     if facts["ece"] is not None:
         topics.append(("calibration", f"error {facts['ece']:.2f} % (ECE, {len(facts['reliability'])} intervals)"))
-    names = [name for name in ("result.json", "per_class.csv", "confused.csv", "wrong.png") if (output / name).exists()]
+    names = ("result.json", "per_class.csv", "confused.csv", "wrong.csv", "wrong.png")
+    names = [name for name in names if (output / name).exists()]
     terminal.say(table(topics))
     terminal.say(f"\n{result_text(evaluation, classes)}\n")
     terminal.say(f"in {output}: {', '.join(names)}")

@@ -8,6 +8,7 @@ from dat_train.config.checks import differences, validate
 from dat_train.config.evaluation import EvalConfig
 from dat_train.config.export import ExportConfig
 from dat_train.config.prediction import PredictConfig
+from dat_train.config.report import ReportConfig
 from dat_train.config.setting import MISSING, Setting, flat, setting, settings, to_dict
 from dat_train.config.train import TrainConfig
 
@@ -17,6 +18,7 @@ __all__ = [
     "EvalConfig",
     "ExportConfig",
     "PredictConfig",
+    "ReportConfig",
     "Setting",
     "TrainConfig",
     "differences",

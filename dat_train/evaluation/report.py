@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 
 from dat_train.evaluation.calibration import calibration_error, reliability
 from dat_train.evaluation.metrics import Evaluation
-from dat_train.evaluation.wrong_picture import write_wrong_picture
+from dat_train.evaluation.wrong_picture import most_confident_mistakes, write_wrong_picture
 
 SHOWN_CONFUSED = 5  # pairs on the terminal; the file has all
 
@@ -24,7 +24,7 @@ def write_report(
     folder: Path,
     facts: dict | None = None,
 ) -> dict:
-    """Write result.json, per_class.csv, confused.csv and, where there are mistakes, wrong.png into `folder`.
+    """Write result.json, per_class.csv, confused.csv, wrong.csv and, where there are mistakes, wrong.png into `folder`.
 
     Args:
         classes: names, by class number.
@@ -52,6 +52,7 @@ def write_report(
         folder / "per_class.csv", _csv(("index", "name", "images", "correct", "top1"), per_class(evaluation, classes))
     )
     _write(folder / "confused.csv", _csv(("true", "predicted", "count", "share"), confused(evaluation, classes)))
+    _write(folder / "wrong.csv", _csv(("path", "true", "predicted", "confidence"), wrong(evaluation, classes, samples)))
     write_wrong_picture(evaluation, classes, samples, folder / "wrong.png")
     return result
 
@@ -82,6 +83,22 @@ def confused(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[str, 
     ]
     rows.sort(key=lambda row: (-row[2], -row[3], row[0], row[1]))
     return [(classes[true], class_name(classes, predicted), count, share) for true, predicted, count, share in rows]
+
+
+def wrong(
+    evaluation: Evaluation, classes: Sequence[str], samples: Sequence[tuple[str, int]]
+) -> list[tuple[str, str, str, float]]:
+    """(path, true class, predicted class, confidence in percent) of all mistakes, the surest first."""
+    mistakes = most_confident_mistakes(evaluation, len(evaluation.labels))
+    return [
+        (
+            samples[evaluation.indices[place]][0],
+            classes[evaluation.labels[place]],
+            classes[evaluation.predicted[place]],
+            100 * float(evaluation.confidence[place]),
+        )
+        for place in mistakes
+    ]
 
 
 def class_name(classes: Sequence[str], number: int) -> str:
@@ -119,4 +136,4 @@ def _csv(header: Sequence[str], rows: Sequence[tuple]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")  # a path may have any bytes

@@ -17,8 +17,8 @@ MOST_NAMED = 8  # layers a legend can name
 
 def write_curves(metrics: Path, path: Path) -> bool:
     """Draw the rows of metrics.jsonl to `path` (PNG); whole before it appears there. False: there is no row yet."""
-    steps, validations = _read(metrics)
-    offsets = _read_offsets(metrics)
+    steps, validations = read_metrics(metrics)
+    offsets = read_offsets(metrics)
     if not len(steps) and not validations:
         return False
 
@@ -173,7 +173,7 @@ def thin_out(x: np.ndarray, y: np.ndarray, extremes: bool = True) -> tuple[np.nd
     return x[keep], y[keep]
 
 
-def _read(metrics: Path) -> tuple[np.ndarray, list[dict]]:
+def read_metrics(metrics: Path) -> tuple[np.ndarray, list[dict]]:
     """(N, 3) epoch, loss, learning rate of every step (NaN: was skipped), and the rows of validations."""
     steps, validations = [], []
     for row in _rows(metrics):
@@ -184,7 +184,7 @@ def _read(metrics: Path) -> tuple[np.ndarray, list[dict]]:
     return np.array(steps, dtype=np.float64).reshape(-1, 3), validations
 
 
-def _read_offsets(metrics: Path) -> list[dict]:
+def read_offsets(metrics: Path) -> list[dict]:
     """The rows of steps whose offsets were measured: `inspect.every`."""
     with metrics.open("rb") as file:
         return [json.loads(line) for line in file if b'"offset_length/' in line and line.endswith(b"\n")]

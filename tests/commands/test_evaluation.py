@@ -57,6 +57,7 @@ def test_the_reports_lie_where_output_says(home):
         "confused.csv",
         "per_class.csv",
         "result.json",
+        "wrong.csv",
         "wrong.png",
     }
     found = json.loads((home / "first" / "result.json").read_text())

@@ -67,7 +67,12 @@ def test_a_faultless_model_confuses_nothing(tmp_path):
     assert confused(evaluation, "ab") == []
     assert [row[-1] for row in per_class(evaluation, "abc")] == [100, 100, None]
     write_report(evaluation, "ab", SAMPLES, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["confused.csv", "per_class.csv", "result.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "confused.csv",
+        "per_class.csv",
+        "result.json",
+        "wrong.csv",
+    ]
     assert result_text(evaluation, ["a", "b"]) == "top-1 100.00 %   top-2 100.00 %   loss 0.2500   2 images"
 
 

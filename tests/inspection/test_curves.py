@@ -61,7 +61,7 @@ def test_smoothing_is_the_mean_over_a_window_that_fits_the_ends():
 
 def test_a_row_that_is_half_written_is_not_read(tmp_path):
     rows = [step_row(1, 2.0), validation_row(1, 50.0), step_row(2, 1.5)]
-    steps, validations = curves._read(write_rows(tmp_path / "metrics.jsonl", rows, end='{"step": 3, "epo'))
+    steps, validations = curves.read_metrics(write_rows(tmp_path / "metrics.jsonl", rows, end='{"step": 3, "epo'))
     assert steps.tolist() == [[0.01, 2.0, 1e-3], [0.02, 1.5, 1e-3]] and validations == [rows[1]]
 
 
@@ -146,9 +146,9 @@ def test_a_million_steps_are_read_in_seconds_and_little_memory(tmp_path):
             )
             file.writelines(lines)
     code = (
-        "import sys, resource, pathlib; from dat_train.inspection.curves import _read;"
+        "import sys, resource, pathlib; from dat_train.inspection.curves import read_metrics;"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        "steps, _ = _read(pathlib.Path(sys.argv[1])); assert steps.shape == (1_000_000, 3);"
+        "steps, _ = read_metrics(pathlib.Path(sys.argv[1])); assert steps.shape == (1_000_000, 3);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime

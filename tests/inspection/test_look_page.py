@@ -15,9 +15,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 import dat_train.models  # noqa: F401  registers the models
-from dat_train.inspection import page as pages
 from dat_train.inspection.attention import look
-from dat_train.inspection.page import fitting, write_look
+from dat_train.inspection.page import look as pages
+from dat_train.inspection.page.look import fitting, write_look
 
 SIZE = 64
 MODEL = {"dims": (8, 16, 16, 24), "depths": (1, 2, 4, 2), "heads": (1, 2, 4, 3), "groups": (1, 1, 2, 3)}

@@ -1,5 +1,5 @@
 "use strict";
-// Shows what one image's deformable layers attend to. All numbers are in the JSON beside this script (inspection/page.py).
+// Shows what one image's deformable layers attend to. All numbers are in the JSON beside this script (inspection/page/look.py).
 
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);

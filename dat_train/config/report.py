@@ -1,0 +1,11 @@
+"""The settings of dat-report."""
+
+from dataclasses import dataclass
+
+from dat_train.config.setting import setting
+
+
+@dataclass
+class ReportConfig:
+    runs: list[str] = setting("folders of runs, as runs/digits")
+    output: str = setting("the page to write")

@@ -45,7 +45,7 @@ def test_the_wheel_brings_its_configuration_along(site, tmp_path):
     assert files(site / "dat_train/conf") == files(ROOT / "conf")
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate", "predict", "export", "average"])
+@pytest.mark.parametrize("module", ["train", "evaluate", "predict", "export", "average", "visualize"])
 def test_the_commands_work_from_the_wheel_in_any_folder(module, site, tmp_path):
     command = f"dat_train.commands.{module}"
     assert "model=dat_nano" in run(site, "-m", command, "--help", cwd=tmp_path)

@@ -11,6 +11,7 @@ from dat_train.config.prediction import PredictConfig
 from dat_train.config.report import ReportConfig
 from dat_train.config.setting import MISSING, Setting, flat, setting, settings, to_dict
 from dat_train.config.train import TrainConfig
+from dat_train.config.visualization import VisualizeConfig
 
 __all__ = [
     "MISSING",
@@ -21,6 +22,7 @@ __all__ = [
     "ReportConfig",
     "Setting",
     "TrainConfig",
+    "VisualizeConfig",
     "differences",
     "flat",
     "setting",

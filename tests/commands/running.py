@@ -14,6 +14,8 @@ MODULES = {
     "dat-predict": "dat_train.commands.predict",
     "dat-export": "dat_train.commands.export",
     "dat-average": "dat_train.commands.average",
+    "dat-visualize": "dat_train.commands.visualize",
+    "dat-report": "dat_train.commands.report",
 }
 
 

@@ -1,0 +1,81 @@
+"""dat-visualize, from the command line to its files."""
+
+import pytest
+from commands.running import run_here
+from commands.small_checkpoint import write_small_checkpoint
+from PIL import Image
+
+PICTURES = {"points.png", "attention.png", "heat.png", "traced.png", "predictions.png", "look.html"}
+LAYERS = {"points_stage2_block2.png", "points_stage3_block2.png", "points_stage4_block2.png"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A run's folder with a checkpoint, and a folder of images, one of which is none."""
+    home = tmp_path_factory.mktemp("home")
+    write_small_checkpoint(home / "run/checkpoints/best.pt")
+    (home / "run/config.yaml").touch()
+    for place, name in enumerate(("a.png", "b.jpg", "c/a.png")):
+        (home / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (50, 30), (80 * place, 90, 200)).save(home / "images" / name)
+    (home / "images/d.png").write_text("no image")
+    return home
+
+
+def looked(home, *arguments):
+    result = run_here("dat-visualize", "ckpt=run/checkpoints/best.pt", *arguments, cwd=home)
+    return result.returncode, result.stdout, result.stderr
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_folder_of_images_has_pictures_and_a_page_each(home):
+    code, out, err = looked(home, "image=images")
+    assert code == 2 and err == "error: 1 of 4 images cannot be read: images/d.png\n"
+    assert names(home / "run/looking") == {"a", "b", "a-2"}
+    for folder in ("a", "b", "a-2"):
+        assert names(home / "run/looking" / folder) == PICTURES | LAYERS
+        with Image.open(home / "run/looking" / folder / "points.png") as picture:
+            picture.verify()
+    lines = out.splitlines()
+    assert len(lines) == 4 and lines[0].startswith("images/a.png: ") and lines[0].endswith("run/looking/a/look.html")
+    assert sum("%" in line for line in lines) == 3 and "warning: images/d.png" in lines[3]
+
+
+def test_a_query_and_an_output_can_be_chosen(home):
+    code, out, _ = looked(home, "image=images/a.png", "query=[[3,4],[20.5,30]]", "output=here", "pictures=false")
+    assert code == 0 and names(home / "here/a") == {"look.html"} and "here/a/look.html" in out
+    assert '"start":[3.0,4.0]' in (home / "here/a/look.html").read_text()
+    code, _, _ = looked(home, "image=images/a.png", "query=[3,4]", "output=one", "page=false")
+    one = Image.open(home / "one/a/attention.png")
+    assert code == 0 and names(home / "one/a") == (PICTURES | LAYERS) - {"look.html"}
+    assert one.size[0] > 2 * one.size[1]  # one row of three layers
+
+
+def test_more_images_than_asked_for_are_left_out(home):
+    code, out, _ = looked(home, "image=images", "most_images=1", "output=few", "page=false")
+    assert code == 0 and names(home / "few") == {"a"}
+    assert "3 more images are left out; most_images=4 takes all" in out
+
+
+@pytest.mark.parametrize("query", ["[40,4]", "[1,2,3]", "[[1,2],[3,a]]", "[]", "[-1,0]"])
+def test_a_query_that_is_no_pixel_is_refused(home, query):
+    code, out, err = looked(home, "image=images/a.png", f"query={query}")
+    assert code == 2 and out == "" and err.startswith("error: query=") and "between 0 and 32" in err
+
+
+def test_a_model_without_deformable_attention_is_refused(home):
+    write_small_checkpoint(home / "swin.pt", "++model.args.blocks=[LS,LS,LS,LS]")
+    result = run_here("dat-visualize", "ckpt=swin.pt", "image=images/a.png", cwd=home)
+    assert result.returncode == 2 and "has no deformable attention" in result.stderr
+
+
+def test_a_report_of_a_run_that_has_only_begun(home):
+    (home / "run/config.yaml").write_text("name: run\n")
+    result = run_here("dat-report", "run", "output=pages/report.html", cwd=home)
+    assert result.returncode == 0 and result.stdout == "1 run: pages/report.html\n"
+    assert "No step is done yet." in (home / "pages/report.html").read_text()
+    refused = run_here("dat-report", "images", cwd=home)
+    assert refused.returncode == 2 and refused.stderr.startswith("error: images is no run's folder")

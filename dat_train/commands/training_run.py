@@ -29,8 +29,9 @@ from dat_train.models import count_macs, count_parameters, load_weights
 from dat_train.training import report
 from dat_train.training.distributed import Processes, start_processes, stop_processes
 from dat_train.training.ema import Ema
+from dat_train.training.environment import environment
 from dat_train.training.freezing import freeze
-from dat_train.training.loggers import open_loggers
+from dat_train.training.loggers import About, Logger, open_loggers
 from dat_train.training.loop import Training
 from dat_train.training.memory import estimate_memory
 from dat_train.training.optimizer import build_optimizer
@@ -38,7 +39,8 @@ from dat_train.training.plan import RunPlan
 from dat_train.training.precision import Precision, resolve_precision
 from dat_train.training.resume import go_back, open_run, restore
 from dat_train.training.run_folder import RunFolder
-from dat_train.training.run_log import Logger, RunLog
+from dat_train.training.run_log import RunLog
+from dat_train.training.run_pictures import RunPictures
 from dat_train.training.signals import PREEMPTED, StopRequest
 from dat_train.training.state import TrainState
 from dat_train.training.terminal import Terminal
@@ -96,6 +98,8 @@ def train(config: DictConfig, folder: RunFolder, processes: Processes, terminal:
 
     training = new_training(config, folder, processes, terminal, stop, plan, precision, state, (train_set, val_set))
     finished = training.run()
+    if training.pictures:
+        training.pictures.curves(state.step)
     training.log.close()
 
     if not finished:
@@ -274,7 +278,9 @@ def new_training(
 ) -> Training:
     train_set, val_set = sets
     classes = len(train_set.classes)
-    log = RunLog(folder, plan, processes, terminal, loggers(config, folder, processes, terminal, state.step))
+    others = loggers(config, folder, processes, terminal, state.step)
+    log = RunLog(folder, plan, processes, terminal, others)
+    pictures = RunPictures(folder, others, train_set.classes, config.data.mean, config.data.std, terminal.warn)
     return Training(
         state=state,
         make_loader=partial(micro_batches, config, train_set, plan, processes),
@@ -305,6 +311,7 @@ def new_training(
         stop=stop,
         log_every=config.log.every,
         offsets=offset_watch(config, val_set, precision) if processes.is_main else None,
+        pictures=pictures if others else None,
         compile=config.compile,
     )
 
@@ -331,11 +338,14 @@ def loggers(
         folder.path,
         step=step,
         name=config.name,
-        config=to_dict(config),
+        about=About(to_dict(config), environment(processes.device, processes.world_size)),
         tensorboard=config.log.tensorboard,
         wandb=config.log.wandb,
         wandb_project=config.log.wandb_project,
         wandb_mode=config.log.wandb_mode,
+        mlflow=config.log.mlflow,
+        mlflow_uri=config.log.mlflow_uri,
+        mlflow_experiment=config.log.mlflow_experiment,
         say=terminal.say,
         warn=terminal.warn,
     )

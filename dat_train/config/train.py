@@ -132,6 +132,11 @@ class LogConfig:
     wandb_mode: str | None = setting(
         "null: online where a login is known, else offline", one_of("online", "offline"), harmless=True
     )
+    mlflow: bool = setting("log to MLflow", harmless=True)
+    mlflow_uri: str | None = setting(
+        "its server or database; null: MLFLOW_TRACKING_URI, else runs_dir/mlflow.db", harmless=True
+    )
+    mlflow_experiment: str = setting("its experiment", harmless=True)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from dat_train.data.loader import Batch
 from dat_train.data.mixing import Mixing
 from dat_train.data.randomness import keyed_seed
 from dat_train.errors import UserError
-from dat_train.evaluation.metrics import evaluate
+from dat_train.evaluation.metrics import Evaluation, evaluate
 from dat_train.inspection.offsets import OffsetWatch
 from dat_train.training.distributed import Processes
 from dat_train.training.feed import Feed
@@ -26,6 +26,7 @@ from dat_train.training.optimizer import set_learning_rate
 from dat_train.training.plan import RunPlan
 from dat_train.training.precision import Precision
 from dat_train.training.run_log import RunLog
+from dat_train.training.run_pictures import RunPictures
 from dat_train.training.signals import StopRequest
 from dat_train.training.state import TrainState
 from dat_train.training.writer import CheckpointWriter
@@ -56,6 +57,7 @@ class Training:
         go_back: makes `state` that of the last good checkpoint and returns its path; None when there is none.
         log_every: steps between lines, and between looks at how many steps were skipped.
         offsets: looks at the offsets now and then, in the main process; None: nobody does.
+        pictures: of the first micro-batch and the best validations, in the main process; None: nobody wants any.
     """
 
     state: TrainState
@@ -81,6 +83,7 @@ class Training:
     stop: StopRequest
     log_every: int = 50
     offsets: OffsetWatch | None = None
+    pictures: RunPictures | None = None
     compile: bool = False
 
     def run(self) -> bool:
@@ -188,6 +191,8 @@ class Training:
             images = batch.images.to(device, self.precision.weights, non_blocking=True)  # (B, 3, H, W)
             labels = batch.labels.to(device, non_blocking=True)
             images, targets = self.mixing(images, labels, "mixup", self.seed, state.step, m)  # (B, classes)
+            if self.pictures and state.step == turn == 0:
+                self.pictures.batch(images, targets)
             torch.manual_seed(keyed_seed("dropout", self.seed, state.step, m))
             with nullcontext() if m == micros[-1] else self._without_sync():
                 with self.precision.context():
@@ -265,29 +270,31 @@ class Training:
             self.checkpoints.wait()  # validation forks data workers, better not in the middle of the writer's work
         self.log.terminal.progress(state.step, self.plan.steps, "validating")
         try:
-            found = {f"val_{name}": value for name, value in self._evaluate(state.model).items()}
+            evaluation = self._evaluate(state.model)
+            found = _numbers(evaluation, "val_")
             if state.ema:
-                found |= {f"ema_val_{name}": value for name, value in self._evaluate(state.ema.model).items()}
+                evaluation = self._evaluate(state.ema.model)
+                found |= _numbers(evaluation, "ema_val_")
         except _Interrupted:
             return False
         finally:
             training_mode(state.model)
-        top1 = found["ema_val_top1" if state.ema else "val_top1"]
         state.validated = state.step
-        if not state.best or top1 > state.best["top1"]:
-            state.best = {"top1": top1, "epoch": self.plan.epochs_done(state.step), "step": state.step}
+        if not state.best or evaluation.top1 > state.best["top1"]:
+            state.best = {"top1": evaluation.top1, "epoch": self.plan.epochs_done(state.step), "step": state.step}
         self.log.validation(self.log.validation_row(state.step, found), state.is_best)
+        if self.pictures and state.is_best:
+            self.pictures.confusion(evaluation, state.step)
         return True
 
-    def _evaluate(self, model: nn.Module) -> dict[str, float]:
-        found = evaluate(
+    def _evaluate(self, model: nn.Module) -> Evaluation:
+        return evaluate(
             model,
             self._until_stopped(self.val_loader),
             device=self.processes.device,
             dtype=self.precision.autocast or self.precision.weights,
             num_classes=self.num_classes,
         )
-        return {"loss": found.loss, "top1": found.top1, "top5": found.top5}
 
     def _until_stopped(self, batches: Collection[Batch]) -> Iterator[Batch]:
         """`batches`, until a process is asked to stop. Some may have one batch less; all look at what all have."""
@@ -335,6 +342,10 @@ class Training:
         self._save()
         self._finish()
         return False
+
+
+def _numbers(evaluation: Evaluation, prefix: str) -> dict[str, float]:
+    return {f"{prefix}{name}": getattr(evaluation, name) for name in ("loss", "top1", "top5")}
 
 
 class _Interrupted(Exception):  # noqa: N818  no error

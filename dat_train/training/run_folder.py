@@ -26,6 +26,7 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.log = path / "log.txt"
         self.batch_picture = path / "batch.png"
+        self.confusion = path / "confusion.png"
         self.checkpoints = path / "checkpoints"
         self.last = self.checkpoints / "last.pt"
         self.best = self.checkpoints / "best.pt"

@@ -11,24 +11,15 @@ import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dat_train.training.distributed import Processes
+from dat_train.training.loggers import Logger
 from dat_train.training.plan import RunPlan
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.terminal import Terminal, duration
-
-
-class Logger(Protocol):
-    """Somebody else who wants the rows of metrics.jsonl, in order; after resuming, some may come a second time."""
-
-    def log_step(self, row: dict) -> None: ...
-    def log_validation(self, row: dict) -> None: ...
-    def sync(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class RunLog:

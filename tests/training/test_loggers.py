@@ -1,10 +1,12 @@
 """TensorBoard and W&B with their own readers and clients; none of them can end a run."""
 
 import json
+import time
 
 import pytest
+from PIL import Image
 
-from dat_train.training.loggers import Careful, TensorBoardLogger, WandbLogger, open_loggers
+from dat_train.training.loggers import About, Careful, MlflowLogger, TensorBoardLogger, WandbLogger, open_loggers
 
 
 def row(step: int, loss: float | None = 1.0) -> dict:
@@ -12,6 +14,16 @@ def row(step: int, loss: float | None = 1.0) -> dict:
 
 
 BLOCK = 32768
+ABOUT = About({"seed": 0, "optim": {"lr": 0.5}}, {"torch": "2", "git_commit": "abc"})
+OFF = {
+    "tensorboard": False,
+    "wandb": False,
+    "wandb_project": "p",
+    "wandb_mode": None,
+    "mlflow": False,
+    "mlflow_uri": None,
+    "mlflow_experiment": "e",
+}
 VALIDATION = {"val_loss": 0.5, "val_top1": 70.0, "ema_val_top1": 71.0}
 
 
@@ -52,6 +64,26 @@ def test_tensorboard_has_every_step_once_after_a_kill_and_after_going_back(tmp_p
     assert events(tmp_path)["train/loss"] == [(step, float(step)) for step in range(1, 8)]
 
 
+def test_tensorboard_has_pictures_configuration_and_environment(tmp_path, picture):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path, about=ABOUT)
+    logger.log_picture("batch", picture, 0)
+    logger.close()
+    reader = EventAccumulator(str(tmp_path)).Reload()
+    (image,) = reader.Images("batch")
+    assert (image.step, image.width, image.height) == (0, 30, 20)
+    texts = {tag: reader.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in reader.Tags()["tensors"]}
+    assert "lr: 0.5" in texts["configuration/text_summary"] and "git_commit: abc" in texts["environment/text_summary"]
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (30, 20), "red").save(path)
+    return path
+
+
 # W&B
 
 
@@ -66,7 +98,7 @@ def offline(tmp_path, monkeypatch):
 
 
 def opened(folder, said, mode=None) -> WandbLogger:
-    return WandbLogger(folder, name="a", project="p", config={"seed": 0}, mode=mode, say=said.append)
+    return WandbLogger(folder, name="a", project="p", about=ABOUT, mode=mode, say=said.append)
 
 
 def records(data: bytes):
@@ -110,6 +142,7 @@ def test_wandb_writes_offline_without_a_login_and_goes_on_under_the_same_id(offl
     assert said[1].startswith("W&B: offline; to upload: wandb sync ")
     identity = (offline / "wandb_id").read_text().strip()
 
+    time.sleep(1)  # W&B names folders by the second
     second = opened(offline, said, mode="offline")
     assert second._run.id == identity
     second.log_step(row(3, loss=1.0))
@@ -120,6 +153,71 @@ def test_wandb_writes_offline_without_a_login_and_goes_on_under_the_same_id(offl
     assert [line["_step"] for line in rows] == [1, 2, 3]
     assert rows[0]["train/loss"] == 2.0 and "train/loss" not in rows[1] and rows[2]["train/loss"] == 1.0
     assert (rows[1]["validation/loss"], rows[1]["validation/ema_top1"], rows[1]["epoch"]) == (0.5, 71.0, 0.2)
+
+
+def test_wandb_has_pictures_configuration_and_environment(offline, picture):
+    from wandb.proto import wandb_internal_pb2
+
+    logger = opened(offline, [])
+    logger.log_picture("batch", picture, 0)
+    logger.close()
+    (file,) = (offline / "wandb").glob("offline-run-*/*.wandb")
+    config = {}
+    for data in records(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        for updates in (record.run.config.update, record.config.update):
+            config |= {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}
+    assert config["optim"] == {"lr": 0.5} and config["environment"]["git_commit"] == "abc"
+    (image,) = file.parent.glob("files/media/images/batch_0_*.png")
+    assert image.read_bytes() == picture.read_bytes()
+    assert "batch" in history(file)[0] or any(key.startswith("batch") for key in history(file)[0])
+
+
+# MLflow
+
+
+def test_mlflow_goes_on_with_the_same_run_and_has_every_step_once(tmp_path, picture, monkeypatch):
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def logger():
+        return MlflowLogger(tmp_path / "run", name="a", experiment="e", about=ABOUT, uri=None)
+
+    killed = logger()
+    killed.log_step(row(1, loss=2.0))
+    killed.log_step(row(2, loss=None))
+    killed.log_validation({"step": 2, "epoch": 0.2} | VALIDATION)
+    killed.log_step(row(3, loss=3.0))
+    killed.sync()  # a checkpoint; step 4 is not sent any more
+    killed.log_step(row(4, loss=4.0))
+    resumed = logger()  # from a checkpoint of step 2
+    for step in (3, 4, 5):
+        resumed.log_step(row(step, loss=float(step)))
+    resumed.log_picture("confusion", picture, 5)
+    resumed.close()
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("e").experiment_id])
+    assert run.info.run_id == (tmp_path / "run/mlflow_id").read_text().strip()
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "a")
+    losses = [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, "train/loss")]
+    assert losses == [(1, 2.0), (3, 3.0), (4, 4.0), (5, 5.0)]
+    assert run.data.metrics["validation/ema_top1"] == 71.0
+    assert run.data.params == {"seed": "0", "optim.lr": "0.5"}
+    assert run.data.tags["mlflow.source.git.commit"] == "abc" and run.data.tags["environment.torch"] == "2"
+    assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["picture.png"]
+
+
+def test_an_mlflow_server_that_is_away_is_warned_of_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    said = []
+    settings = OFF | {"mlflow": True, "mlflow_uri": "http://127.0.0.1:9", "say": said.append, "warn": said.append}
+    (logger,) = open_loggers(tmp_path, step=0, name="a", about=ABOUT, **settings)
+    logger.log_step(row(1))
+    logger.close()
+    assert len(said) == 1 and said[0].startswith("MLflow failed (MlflowException: ")
 
 
 # None of them can end a run
@@ -143,6 +241,7 @@ def test_a_logger_that_fails_says_so_once_and_is_left_alone(call):
     logger = Careful("W&B", Broken, warnings.append)
     for _ in range(2):
         getattr(logger, call)({})
+    logger.log_picture("curves", None, 1)
     logger.sync()
     logger.close()
     assert warnings == ["W&B failed (ValueError: the server said no); the run goes on without it"]
@@ -151,18 +250,8 @@ def test_a_logger_that_fails_says_so_once_and_is_left_alone(call):
 def test_a_logger_that_cannot_be_opened_is_gone_without(tmp_path):
     (tmp_path / "tensorboard").write_text("a file")
     warnings = []
-    (logger,) = open_loggers(
-        tmp_path,
-        step=0,
-        name="a",
-        config={},
-        tensorboard=True,
-        wandb=False,
-        wandb_project="p",
-        wandb_mode=None,
-        say=warnings.append,
-        warn=warnings.append,
-    )
+    settings = OFF | {"tensorboard": True, "say": warnings.append, "warn": warnings.append}
+    (logger,) = open_loggers(tmp_path, step=0, name="a", about=ABOUT, **settings)
     logger.log_step(row(1))
     logger.close()
     assert len(warnings) == 1 and warnings[0].startswith("TensorBoard failed (FileExistsError")
@@ -189,6 +278,5 @@ def test_a_server_that_cannot_be_used_leaves_the_run_offline(offline, monkeypatc
 
 
 def test_no_logger_is_opened_that_is_not_asked_for(tmp_path):
-    off = {"tensorboard": False, "wandb": False, "wandb_project": "p", "wandb_mode": None}
-    assert not open_loggers(tmp_path, step=0, name="a", config={}, say=print, warn=print, **off)
+    assert not open_loggers(tmp_path, step=0, name="a", about=ABOUT, say=print, warn=print, **OFF)
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import copy
 import re
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -271,7 +272,7 @@ def test_validation_leaves_the_model_training(training):
 
 def test_the_best_is_the_first_of_the_highest_and_its_file_is_of_that_step(training):
     one, tops = training(epochs=4, decay=0), [10.0, 50.0, 50.0, 20.0]
-    one._evaluate = lambda model: {"loss": 1.0, "top1": tops[one.state.step // 3 - 1], "top5": 100.0}
+    one._evaluate = lambda model: SimpleNamespace(loss=1.0, top1=tops[one.state.step // 3 - 1], top5=100.0)
     one.run()
     assert one.state.best == {"top1": 50.0, "epoch": 2, "step": 6}
     best, last = load_checkpoint(one.log.folder.best), load_checkpoint(one.log.folder.last)

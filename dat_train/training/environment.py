@@ -1,0 +1,45 @@
+"""On what a run runs, for who reads its log elsewhere."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+import timm
+import torch
+
+from dat_train import __version__
+
+
+def environment(device: torch.device, processes: int, folder: Path | None = None) -> dict[str, str | int | None]:
+    """Versions, machine and device, and the git commit of `folder`, by default the working directory.
+
+    The commit ends in "+" where files differ from it, and is None outside of a repository.
+    """
+    return {
+        "git_commit": git_commit(folder or Path()),
+        "dat_train": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # it is a class of its own
+        "timm": timm.__version__,
+        "cuda": torch.version.cuda,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": processes,
+        "host": platform.node(),
+        "platform": platform.platform(),
+    }
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit checked out in `folder`, with a "+" when tracked files were changed; None without one, or git."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    return commit + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

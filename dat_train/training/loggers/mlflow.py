@@ -1,0 +1,129 @@
+"""MLflow, through its client; needs the extra `mlflow`."""
+
+import logging
+import os
+import time
+import warnings
+from pathlib import Path
+
+from dat_train.errors import UserError
+from dat_train.training.loggers.logger import NOT_LOGGED, About
+
+ROWS = 100  # sent at a time, with a handful of numbers each; the server takes 1000 numbers
+PARAMETERS = 100  # the server takes at once
+LONGEST = 500  # characters of a parameter's value
+# Unless the user says otherwise: nobody is told that it runs here, and a server that is away is not waited for.
+PATIENCE = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+
+
+class MlflowLogger:
+    """A run of an MLflow server, or of a database beside the runs; one that was killed goes on as the same run.
+
+    Args:
+        folder: of the run; keeps the id.
+        name: of the run; experiment: it belongs to.
+        about: configuration becomes parameters, the environment tags.
+        uri: of the server or database; None: MLFLOW_TRACKING_URI, else `folder`/../mlflow.db, which
+            `mlflow ui --backend-store-uri sqlite:///runs/mlflow.db` shows.
+    """
+
+    def __init__(self, folder: Path, *, name: str, experiment: str, about: About, uri: str | None) -> None:
+        for variable, value in PATIENCE.items():
+            os.environ.setdefault(variable, value)
+        try:
+            from mlflow import MlflowClient
+        except ImportError:
+            raise UserError("mlflow is not installed: pip install mlflow") from None
+
+        for talker in ("mlflow", "alembic"):  # they tell how they make their tables
+            logging.getLogger(talker).setLevel(logging.WARNING)
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder.resolve().parent
+        uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{beside / 'mlflow.db'}"
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of its database library
+            self._client = MlflowClient(tracking_uri=uri)
+        found = self._client.get_experiment_by_name(experiment)
+        place = str(beside / "mlflow") if uri.startswith("sqlite:") else None  # a server has its own
+        number = found.experiment_id if found else self._client.create_experiment(experiment, artifact_location=place)
+        self._waiting: list = []
+        self._run = self._continue(folder / "mlflow_id") or self._begin(folder / "mlflow_id", number, name, about)
+        self._seen = {group: self._last_step(group) for group in ("train", "validation")}
+
+    def _continue(self, path: Path) -> str | None:
+        """The run whose id is in the file, open again; None where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        if not path.exists():
+            return None
+        identity = path.read_text().strip()
+        try:
+            self._client.update_run(identity, status="RUNNING")
+        except MlflowException:  # another server, or it was deleted there
+            return None
+        return identity
+
+    def _begin(self, path: Path, experiment: str, name: str, about: About) -> str:
+        from mlflow.entities import Param
+
+        tags = {f"environment.{key}": str(value) for key, value in about.environment.items()}
+        if about.environment.get("git_commit"):
+            tags["mlflow.source.git.commit"] = about.environment["git_commit"]
+        identity = self._client.create_run(experiment, run_name=name, tags=tags).info.run_id
+        parameters = [Param(key, str(value)[:LONGEST]) for key, value in _flat(about.config).items()]
+        for first in range(0, len(parameters), PARAMETERS):
+            self._client.log_batch(identity, params=parameters[first : first + PARAMETERS])
+        path.write_text(identity + "\n")
+        return identity
+
+    def _last_step(self, group: str) -> int:
+        """The last step that is there already."""
+        return max((metric.step for metric in self._client.get_metric_history(self._run, f"{group}/loss")), default=-1)
+
+    def log_step(self, row: dict) -> None:
+        self._log("train", row)
+        if len(self._waiting) >= ROWS:
+            self._send()
+
+    def log_validation(self, row: dict) -> None:
+        self._log("validation", row)
+        self._send()
+
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        self._client.log_artifact(self._run, str(path))
+
+    def sync(self) -> None:
+        self._send()
+
+    def close(self) -> None:
+        self._send()
+        self._client.set_terminated(self._run)
+
+    def _log(self, group: str, row: dict) -> None:
+        """A row that is there already is the same row: a run is a function of its configuration."""
+        if row["step"] > self._seen[group]:
+            self._waiting.append((group, row, int(time.time() * 1000)))
+
+    def _send(self) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(f"{group}/{name.replace('val_', '')}", value, when, row["step"])
+            for group, row, when in self._waiting
+            for name, value in row.items()
+            if name not in NOT_LOGGED and value is not None  # a skipped step's loss
+        ]
+        self._waiting.clear()
+        for first in range(0, len(metrics), 1000):
+            self._client.log_batch(self._run, metrics=metrics[first : first + 1000])
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    """Nested settings by dotted key."""
+    found = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found

@@ -1,0 +1,66 @@
+"""TensorBoard's event files."""
+
+from pathlib import Path
+
+import yaml
+
+from dat_train.training.loggers.logger import NOT_LOGGED, About
+
+
+class TensorBoardLogger:
+    """Event files under `folder`, which `tensorboard --logdir runs` finds.
+
+    Steps that come a second time, in a resumed run or one that went back, replace their former ones.
+
+    Args:
+        step: steps done so far.
+        about: of the run, to show as text.
+    """
+
+    def __init__(self, folder: Path, step: int = 0, about: About | None = None) -> None:
+        self.folder = folder
+        self._open(step)
+        if about:
+            self._writer.add_text("configuration", _block(about.config), step)
+            self._writer.add_text("environment", _block(about.environment), step)
+
+    def _open(self, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # events from purge_step on are dropped by the reader; whoever killed the process before may have left some
+        self._writer = SummaryWriter(self.folder, purge_step=step + 1)
+        self._step = step
+
+    def log_step(self, row: dict) -> None:
+        if row["step"] <= self._step:
+            self._writer.close()
+            self._open(row["step"] - 1)
+        self._step = row["step"]
+        self._add("train", {name: row[name] for name in row if name not in NOT_LOGGED}, row)
+
+    def log_validation(self, row: dict) -> None:
+        self._add("validation", {name: row[name] for name in row if name not in NOT_LOGGED}, row)
+        self._writer.flush()  # a validation is when one looks
+
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        import numpy as np
+        from PIL import Image
+
+        self._writer.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+
+    def sync(self) -> None:
+        """What came before a checkpoint comes no second time."""
+        self._writer.flush()
+
+    def _add(self, group: str, values: dict, row: dict) -> None:
+        for name, value in values.items():
+            if value is not None:  # a skipped step's loss
+                self._writer.add_scalar(f"{group}/{name.replace('val_', '')}", value, row["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _block(values: dict) -> str:
+    """Settings as a block of code in Markdown, which TensorBoard's texts are."""
+    return f"```\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}```"

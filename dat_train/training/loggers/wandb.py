@@ -1,0 +1,92 @@
+"""Weights & Biases."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from dat_train.training.loggers.logger import NOT_LOGGED, About
+
+WANDB_PATIENCE = 30.0  # seconds to reach the server at the start, and to upload the rest at the end
+
+
+class WandbLogger:
+    """A Weights & Biases run; one that was killed is continued under the same id, which `folder` keeps.
+
+    Never asks for a login and never waits long: without a known login, or when the server does not answer, the run is
+    written to `folder`/wandb, and `wandb sync` uploads it later.
+
+    Args:
+        name: of the run; project: it belongs to; about: to show beside it.
+        mode: "online" or "offline"; None: WANDB_MODE, else online where a login is known.
+        say: called with a line that says where the run is.
+    """
+
+    def __init__(
+        self, folder: Path, *, name: str, project: str, about: About, mode: str | None, say: Callable[[str], None]
+    ) -> None:
+        import wandb
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._wandb = wandb
+        mode = mode or os.environ.get("WANDB_MODE") or "online"
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            say("W&B: no login is known here; logging offline")
+            mode = "offline"
+        start = {"dir": str(folder), "id": _run_id(folder / "wandb_id"), "name": name, "project": project}
+        start["config"] = about.config | {"environment": about.environment}
+        try:
+            self._run = self._init(start, mode)
+        except wandb.errors.Error as error:
+            if mode == "offline":
+                raise
+            say(f"W&B: the server cannot be used ({str(error).splitlines()[0]}); logging offline")
+            self._run = self._init(start, mode := "offline")
+        if mode == "online":
+            say(f"W&B: {self._run.url}")
+        elif mode == "offline":
+            say(f"W&B: offline; to upload: wandb sync {Path(self._run.dir).parent}")
+
+    def _init(self, start: dict, mode: str):
+        return self._wandb.init(
+            **start,
+            mode=mode,
+            resume="allow" if mode == "online" else None,
+            settings=self._wandb.Settings(
+                console="off",  # the terminal is the progress bar's
+                silent=True,
+                init_timeout=WANDB_PATIENCE,
+                finish_timeout=WANDB_PATIENCE,
+            ),
+        )
+
+    def log_step(self, row: dict) -> None:
+        self._log(row, {f"train/{name}": value for name, value in row.items() if name not in NOT_LOGGED})
+
+    def log_validation(self, row: dict) -> None:
+        values = {name.replace("val_", ""): value for name, value in row.items() if name not in NOT_LOGGED}
+        self._log(row, {f"validation/{name}": value for name, value in values.items()})
+
+    def _log(self, row: dict, values: dict) -> None:
+        """A row that W&B has already is the same row: a run is a function of its configuration."""
+        if row["step"] < self._run.step:
+            return
+        known = {name: value for name, value in values.items() if value is not None}
+        self._run.log({"epoch": row["epoch"], **known}, step=row["step"])
+
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        if step >= self._run.step:
+            self._run.log({name: self._wandb.Image(str(path))}, step=step)
+
+    def sync(self) -> None:
+        """Nothing: W&B's own process writes, and outlives this one."""
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _run_id(path: Path) -> str:
+    """The id in the file; a new one at first."""
+    if not path.exists():
+        path.write_text(secrets.token_hex(4) + "\n")
+    return path.read_text().strip()

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from dat_train import __version__
 from dat_train.commands.fine_tuning import objective
 from dat_train.config import differences, to_dict
 from dat_train.data.augment import eval_transform, train_transform
@@ -31,6 +32,7 @@ from dat_train.training.distributed import Processes, start_processes, stop_proc
 from dat_train.training.ema import Ema
 from dat_train.training.environment import environment
 from dat_train.training.freezing import freeze
+from dat_train.training.last_words import last_words
 from dat_train.training.loggers import About, Logger, open_loggers
 from dat_train.training.loop import Training
 from dat_train.training.memory import estimate_memory
@@ -59,13 +61,16 @@ def run(config: DictConfig) -> None:
     if config.data.kind in TEST_SETS:
         raise UserError(f"data={config.data.name} is to test on, with dat-eval; it has no training images")
     with StopRequest() as stop:
+        stop.at_once = True
         processes = start_processes(config.device, config.timeout_minutes, config.deterministic)
-        processes.check_same(OmegaConf.to_yaml(config), "configuration")
         terminal = Terminal(screen=processes.is_main)
         folder = RunFolder(Path(config.runs_dir) / config.name)
         try:
-            action = show_batch if config.show_batch else train
-            done = action(config, folder, processes, terminal, stop)
+            with last_words(processes, terminal, folder.path):
+                processes.check_same(OmegaConf.to_yaml(config), "configuration")
+                processes.check_same(f"dat-train {__version__}\ntorch {torch.__version__}", "software")
+                action = show_batch if config.show_batch else train
+                done = action(config, folder, processes, terminal, stop)
         finally:
             terminal.close()
             folder.unlock()
@@ -159,6 +164,8 @@ def datasets(config: DictConfig, processes: Processes) -> tuple[ImageDataset, Im
     opened = []  # by the main process before the others, for the digits are written on opening
     processes.on_main(lambda: opened.append(open_them()))
     train_set, val_set = opened[0] if opened else open_them()
+    for part, images in (("training", train_set), ("validation", val_set)):  # each machine may have its own copy
+        processes.check_same(f"{len(images):,} images, {images.fingerprint()}", f"{part} set")
     train_set.seed = config.seed
     train_set.transform = train_transform(
         config.img_size,

@@ -1,7 +1,10 @@
 """The processes of a run: one by default, or those torchrun started."""
 
+import contextlib
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,13 +13,21 @@ import torch.distributed as dist
 
 from dat_train.errors import UserError
 
+START_PATIENCE = timedelta(minutes=10)  # for processes that import and start more slowly than this one
+NOTICE_PATIENCE = 5.0  # seconds in which all processes notice that one is lost
+
+
+class ProcessLost(UserError):  # noqa: N818  says what it is
+    """Another process of the run does not answer: it ended, hangs, or cannot be reached."""
+
 
 @dataclass(frozen=True)
 class Processes:
     """This process among the run's.
 
     `control` is a group over the host's network (gloo) beside the one gradients use: what the processes agree on goes
-    through it without waiting for, or occupying, the accelerator. None with one process.
+    through it without waiting for, or occupying, the accelerator. None with one process. `store` is where they leave
+    notes for each other when that fails; torchrun's own process keeps it, so it outlives them.
     """
 
     rank: int
@@ -24,6 +35,7 @@ class Processes:
     local_rank: int
     device: torch.device
     control: dist.ProcessGroup | None = None
+    store: dist.Store | None = None
 
     @property
     def local_world_size(self) -> int:
@@ -39,7 +51,8 @@ class Processes:
         if self.control is None:
             return list(numbers)
         sums = torch.tensor(numbers, dtype=torch.int64)
-        dist.all_reduce(sums, group=self.control)
+        with self.collective("all_reduce of the step's counts"):
+            dist.all_reduce(sums, group=self.control)
         return sums.tolist()
 
     def gather(self, value: object) -> list:
@@ -47,7 +60,8 @@ class Processes:
         if self.control is None:
             return [value]
         values = [None] * self.world_size
-        dist.all_gather_object(values, value, group=self.control)
+        with self.collective("all_gather of notes"):
+            dist.all_gather_object(values, value, group=self.control)
         return values
 
     def from_main(self, value: object) -> object:
@@ -55,7 +69,8 @@ class Processes:
         if self.control is None:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.control)
+        with self.collective("broadcast from rank 0"):
+            dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
     def on_main(self, action: Callable[[], object]) -> object:
@@ -78,13 +93,15 @@ class Processes:
     def sum_(self, value: torch.Tensor) -> torch.Tensor:
         """Sum a tensor on the device over all processes, in place; does not wait for the device."""
         if self.control is not None:
-            dist.all_reduce(value)
+            with self.collective("all_reduce of the loss"):
+                dist.all_reduce(value)
         return value
 
     def wait(self) -> None:
         """Until every process is here."""
         if self.control is not None:
-            dist.barrier(group=self.control)
+            with self.collective("barrier"):
+                dist.barrier(group=self.control)
 
     def check_same(self, text: str, what: str) -> None:
         """Refuse to go on when `text` is not the same in every process.
@@ -104,17 +121,59 @@ class Processes:
                 "start every process with the same command"
             )
 
+    @contextmanager
+    def collective(self, name: str) -> Iterator[None]:
+        """Inside, a collective operation that fails is reported as one line with its `name` and who is missing.
+
+        Raises:
+            ProcessLost: a process ended, hangs for longer than the time-out, or cannot be reached.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not self.store or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise
+            waited = "imed out" in str(error)
+            what = "does not answer (it hangs or is cut off)" if waited else "has ended"
+            raise ProcessLost(
+                f"{_ranks(self._missing())} {what}: the {name} cannot be completed; the same command continues from "
+                f"the last checkpoint{', timeout_minutes=... waits longer' if waited else ''}"
+            ) from error
+
+    def speaks_first(self, topic: str) -> bool:
+        """Whether this process is the one to tell the user about `topic`, of all that want to; rank 0 if it does."""
+        if self.store is None:
+            return True
+        if not self.is_main:
+            time.sleep(1.0)
+        try:
+            return self.store.add(f"told/{topic}", 1) == 1
+        except RuntimeError:
+            return True  # better twice than never
+
+    def _missing(self) -> list[int]:
+        """Ranks that do not notice, within a moment, that something is wrong; these are what is wrong."""
+        missing = set(range(self.world_size)) - {self.rank}
+        with contextlib.suppress(RuntimeError):  # the store is gone with its host
+            self.store.set(f"noticed/{self.rank}", "")
+            deadline = time.monotonic() + NOTICE_PATIENCE
+            while missing and time.monotonic() < deadline:
+                missing -= {rank for rank in missing if self.store.check([f"noticed/{rank}"])}
+                time.sleep(0.1)
+        return sorted(missing)
+
 
 def start_processes(device: str = "auto", timeout_minutes: float = 10.0, deterministic: bool = False) -> Processes:
     """Join the processes torchrun started (RANK, LOCAL_RANK, WORLD_SIZE), or be the only one.
 
     Args:
         device: auto (cuda, then mps, then cpu), or one of these, or cuda:N with one process.
-        timeout_minutes: how long a process waits for the others before the run ends with an error.
+        timeout_minutes: how long a process waits for the others before the run ends with an error; while they start, at
+            least 10.
         deterministic: choose algorithms that give the same bits every time, and refuse the others.
 
     Raises:
-        UserError: a device that is not there.
+        UserError: a device that is not there, or a process that does not start.
     """
     rank, world_size, local_rank = (
         int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -126,13 +185,52 @@ def start_processes(device: str = "auto", timeout_minutes: float = 10.0, determi
     where = resolve_device(device, local_rank, world_size)
     if where.type == "cuda":
         torch.cuda.set_device(where)
-    control = None
-    if world_size > 1:
-        timeout = timedelta(minutes=timeout_minutes)
-        cuda = where.type == "cuda"
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout, device_id=where if cuda else None)
-        control = dist.new_group(backend="gloo", timeout=timeout)
-    return Processes(rank, world_size, local_rank, where, control)
+    if world_size == 1:
+        return Processes(rank, world_size, local_rank, where)
+    timeout = timedelta(minutes=timeout_minutes)
+    store = _meet(rank, world_size, max(timeout, START_PATIENCE))
+    cuda = where.type == "cuda"
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        store=dist.PrefixStore("groups", store),
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+        device_id=where if cuda else None,
+    )
+    control = dist.new_group(backend="gloo", timeout=timeout)
+    return Processes(rank, world_size, local_rank, where, control, store)
+
+
+def _meet(rank: int, world_size: int, patience: timedelta) -> dist.Store:
+    """Wait until all processes are here; from then on none is slow for having to start.
+
+    Raises:
+        UserError: naming those that did not come.
+    """
+    store, _, _ = next(dist.rendezvous("env://", timeout=patience))
+    store = dist.PrefixStore(f"{world_size} processes", store)  # torchrun keeps its store when a machine joins later
+    store.set(f"here/{rank}", "")
+    try:
+        store.wait([f"here/{other}" for other in range(world_size)], patience)
+    except RuntimeError as error:
+        absent = [other for other in range(world_size) if not store.check([f"here/{other}"])]
+        raise UserError(
+            f"{_ranks(absent)} did not start within {patience.total_seconds() / 60:g} minutes; look at "
+            "what the machine it should run on says"
+        ) from error
+    return store
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    """rank 3; ranks 8 to 15; ranks 1, 4, 6."""
+    if not ranks:
+        return "a process"
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    if len(ranks) > 2 and ranks[-1] - ranks[0] == len(ranks) - 1:
+        return f"ranks {ranks[0]} to {ranks[-1]}"
+    return f"ranks {', '.join(map(str, ranks))}"
 
 
 def stop_processes() -> None:

@@ -92,7 +92,9 @@ class Training:
         Raises:
             UserError: too many skipped steps or unreadable images; the last state could not be written.
         """
-        self.forward = self._wrap()
+        self.stop.at_once = False  # from here on there is something to save
+        with self.processes.collective("first all_reduce of gradients"):
+            self.forward = self._wrap()
         self.feed = Feed(self.make_loader, self.log.terminal.warn)
         self.named: set[str] = set()  # unreadable files the log has named
         self.went_back = False
@@ -199,7 +201,8 @@ class Training:
                     logits = self.forward(images)
                 loss = self.objective(logits, targets.to(self.precision.weights), images)
                 # DDP takes the mean over processes, of which each adds up its share of the micro-batches
-                state.scaler.scale(loss / len(micros)).backward()
+                with self.processes.collective("all_reduce of gradients"):
+                    state.scaler.scale(loss / len(micros)).backward()
             total += loss.detach()
         return self.processes.sum_(total / plan.micro_batches), unreadable
 
@@ -288,13 +291,14 @@ class Training:
         return True
 
     def _evaluate(self, model: nn.Module) -> Evaluation:
-        return evaluate(
-            model,
-            self._until_stopped(self.val_loader),
-            device=self.processes.device,
-            dtype=self.precision.autocast or self.precision.weights,
-            num_classes=self.num_classes,
-        )
+        with self.processes.collective("all_gather of the validation's results"):
+            return evaluate(
+                model,
+                self._until_stopped(self.val_loader),
+                device=self.processes.device,
+                dtype=self.precision.autocast or self.precision.weights,
+                num_classes=self.num_classes,
+            )
 
     def _until_stopped(self, batches: Collection[Batch]) -> Iterator[Batch]:
         """`batches`, until a process is asked to stop. Some may have one batch less; all look at what all have."""

@@ -44,7 +44,7 @@ def open_run(folder: RunFolder, resume: str, processes: Processes, say: Callable
         return source if rewinds else folder.newest_checkpoint(say) or source
 
     path = processes.on_main(choose)
-    return load_checkpoint(path) if path else None
+    return _read(path, processes) if path else None
 
 
 def restore(state: TrainState, saved: dict | None, folder: RunFolder, processes: Processes) -> None:
@@ -60,5 +60,17 @@ def go_back(state: TrainState, folder: RunFolder, processes: Processes, warn: Ca
     """Restore the newest checkpoint that was written while the numbers were finite; None if there is none."""
     path = processes.on_main(lambda: folder.newest_checkpoint(warn, lambda saved: saved["counters"]["in_a_row"] == 0))
     if path is not None:
-        restore(state, load_checkpoint(path), folder, processes)
+        restore(state, _read(path, processes), folder, processes)
     return path
+
+
+def _read(path: Path, processes: Processes) -> dict:
+    """What the main process chose, in every process."""
+    try:
+        return load_checkpoint(path)
+    except FileNotFoundError as error:
+        if processes.is_main:
+            raise
+        raise UserError(
+            f"{path} is not there on {os.uname().nodename}; runs_dir has to be a folder that all machines share"
+        ) from error

@@ -12,6 +12,7 @@ from dat_train.errors import UserError
 from dat_train.training.checkpoint import CheckpointError, load_checkpoint, sync_folder
 
 LOCK_PATIENCE = 3.0  # seconds; the lock of a process that was just killed may take a moment to go, over NFS above all
+RESTART_PATIENCE = 60.0  # after torchrun's restart: the former rank 0 may be on a machine that has yet to notice
 
 
 class RunFolder:
@@ -65,7 +66,8 @@ class RunFolder:
             UserError: another process trains in this folder.
         """
         file = (self.path / ".lock").open("a+")
-        deadline = time.monotonic() + LOCK_PATIENCE
+        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+        deadline = time.monotonic() + (RESTART_PATIENCE if restarted else LOCK_PATIENCE)
         while True:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,10 +14,15 @@ class StopRequest:
     """Remembers that one of `SIGNALS` came, so that the loop can stop after the step it is in.
 
     A second one exits at once. As a context manager it puts the former handlers back.
+
+    Attributes:
+        at_once: while True, the first one exits at once too; set as long as there is nothing to save yet, for to read a
+            large data set may take longer than a scheduler waits.
     """
 
     def __init__(self) -> None:
         self.name: str | None = None  # of the signal
+        self.at_once = False
         self._time = 0.0
         self._former = {}
 
@@ -37,9 +42,9 @@ class StopRequest:
     def _handle(self, number: int, _frame) -> None:
         if os.getpid() != self._process:
             return  # a data worker inherits the handler; it ends when the loop does
-        if self.name is None:
+        if self.name is None and not self.at_once:
             self.name, self._time = signal.Signals(number).name, time.monotonic()
-        elif time.monotonic() - self._time > SAME:
+        elif self.at_once or time.monotonic() - self._time > SAME:
             if sys.stdout.isatty():
                 sys.stdout.write("\x1b[?25h\n")  # the progress bar hides the cursor
                 sys.stdout.flush()

@@ -33,6 +33,10 @@ class Terminal:
         elif self.screen:
             with contextlib.suppress(OSError):  # a full disk, or a pipe nobody reads any more, must not end the run
                 print(text, flush=True)
+        self.record(text)
+
+    def record(self, text: str) -> None:
+        """Lines for the file alone."""
         if self.log_path is not None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
             lines = [f"{stamp}  {line}".rstrip() + "\n" for line in text.splitlines()]

@@ -1,8 +1,9 @@
 """A real training run of a second or two: a tiny DAT on fake images, all parts as `dat-train` puts them together."""
 
-import multiprocessing
+import multiprocessing.forkserver
 import os
 import socket
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -147,10 +148,20 @@ def run_small(path: Path, **settings) -> bool:
         training.log.folder.unlock()
 
 
+def warm_context() -> multiprocessing.context.ForkServerContext:
+    """For processes that are children of a server which has done already what `training.warm` does."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training.warm"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # the server looks for what to preload nowhere else
+    multiprocessing.forkserver.ensure_running()
+    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+    return context
+
+
 def in_processes(world_size: int, function, *arguments) -> None:
     """Run `function(processes, *arguments)` in `world_size` processes that form a group, and wait for them."""
-    context = multiprocessing.get_context("forkserver")  # children of a server that has imported torch already
-    context.set_forkserver_preload(["training.small_run"])
+    context = warm_context()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

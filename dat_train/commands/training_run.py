@@ -93,6 +93,7 @@ def train(config: DictConfig, folder: RunFolder, processes: Processes, terminal:
     model = new_model(config, len(train_set.classes))
     freeze(model, config.freeze)
     facts = {"parameters": count_parameters(model), "macs": count_macs(model, config.img_size, model.in_chans)}
+    model = model.to(precision.weights)
     say_plan(config, folder, terminal, plan, model, facts, precision, (train_set, val_set))
     if config.init and not saved:
         terminal.say(str(load_weights(model, config.init, classes=train_set.classes)))
@@ -164,8 +165,9 @@ def datasets(config: DictConfig, processes: Processes) -> tuple[ImageDataset, Im
     opened = []  # by the main process before the others, for the digits are written on opening
     processes.on_main(lambda: opened.append(open_them()))
     train_set, val_set = opened[0] if opened else open_them()
-    for part, images in (("training", train_set), ("validation", val_set)):  # each machine may have its own copy
-        processes.check_same(f"{len(images):,} images, {images.fingerprint()}", f"{part} set")
+    if processes.world_size > 1:  # each machine may have a copy of its own
+        for part, images in (("training", train_set), ("validation", val_set)):
+            processes.check_same(f"{len(images):,} images, {images.fingerprint()}", f"{part} set")
     train_set.seed = config.seed
     train_set.transform = train_transform(
         config.img_size,

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -205,21 +206,36 @@ def start_processes(device: str = "auto", timeout_minutes: float = 10.0, determi
 def _meet(rank: int, world_size: int, patience: timedelta) -> dist.Store:
     """Wait until all processes are here; from then on none is slow for having to start.
 
+    torchrun keeps its store when it starts processes anew, with the addresses of those that are no more in it. So rank
+    0 makes a name for this meeting and gives it to everyone who asks; what is under that name is of this meeting alone.
+
     Raises:
         UserError: naming those that did not come.
     """
     store, _, _ = next(dist.rendezvous("env://", timeout=patience))
-    store = dist.PrefixStore(f"{world_size} processes", store)  # torchrun keeps its store when a machine joins later
-    store.set(f"here/{rank}", "")
-    try:
-        store.wait([f"here/{other}" for other in range(world_size)], patience)
-    except RuntimeError as error:
-        absent = [other for other in range(world_size) if not store.check([f"here/{other}"])]
-        raise UserError(
-            f"{_ranks(absent)} did not start within {patience.total_seconds() / 60:g} minutes; look at "
-            "what the machine it should run on says"
-        ) from error
-    return store
+    minutes = f"within {patience.total_seconds() / 60:g} minutes"
+    if rank == 0:
+        meeting = uuid.uuid4().hex
+        deadline = time.monotonic() + patience.total_seconds()
+        while absent := [r for r in range(1, world_size) if not store.check([f"here/{meeting}/{r}"])]:
+            for other in absent:
+                if store.check([f"question/{other}"]):
+                    question = store.get(f"question/{other}").decode()
+                    store.set(f"answer/{question}", meeting)
+            if time.monotonic() > deadline:
+                raise UserError(f"{_ranks(absent)} did not start {minutes}; look at what their machines say")
+            time.sleep(0.02)
+        store.set(f"begin/{meeting}", "")
+    else:
+        question = uuid.uuid4().hex
+        store.set(f"question/{rank}", question)
+        try:
+            meeting = store.get(f"answer/{question}").decode()
+            store.set(f"here/{meeting}/{rank}", "")
+            store.wait([f"begin/{meeting}"])
+        except RuntimeError as error:
+            raise UserError(f"rank 0 did not begin {minutes}; look at what its machine says") from error
+    return dist.PrefixStore(meeting, store)
 
 
 def _ranks(ranks: Sequence[int]) -> str:

@@ -4,7 +4,6 @@ import signal
 from collections.abc import Callable, Iterable
 
 from dat_train.data.loader import Batch
-from dat_train.errors import UserError
 
 WORKER_DIED = ("exited unexpectedly", "killed by signal")  # in torch's message; other errors of a worker are real ones
 PATIENCE = 3  # deaths in a row before the run gives up
@@ -36,15 +35,12 @@ class Feed:
 
         Raises:
             RuntimeError, ConnectionError, EOFError: workers keep dying.
-            UserError: as in a worker, without its traceback.
         """
         for death in range(PATIENCE + 1):
             try:
                 if self._batches is None:
                     self._start(step, turn)
                 return next(self._batches)
-            except UserError as error:
-                raise UserError(str(error).splitlines()[-1].rpartition(f"{UserError.__name__}: ")[2]) from None
             except (RuntimeError, ConnectionError, EOFError) as error:
                 if death == PATIENCE or not _is_death(error):
                     raise

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from dat_train.errors import UserError
 from dat_train.training.distributed import Processes, ProcessLost
 from dat_train.training.terminal import Terminal
+
+HOSTING = 3.0  # seconds; where not torchrun keeps the store, rank 0 does, and the others still ask who speaks
 
 
 @contextmanager
@@ -67,4 +70,6 @@ def _speak(error: Exception, text: str, processes: Processes, terminal: Terminal
         terminal.close()
         speaker = "" if processes.is_main else f" on rank {processes.rank} ({os.uname().nodename})"
         print(f"error{speaker}: {line}", file=sys.stderr, flush=True)
+    if processes.is_main and "TORCHELASTIC_USE_AGENT_STORE" not in os.environ:
+        time.sleep(HOSTING)
     sys.exit(code)

@@ -54,7 +54,8 @@ class Training:
         config: kept in checkpoints, for who resumes or evaluates.
 
         checkpoints: in the main process; None in the others.
-        go_back: makes `state` that of the last good checkpoint and returns its path; None when there is none.
+        go_back: (restore) finds the last good checkpoint and returns its path, None when there is none; with True it
+            also makes `state`, and the folder, what they were then.
         log_every: steps between lines, and between looks at how many steps were skipped.
         offsets: looks at the offsets now and then, in the main process; None: nobody does.
         pictures: of the first micro-batch and the best validations, in the main process; None: nobody wants any.
@@ -79,7 +80,7 @@ class Training:
     processes: Processes
     log: RunLog
     checkpoints: CheckpointWriter | None
-    go_back: Callable[[], Path | None]
+    go_back: Callable[[bool], Path | None]
     stop: StopRequest
     log_every: int = 50
     offsets: OffsetWatch | None = None
@@ -318,7 +319,7 @@ class Training:
         )
         if self.checkpoints:
             self.checkpoints.wait()
-        good = self.go_back()
+        good = self.go_back(not self.went_back)
         if good is None:
             raise UserError(f"{complaint}, and there is no checkpoint from before; lower optim.lr or use dtype=fp32")
         if self.went_back:

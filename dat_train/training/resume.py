@@ -56,10 +56,27 @@ def restore(state: TrainState, saved: dict | None, folder: RunFolder, processes:
     processes.wait()
 
 
-def go_back(state: TrainState, folder: RunFolder, processes: Processes, warn: Callable[[str], None]) -> Path | None:
-    """Restore the newest checkpoint that was written while the numbers were finite; None if there is none."""
-    path = processes.on_main(lambda: folder.newest_checkpoint(warn, lambda saved: saved["counters"]["in_a_row"] == 0))
-    if path is not None:
+def go_back(
+    state: TrainState, folder: RunFolder, processes: Processes, warn: Callable[[str], None], to_restore: bool
+) -> Path | None:
+    """Find the newest checkpoint that was written while the numbers were finite; None if there is none.
+
+    Args:
+        to_restore: make `state` what it says, and it the run's last.pt: a run that is killed now must not go on from
+            the former one, whose metrics are forgotten here.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def choose() -> Path | None:
+        path = folder.newest_checkpoint(warn, lambda saved: saved["counters"]["in_a_row"] == 0)
+        if path and to_restore:
+            folder.make_last(path)
+        return path
+
+    path = processes.on_main(choose)
+    if path is not None and to_restore:
         restore(state, _read(path, processes), folder, processes)
     return path
 

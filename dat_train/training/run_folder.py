@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -130,6 +131,21 @@ class RunFolder:
         warn(f"going on from {newest}, step {whole[newest]:,}")
         return newest
 
+    def make_last(self, path: Path) -> None:
+        """Replace last.pt by the checkpoint `path`, which stays.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        beside = self.last.with_name(".last.pt.new")
+        try:
+            beside.unlink(missing_ok=True)
+            link(path, beside)
+            beside.replace(self.last)
+            sync_folder(self.checkpoints)
+        except OSError as error:
+            raise UserError(f"{self.last} cannot be replaced ({error.strerror}); mend the folder") from error
+
     def truncate_metrics(self, step: int, validated: bool) -> None:
         """Forget the rows of metrics.jsonl after `step` steps, and a validation at `step` unless `validated`.
 
@@ -148,6 +164,14 @@ class RunFolder:
         if keep < self.metrics.stat().st_size:
             os.truncate(self.metrics, keep)
             sync_folder(self.path)
+
+
+def link(source: Path, target: Path) -> None:
+    """A second name for a file; a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def parse_row(line: bytes) -> dict | None:

@@ -1,14 +1,12 @@
 """When and where a run's checkpoints are written: beside the training thread, and in spite of a full disk."""
 
-import os
-import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from dat_train.errors import UserError
 from dat_train.training.checkpoint import canonical, write_checkpoint
-from dat_train.training.run_folder import RunFolder
+from dat_train.training.run_folder import RunFolder, link
 
 RETRY_SECONDS = 60.0  # after a failed write
 LAST_TRIES = 5  # at the end of the run, when there is no later moment to try again
@@ -48,6 +46,11 @@ class CheckpointWriter:
     def due(self) -> bool:
         """Whether the time for another one has come."""
         return time.monotonic() >= self._next
+
+    @property
+    def busy(self) -> bool:
+        """Whether the thread is writing."""
+        return self._writing is not None and not self._writing.done()
 
     def save(self, state: dict, best: bool = False) -> None:
         """Write `state` as last.pt, and before that as best.pt if it is the best."""
@@ -122,7 +125,7 @@ class CheckpointWriter:
         if last.exists() and on_disk is not None and on_disk < step:
             name = self._name(on_disk)
             if not name.exists():
-                _link(last, name)
+                link(last, name)
         for path in self.folder.history():
             if path >= self._name(step):  # of a future that a rewound run has no more
                 path.unlink()
@@ -131,14 +134,6 @@ class CheckpointWriter:
 
     def _name(self, step: int) -> Path:
         return self.folder.checkpoints / f"last-{step:09d}.pt"
-
-
-def _link(source: Path, target: Path) -> None:
-    """A second name for a file; a copy where the file system has no hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _reason(error: OSError) -> str:

@@ -39,6 +39,7 @@ class RealRun:
         folder.mkdir(parents=True, exist_ok=True)
         self.run = folder / "runs" / "run"
         self.path = folder / f"output-{time.monotonic_ns()}.txt"
+        self.path.touch()
         arguments = (str(folder), str(self.path), [*SETTINGS, *settings], sabotage, environment)
         self.process = warm_context().Process(target=_command, args=arguments)
         self.process.start()
@@ -85,13 +86,34 @@ def _command(folder: str, output: str, arguments: list[str], sabotage, environme
     main()
 
 
-def ranks(folder: Path, world_size: int, *settings: str, **environment: str) -> list[RealRun]:
-    """The processes of one run, with the environment torchrun would give them."""
+def ranks(
+    folder: Path,
+    world_size: int,
+    *settings: str,
+    sabotage: dict[int, Callable[[], None]] | None = None,
+    extra: dict[int, list[str]] | None = None,
+) -> list[RealRun]:
+    """The processes of one run, with the environment torchrun would give them.
+
+    Args:
+        sabotage: by rank; extra: further settings, by rank.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    group = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | environment
-    return [RealRun(folder, *settings, RANK=str(rank), LOCAL_RANK=str(rank), **group) for rank in range(world_size)]
+    group = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        RealRun(
+            folder,
+            *settings,
+            *(extra or {}).get(rank, ()),
+            sabotage=(sabotage or {}).get(rank),
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            **group,
+        )
+        for rank in range(world_size)
+    ]
 
 
 @contextmanager

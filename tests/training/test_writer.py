@@ -1,5 +1,6 @@
 """When and where checkpoints are written, and what happens when they cannot be."""
 
+import os
 import shutil
 import threading
 import time
@@ -95,7 +96,7 @@ def test_without_hard_links_older_ones_are_copies(folder, monkeypatch):
     def link(*_):
         raise OSError("not here")
 
-    monkeypatch.setattr(writer.os, "link", link)
+    monkeypatch.setattr(os, "link", link)
     checkpoints = a_writer(folder, keep=1)
     for step in (1, 2):
         checkpoints.save(state(step))

@@ -1,0 +1,84 @@
+"""What several processes gain, and how much of the sum of gradients hides behind the backward pass, on this machine.
+
+    python scripts/measure_scaling.py                                   # one process
+    torchrun --nproc_per_node=2 scripts/measure_scaling.py              # two
+
+Every process computes the same micro-batch: without summing, with summing as training does, and the sum alone.
+"""
+
+import argparse
+import statistics
+import time
+
+import timm
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+import dat_train.models  # noqa: F401  registers the names
+from dat_train.training.distributed import start_processes, stop_processes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="dat_tiny", help="timm name (%(default)s)")
+    parser.add_argument("--images", type=int, default=4, help="of a micro-batch (%(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="of an image, in pixels (%(default)s)")
+    parser.add_argument("--steps", type=int, default=5, help="to time, of each kind (%(default)s)")
+    arguments = parser.parse_args()
+    processes = start_processes()
+    device, world_size = processes.device, processes.world_size
+    model = timm.create_model(arguments.model, num_classes=1000, img_size=arguments.size).to(device).train()
+    forward = model
+    if world_size > 1:
+        forward = DistributedDataParallel(
+            model, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
+        )
+    images = torch.randn(arguments.images, 3, arguments.size, arguments.size, device=device)
+    labels = torch.arange(arguments.images, device=device)
+    gradients = torch.zeros(sum(p.numel() for p in model.parameters()), device=device)
+
+    def step(module: torch.nn.Module) -> None:
+        F.cross_entropy(module(images), labels).backward()
+
+    def timed(action) -> float:
+        """Median seconds, until the slowest process is done."""
+        seconds = []
+        for _ in range(arguments.steps):
+            processes.wait()
+            begin = time.monotonic()
+            action()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            processes.wait()
+            seconds.append(time.monotonic() - begin)
+        return statistics.median(seconds)
+
+    for _ in range(3):  # DDP arranges its buckets in the first ones
+        step(forward)
+    apart = timed(lambda: step(model)) if world_size == 1 else timed(lambda: _without_sync(forward, step))
+    together = timed(lambda: step(forward))
+    if processes.is_main:
+        speed = world_size * arguments.images / together
+        print(
+            f"{arguments.model}, {world_size} processes of {arguments.images} images, {torch.get_num_threads()} threads"
+        )
+        print(f"forward and backward            {apart:7.3f} s")
+        print(f"the same, gradients summed      {together:7.3f} s   {speed:.2f} images/s")
+    if world_size > 1:
+        alone = timed(lambda: dist.all_reduce(gradients))
+        if processes.is_main:
+            hidden = 1 - max(0.0, together - apart) / alone
+            size = gradients.numel() * 4 / 1e6
+            print(f"the sum of {size:.0f} MB alone       {alone:7.3f} s   {max(0.0, hidden):.0%} of it hidden")
+    stop_processes()
+
+
+def _without_sync(forward: DistributedDataParallel, step) -> None:
+    with forward.no_sync():
+        step(forward)
+
+
+if __name__ == "__main__":
+    main()

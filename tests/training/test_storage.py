@@ -1,0 +1,142 @@
+"""A real run while its disk is full, read-only or gone, and with a last.pt that was damaged."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+from training.real_run import RealRun, content, ended, steps_done
+
+from dat_train.training.checkpoint import CheckpointError, load_checkpoint
+
+SETTINGS = ("data.workers=0", "epochs=15", "checkpoint.keep=2")  # 90 steps, a checkpoint after each
+
+
+@pytest.fixture(scope="module")
+def through(tmp_path_factory):
+    run = RealRun(tmp_path_factory.mktemp("through"), *SETTINGS)
+    assert run.wait() == 0, run.output
+    return content(run.run)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder that is a file system of its own, of 12 MB, which may be taken away and come back."""
+    if os.geteuid():
+        pytest.skip("needs root, to mount file systems")
+    backing, disk = tmp_path / "backing", tmp_path / "disk"
+    backing.mkdir()
+    disk.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", backing], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"mounting is not permitted here: {made.stderr.strip()}")
+    subprocess.run(["mount", "--bind", backing, disk], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", disk], capture_output=True)
+    subprocess.run(["umount", "-l", backing], check=True)
+
+
+class Full:
+    reason = "No space left on device"
+
+    def begin(self, disk) -> None:
+        with (disk / "filler").open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(1 << 12))
+            except OSError:
+                pass
+
+    def end(self, disk) -> None:
+        (disk / "filler").unlink()
+
+
+class ReadOnly:
+    reason = "Read-only file system"
+
+    def begin(self, disk) -> None:
+        remount(disk, "ro")
+
+    def end(self, disk) -> None:
+        remount(disk, "rw")
+
+
+class Gone:
+    reason = "No such file or directory"
+
+    def begin(self, disk) -> None:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+    def end(self, disk) -> None:
+        subprocess.run(["mount", "--bind", disk.parent / "backing", disk], check=True)
+
+
+def remount(disk, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,bind,{how}", disk], check=True)
+
+
+@pytest.mark.parametrize("fault", [Full(), ReadOnly(), Gone()], ids=lambda fault: type(fault).__name__)
+def test_a_run_survives_its_disk_and_ends_as_if_nothing_had_been(fault, through, disk, tmp_path):
+    run = RealRun(tmp_path, *SETTINGS, f"runs_dir={disk}/runs")
+    place = disk / "runs" / "run"
+    with ended(run):
+        run.wait_for(lambda: steps_done(place) >= 10)
+        fault.begin(disk)
+        run.wait_for(lambda: run.output.count("could not be written") >= 5)
+        if not isinstance(fault, Gone):
+            assert load_checkpoint(place / "checkpoints/last.pt")["step"] >= 9  # old, and whole
+        fault.end(disk)
+        assert run.wait() == 0, run.output
+    assert fault.reason in run.output and "the one before is whole, the run goes on and tries again" in run.output
+    found = content(place)
+    assert found["metrics.jsonl"] == through["metrics.jsonl"]
+    for name in ("last.pt", "best.pt"):  # which differ in one setting, runs_dir
+        saved = load_checkpoint(place / "checkpoints" / name)
+        del saved["config"]
+        (tmp_path / name).write_bytes(through[f"checkpoints/{name}"])
+        assert repr(saved) == repr({k: v for k, v in load_checkpoint(tmp_path / name).items() if k != "config"})
+
+
+def test_a_run_whose_last_state_cannot_be_written_fails_loudly(disk, tmp_path):
+    run = RealRun(tmp_path, "data.workers=0", "max_steps=30", f"runs_dir={disk}/runs")
+    place = disk / "runs" / "run"
+    with ended(run):
+        run.wait_for(lambda: steps_done(place) >= 5)
+        remount(disk, "ro")
+        assert run.wait() == 2
+        remount(disk, "rw")
+    (line,) = [line for line in run.output.splitlines() if line.startswith("error")]
+    assert "step 30 could not be written to" in line and "Read-only file system" in line
+    assert 5 <= load_checkpoint(place / "checkpoints/last.pt")["step"] < 30
+
+
+def test_a_run_that_cannot_begin_to_write_says_so_in_one_line(disk, tmp_path):
+    (disk / "runs" / "run" / "checkpoints").mkdir(parents=True)
+    remount(disk, "ro")
+    run = RealRun(tmp_path, "data.workers=0", f"runs_dir={disk}/runs")
+    assert run.wait() == 2
+    assert run.output.count("\n") == 1
+    assert run.output.startswith(f"error: {disk}/runs/run/.lock: Read-only file system; make room or mend the folder")
+
+
+@pytest.mark.parametrize("damage", ["a bit", "the end"])
+def test_a_damaged_checkpoint_is_noticed_and_the_newest_whole_one_used(damage, through, tmp_path):
+    run = RealRun(tmp_path, *SETTINGS)
+    with ended(run):
+        run.wait_for_step(20)
+        run.send(signal.SIGKILL)
+        run.wait()
+    last = run.run / "checkpoints" / "last.pt"
+    whole = bytearray(last.read_bytes())
+    if damage == "a bit":
+        whole[len(whole) // 2] ^= 1
+    else:
+        del whole[-100:]
+    last.write_bytes(whole)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(last)
+    again = RealRun(tmp_path, *SETTINGS)
+    assert again.wait() == 0, again.output
+    assert ("was altered after it was written" if damage == "a bit" else "is truncated") in again.output
+    assert "going on from runs/run/checkpoints/last-0000000" in again.output
+    assert content(again.run) == through

@@ -9,6 +9,7 @@ Every process computes the same micro-batch: without summing, with summing as tr
 import argparse
 import statistics
 import time
+import warnings
 
 import timm
 import torch
@@ -32,9 +33,10 @@ def main() -> None:
     model = timm.create_model(arguments.model, num_classes=1000, img_size=arguments.size).to(device).train()
     forward = model
     if world_size > 1:
-        forward = DistributedDataParallel(
-            model, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
-        )
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # as in training
+            forward = DistributedDataParallel(
+                model, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
+            )
     images = torch.randn(arguments.images, 3, arguments.size, arguments.size, device=device)
     labels = torch.arange(arguments.images, device=device)
     gradients = torch.zeros(sum(p.numel() for p in model.parameters()), device=device)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -147,21 +148,35 @@ class Processes:
             return True
         if not self.is_main:
             time.sleep(1.0)
-        try:
-            return self.store.add(f"told/{topic}", 1) == 1
-        except RuntimeError:
-            return True  # better twice than never
+        told = [1]  # better twice than never
+        _try_for(NOTICE_PATIENCE, lambda: told.append(self.store.add(f"told/{topic}", 1)))
+        return told[-1] == 1
 
     def _missing(self) -> list[int]:
         """Ranks that do not notice, within a moment, that something is wrong; these are what is wrong."""
         missing = set(range(self.world_size)) - {self.rank}
-        with contextlib.suppress(RuntimeError):  # the store is gone with its host
+
+        def ask() -> None:
             self.store.set(f"noticed/{self.rank}", "")
             deadline = time.monotonic() + NOTICE_PATIENCE
             while missing and time.monotonic() < deadline:
-                missing -= {rank for rank in missing if self.store.check([f"noticed/{rank}"])}
+                missing.difference_update([rank for rank in missing if self.store.check([f"noticed/{rank}"])])
                 time.sleep(0.1)
+
+        _try_for(NOTICE_PATIENCE + 1, ask)
         return sorted(missing)
+
+
+def _try_for(seconds: float, action: Callable[[], object]) -> None:
+    """Wait for `action`, which asks the store: it may be gone with its host, or out of reach and never answer."""
+
+    def attempt() -> None:
+        with contextlib.suppress(RuntimeError):
+            action()
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 def start_processes(device: str = "auto", timeout_minutes: float = 10.0, deterministic: bool = False) -> Processes:

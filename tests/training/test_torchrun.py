@@ -238,7 +238,8 @@ def test_of_two_machines_one_that_is_cut_off_ends_and_the_other_continues_alone(
         assert sessions(here.run) == [2]
         subprocess.run(["ip", "-n", two_machines[0], "link", "set", "cable", "down"], check=True)
         assert here.process.wait(180) == 0, here.output
-        assert away.process.wait(60) != 0, away.output
+        # torchrun itself waits there, until TCP gives up; its training process has ended
+        assert away.processes("RANK=1") == [], away.output
     finally:
         for job in jobs:
             job.end()

@@ -1,0 +1,29 @@
+"""The scripts that measure print what the pages in docs/ quote."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def printed(name: str, *arguments: str, monkeypatch, capsys) -> str:
+    monkeypatch.setattr(sys, "argv", [name, "--model", "dat_nano", "--size", "32", *arguments])
+    runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_the_cost_of_checkpoints(monkeypatch, capsys):
+    text = printed(
+        "measure_checkpoint_cost.py", "--rounds", "2", "--images", "2", monkeypatch=monkeypatch, capsys=capsys
+    )
+    numbers = dict(re.findall(r"^(a step|pause of a checkpoint|lost to its writing|cost) +([\d.]+)", text, re.M))
+    assert len(numbers) == 4 and float(numbers["a step"]) > 0
+    shares = float(numbers["pause of a checkpoint"]) + float(numbers["lost to its writing"])
+    assert abs(float(numbers["cost"]) - 100 * shares / 60) < 0.01
+
+
+def test_the_speed_of_one_process(monkeypatch, capsys):
+    text = printed("measure_scaling.py", "--steps", "1", "--images", "2", monkeypatch=monkeypatch, capsys=capsys)
+    assert text.startswith("dat_nano, 1 processes of 2 images") and "images/s" in text and "hidden" not in text

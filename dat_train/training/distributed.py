@@ -136,10 +136,19 @@ class Processes:
             if not self.store or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
             waited = "imed out" in str(error)
-            what = "does not answer (it hangs or is cut off)" if waited else "has ended"
+            missing = self._missing()
+            several = len(missing) > 1
+            if waited:
+                what = (
+                    "do not answer (they hang or are cut off)"
+                    if several
+                    else "does not answer (it hangs or is cut off)"
+                )
+            else:
+                what = "have ended" if several else "has ended"
             raise ProcessLost(
-                f"{_ranks(self._missing())} {what}: the {name} cannot be completed; the same command continues from "
-                f"the last checkpoint{', timeout_minutes=... waits longer' if waited else ''}"
+                f"{_ranks(missing)} {what}: the {name} cannot be completed; the same command continues from the last "
+                f"checkpoint{', timeout_minutes=... waits longer' if waited else ''}"
             ) from error
 
     def speaks_first(self, topic: str) -> bool:

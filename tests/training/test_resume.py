@@ -202,3 +202,22 @@ def test_a_path_elsewhere_is_where_a_run_begins_and_not_where_it_goes_on(uninter
 def test_a_path_that_is_no_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no file"):
         small_training(tmp_path, resume=str(tmp_path / "nothing.pt"))
+
+
+def test_going_back_makes_the_good_checkpoint_the_last_one(tmp_path):
+    """Else a run killed right after it would go on from the former last.pt, whose metrics are forgotten."""
+    run_until_killed(tmp_path, killed_after(5), keep=3)
+    training = small_training(tmp_path)
+    folder = training.log.folder
+    good, state = folder.history()[1], training.state
+    for path in (folder.last, folder.best, folder.history()[0]):  # as if written in a row of skipped steps
+        saved = load_checkpoint(path)
+        saved["counters"]["in_a_row"] = 2
+        write_checkpoint(saved, path)
+    step, before = load_checkpoint(good)["step"], (folder.last.read_bytes(), folder.metrics.read_bytes())
+    assert training.go_back(False) == good
+    assert (folder.last.read_bytes(), folder.metrics.read_bytes()) == before and state.step > step
+    assert training.go_back(True) == good
+    assert folder.last.read_bytes() == good.read_bytes() and state.step == step
+    assert read_rows(folder.metrics)[-1]["step"] == step
+    folder.unlock()

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dat_train.errors import UserError
+from dat_train.models.neighborhood_attention import neighborhood_attention
 
 
 class NeighborhoodAttention(nn.Module):
@@ -34,31 +35,10 @@ class NeighborhoodAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        H, W, k = x.shape[1], x.shape[2], self.kernel_size
+        B, H, W, C = x.shape
+        k = self.kernel_size
         if k > H or k > W:
             x = F.pad(x, (0, 0, 0, max(k - W, 0), 0, max(k - H, 0)))
-        x = self._attend(self.qkv(x))
-        return self.proj_drop(self.proj(x[:, :H, :W].contiguous()))  # contiguous: see `WindowAttention`
-
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """(B, H, W, 3C) -> (B, H, W, C), H, W >= k."""
-        B, H, W, C3 = qkv.shape
-        C, heads, k = C3 // 3, self.heads, self.kernel_size
-        rows, columns = _neighbors(H, k, qkv), _neighbors(W, k, qkv)  # (H, k), (W, k)
-        q = qkv[..., :C].reshape(B, H * W, heads, 1, C // heads)
-        kv = qkv[..., C:][:, rows][:, :, :, columns]  # (B, H, k, W, k, 2C)
-        kv = kv.permute(0, 1, 3, 2, 4, 5).reshape(B, H * W, k * k, 2, heads, C // heads)
-        key, value = kv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, H*W, heads, k*k, C / heads)
-        dy = (rows - torch.arange(H, device=rows.device)[:, None] + k - 1)[:, None, :, None]
-        dx = (columns - torch.arange(W, device=rows.device)[:, None] + k - 1)[None, :, None, :]
-        bias = self.rpb[:, dy, dx].permute(1, 2, 0, 3, 4).reshape(1, H * W, heads, 1, k * k)
-        out = F.scaled_dot_product_attention(
-            q, key, value, attn_mask=bias.to(q.dtype), dropout_p=self.attn_drop if self.training else 0.0
-        )
-        return out.reshape(B, H, W, C)
-
-
-def _neighbors(size: int, k: int, like: Tensor) -> Tensor:
-    """(size, k) positions of each query's neighbors along one axis."""
-    first = (torch.arange(size, device=like.device) - k // 2).clamp(0, size - k)
-    return first[:, None] + torch.arange(k, device=like.device)
+        qkv = self.qkv(x).view(B, x.shape[1], x.shape[2], 3, self.heads, C // self.heads)
+        x = neighborhood_attention(qkv, self.rpb, k, self.attn_drop if self.training else 0.0)
+        return self.proj_drop(self.proj(x[:, :H, :W].reshape(B, H, W, C)))

@@ -26,6 +26,8 @@ def rows(runs_dir: Path, name: str) -> list[tuple]:
     """
     found: dict[str, list[dict]] = {}
     for path in sorted(runs_dir.glob(f"{name}-ablation_*/summary.json")):
+        if ".old-" in path.parent.name:  # moved aside by resume=never
+            continue
         ablation = re.match(r"ablation_([^-]+)", path.parent.name.removeprefix(f"{name}-"))[1]
         found.setdefault(ablation, []).append(json.loads(path.read_text()))
     if not found:

@@ -21,7 +21,8 @@ class SamplingPositions(nn.Module):
         channels: channels of one group, C / groups.
         groups: offset groups; the network's weights are shared by all of them.
         kernel_size, stride: of the depthwise convolution; the stride is the ratio of queries to keys along an axis.
-        offset_range: s > 0 limits an offset to s reference cells (tanh); None leaves it free and bounds the position.
+        offset_range: s > 0 limits an offset to s reference cells (tanh); None, or a negative number as in the published
+            configurations, leaves it free and bounds the position.
         geometry: "cvpr" or "dat++"; the two papers place reference points differently (spec: steps 2 to 5).
         offsets: False stays on the reference points; the offset network is there, frozen, as published.
 
@@ -44,7 +45,7 @@ class SamplingPositions(nn.Module):
         self.offsets = offsets
         self.stride = stride
         self.padding = 0 if geometry == "dat++" and kernel_size == stride else kernel_size // 2
-        self.offset_range = offset_range
+        self.offset_range = offset_range if offset_range is not None and offset_range > 0 else None
         self.geometry = geometry
         self.conv = nn.Conv2d(channels, channels, kernel_size, stride, self.padding, groups=channels)
         self.norm = nn.LayerNorm(channels)

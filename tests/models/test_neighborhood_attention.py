@@ -87,7 +87,7 @@ def test_a_map_smaller_than_the_kernel_is_padded_with_zeros():
 
 
 def test_what_is_copied_stays_small():
-    """The plain form keeps 49 copies of keys and values for the backward pass; tiles keep less than a quarter of that."""
+    """The plain form keeps 49 copies of keys and values for the backward pass; tiles less than a quarter of that."""
 
     def kept(function):
         total = []

@@ -1,0 +1,36 @@
+"""A page with a trained model: upload an image, see its classes and the points the model looked at.
+
+pip install gradio
+python examples/app.py runs/digits/checkpoints/best.pt
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from dat_train.commands.trained import open_trained
+from dat_train.inspection.attention import look
+from dat_train.inspection.pictures import write_points
+
+
+def predictor(ckpt: str):
+    """A function: PIL image -> {class: probability}, and the path of a picture with the sampling points."""
+    trained = open_trained(ckpt, device="cpu")
+    data = trained.settings.data
+
+    def predict(image):
+        seen = look(trained.model, trained.transform(image.convert("RGB")), data.mean, data.std)
+        points, *_ = write_points(seen, Path(tempfile.mkdtemp()))
+        return {trained.classes[label]: share for label, share in seen.top(5)}, str(points)
+
+    return predict
+
+
+def page(ckpt: str):
+    import gradio as gr
+
+    return gr.Interface(predictor(ckpt), gr.Image(type="pil"), [gr.Label(), gr.Image(type="filepath")], title="DAT")
+
+
+if __name__ == "__main__":
+    page(sys.argv[1]).launch()

@@ -1,0 +1,64 @@
+"""Images that are in no folder: a data set of one's own, with this project's augmentation, loaders and evaluation.
+
+python examples/own_dataset.py
+"""
+
+import timm
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+import dat_train.models  # noqa: F401  registers the models
+from dat_train.data.augment import eval_transform, train_transform
+from dat_train.data.dataset import ImageDataset
+from dat_train.data.loader import evaluation_loader, train_loader
+from dat_train.data.order import MicroBatchSampler
+from dat_train.evaluation.metrics import evaluate
+
+SIZE, MEAN, STD = 16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+class Pieces(ImageDataset):
+    """Squares of 64 x 64 pixels cut from two photographs; the class is the photograph."""
+
+    def __init__(self, columns: range, **kwargs) -> None:
+        self.photos = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]  # (427, 640, 3) each
+        places = [(label, 60 * row, 64 * column) for label in range(2) for row in range(6) for column in columns]
+        super().__init__([(f"{place}", place[0]) for place in places], ["china", "flower"], **kwargs)
+        self.places = places
+
+    def read(self, index: int) -> Image.Image:
+        """All a data set has to do: an image by its number. `samples` has (name, label) of each."""
+        label, y, x = self.places[index]
+        return Image.fromarray(self.photos[label][y : y + 64, x : x + 64])
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    augment = train_transform(SIZE, scale=(0.3, 1.0), color_jitter=0.3, mean=MEAN, std=STD)
+    train = Pieces(range(0, 7), transform=augment)
+    held_out = Pieces(range(7, 10), transform=eval_transform(SIZE, crop_pct=1.0, mean=MEAN, std=STD), stand_in=False)
+
+    model = timm.create_model("dat_nano", num_classes=2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    # the order, and what augmentation draws, follow from the seed, whatever the number of workers
+    order = MicroBatchSampler(len(train), seed=0, batch_size=28, micro_batch_size=28, first_step=0, last_step=12)
+    for batch in train_loader(train, order):
+        loss = F.cross_entropy(model(batch.images), batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    found = evaluate(
+        model,
+        evaluation_loader(held_out, batch_size=36),
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        num_classes=2,
+    )
+    print(f"{found.top1:.1f} % of {found.count} held-out pieces")
+
+
+if __name__ == "__main__":
+    main()

@@ -65,6 +65,8 @@ def composition_error(command: Command, error: Exception) -> str:
     """What Hydra, OmegaConf or the YAML parser found wrong, in one line."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, value = error.missing_cfg_file.rpartition("/")
+        if value.startswith("submitit_"):
+            return "hydra/launcher=slurm needs its launcher: pip install 'dat-train[slurm]'"
         return _no_such_choice(group, value, error.options)
     text = str(error)
     if several := re.match(r"Ambiguous value for argument '(.*?)'", text):

@@ -5,6 +5,10 @@ import json
 import pytest
 import yaml
 from commands.running import run
+from hydra.errors import MissingConfigException
+
+from dat_train.commands.overrides import composition_error
+from dat_train.commands.train import COMMAND
 
 TINY = [
     *("model=dat_nano", "model.args.dims=[8,16,16,24]", "model.args.depths=[1,1,2,1]", "model.args.heads=[1,2,2,3]"),
@@ -22,6 +26,11 @@ def test_the_launcher_for_slurm_composes_with_one_gpu_a_run(tmp_path):
     assert launcher["_target_"].endswith("SlurmLauncher") and launcher["partition"] == "gpu"
     assert launcher["gpus_per_node"] == launcher["tasks_per_node"] == launcher["nodes"] == 1
     assert launcher["max_num_timeout"] > 1 and list(tmp_path.iterdir()) == []
+
+
+def test_without_the_launcher_it_says_what_to_install():
+    error = MissingConfigException("not found", missing_cfg_file="hydra/launcher/submitit_slurm", options=["basic"])
+    assert composition_error(COMMAND, error).endswith("pip install 'dat-train[slurm]'")
 
 
 @pytest.mark.slow

@@ -64,11 +64,13 @@ def test_several_processes_train_the_same_model_as_one(alone, tmp_path, world_si
 
 
 def test_in_single_precision_they_stay_close(tmp_path):
-    one, losses = run(tmp_path / "one", 1, epochs=20, max_steps=20, eval_every=20, decay=0)
-    two, same_losses = run(tmp_path / "two", 2, epochs=20, max_steps=20, eval_every=20, decay=0)
-    assert furthest(losses, same_losses) < 1e-5
-    # Softmax cancels the bias of keys, so its gradient is rounding alone, which AdamW brings to full length.
-    assert furthest(without_key_bias(one["model"]), without_key_bias(two["model"])) < 1e-5
+    settings = {"epochs": 20, "max_steps": 20, "eval_every": 20, "decay": 0}
+    one, losses = run(tmp_path / "1", 1, **settings)
+    for world_size in (2, 4):
+        other, same_losses = run(tmp_path / str(world_size), world_size, **settings)
+        assert furthest(losses, same_losses) < 1e-5
+        # Softmax cancels the bias of keys, so its gradient is rounding alone, which AdamW brings to full length.
+        assert furthest(without_key_bias(one["model"]), without_key_bias(other["model"])) < 1e-5
 
 
 def test_a_run_may_move_between_layouts_in_the_middle_of_epochs(alone, tmp_path):

@@ -4,8 +4,11 @@ The residual stream is (B, H, W, C), contiguous; only depthwise convolutions tak
 """
 
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
+
+from dat_train.models.kernels.mlp import mlp
 
 
 class ConvNHWC(nn.Conv2d):
@@ -33,6 +36,8 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.dwconv is None and not (self.training and self.drop.p > 0):
+            return mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         x = self.fc1(x)
         if self.dwconv is not None:
             x = x + self.dwconv(x)
@@ -89,7 +94,20 @@ class PatchStem(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x).permute(0, 2, 3, 1).contiguous())
+        return self.norm(patch_conv(x.permute(0, 2, 3, 1), self.conv.weight, self.conv.bias))
+
+
+def patch_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution whose stride is its kernel's side p, as one matrix product over patches.
+
+    Shape: x (B, H, W, C), weight (C', C, p, p) -> (B, H // p, W // p, C'), contiguous.
+    """
+    B, H, W, C = x.shape
+    p = weight.shape[2]
+    rows, columns = H // p, W // p
+    x = x[:, : rows * p, : columns * p].reshape(B, rows, p, columns, p, C).transpose(2, 3)
+    x = x.reshape(B, rows, columns, p * p * C)
+    return F.linear(x, weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1), bias)
 
 
 class ConvStem(nn.Module):
@@ -117,4 +135,6 @@ class Downsample(nn.Module):
         self.norm = nn.LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.conv.kernel_size == self.conv.stride:
+            return self.norm(patch_conv(x, self.conv.weight, None))
         return self.norm(self.conv(x).contiguous())

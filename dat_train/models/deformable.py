@@ -6,7 +6,10 @@ from torch import Tensor, nn
 
 from dat_train.errors import UserError
 from dat_train.models.blocks import depthwise_conv
-from dat_train.models.position_bias import GEOMETRIES, FixedBias, LogCPB, TableBias, reference_points
+from dat_train.models.geometry import GEOMETRIES, reference_points
+from dat_train.models.kernels.deformable_attention import biased_attention
+from dat_train.models.kernels.sampling import sample_bilinear
+from dat_train.models.position_bias import FixedBias, LogCPB, TableBias
 
 BIASES = ("table", "fixed", "dwc", "log_cpb", "none")
 
@@ -176,22 +179,17 @@ class DeformableAttention(nn.Module):
         return None
 
     def forward(self, x: Tensor) -> Tensor:
-        B, H, W, C = x.shape
-        heads = self.heads
+        H, W = x.shape[1], x.shape[2]
         q = self.q(x)  # (B, H, W, C)
         sampled, positions = self._sample(x, q)  # (B, keys, C)
-        k, v = self.kv(sampled).view(B, -1, 2, heads, C // heads).permute(2, 0, 3, 1, 4).unbind(0)
-        bias = None
-        if self.bias is not None:
-            bias = self.bias(positions, H, W).to(q.dtype)
-        out = F.scaled_dot_product_attention(
-            q.view(B, H * W, heads, C // heads).transpose(1, 2),
-            k,
-            v,
-            attn_mask=bias,
-            dropout_p=self.attn_drop if self.training else 0.0,
-        )
-        out = out.transpose(1, 2).reshape(B, H, W, C)
+        kv = self.kv(sampled)
+        dropout = self.attn_drop if self.training else 0.0
+        if hasattr(self.bias, "attend"):  # a table, which is sampled inside the attention
+            out = self.bias.attend(q, kv, positions, dropout)
+        elif self.bias is not None:
+            out = biased_attention(q, kv, self.heads, self.bias(positions, H, W), dropout)
+        else:
+            out = biased_attention(q, kv, self.heads, None, dropout)
         if self.dwc is not None:
             out = out + self.dwc(q)
         return self.proj_drop(self.proj(out))
@@ -203,21 +201,3 @@ class DeformableAttention(nn.Module):
             pooled = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), positions.shape[2:4])
             return pooled.flatten(2).transpose(1, 2), positions
         return sample_bilinear(x, positions), positions
-
-
-def sample_bilinear(x: Tensor, positions: Tensor) -> Tensor:
-    """Each group's channels at its positions: bilinear, zeros outside, -1 and 1 the centres of the border pixels.
-
-    Shape: x (B, H, W, C), positions (B, groups, Hk, Wk, 2) as (y, x) -> (B, Hk*Wk, C), in x's dtype.
-    """
-    B, H, W, C = x.shape
-    G, Hk, Wk = positions.shape[1], positions.shape[2], positions.shape[3]
-    grouped = x.view(B, H, W, G, C // G).permute(0, 3, 4, 1, 2).reshape(B * G, C // G, H, W)
-    sampled = F.grid_sample(
-        grouped.to(positions.dtype),
-        positions.flip(-1).reshape(B * G, Hk, Wk, 2),
-        mode="bilinear",
-        padding_mode="zeros",
-        align_corners=True,
-    )
-    return sampled.view(B, C, Hk * Wk).transpose(1, 2).to(x.dtype)

@@ -14,35 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GEOMETRIES = ("cvpr", "dat++")
-
-
-def reference_points(size: int, geometry: str, like: Tensor) -> Tensor:
-    """(size,) coordinates in [-1, 1] of the uniform reference points along one axis (spec: step 4)."""
-    steps = torch.arange(size, dtype=like.dtype, device=like.device) + 0.5
-    # DAT++ divides by size - 1, so its grid leans outwards; one single point sits in the middle in both
-    return 2 * steps / (size if geometry == "cvpr" else max(size - 1, 1)) - 1
-
-
-def query_points(size: int, geometry: str, like: Tensor) -> Tensor:
-    """(size,) coordinates in [-1, 1] of the queries along one axis, for the bias alone (spec: after step 8)."""
-    if geometry == "cvpr" or size == 1:  # a single DAT++ query: the middle, not the left border
-        return reference_points(size, "cvpr", like)
-    return 2 * torch.arange(size, dtype=like.dtype, device=like.device) / (size - 1) - 1
-
-
-def displacements(positions: Tensor, H: int, W: int, geometry: str) -> Tensor:
-    """(B, groups, H*W, keys, 2) query position minus key position, (y, x), in [-2, 2] for keys inside the map."""
-    y = query_points(H, geometry, positions)
-    x = query_points(W, geometry, positions)
-    queries = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).view(1, 1, H * W, 1, 2)
-    return queries - positions.flatten(2, 3).unsqueeze(2)
+from dat_train.models.geometry import displacements
+from dat_train.models.kernels.deformable_attention import deformable_attention, table_bias
 
 
 class TableBias(nn.Module):
     """Table (heads, 2H-1, 2W-1), made for a map of `size` = (H, W) and sampled at half the displacement.
 
-    The displacement is normalized, so one table serves maps of any size.
+    The displacement is normalized, so one table serves maps of any size. Attention with this bias is `attend`, which
+    need not write the bias down; called as a module, it does.
     """
 
     def __init__(self, heads: int, groups: int, size: tuple[int, int], geometry: str) -> None:
@@ -53,13 +33,11 @@ class TableBias(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.01)
 
     def forward(self, positions: Tensor, H: int, W: int) -> Tensor:
-        B, G = positions.shape[:2]
-        heads = self.table.shape[0]
-        table = self.table.to(positions.dtype).view(1, G, heads // G, self.table.shape[1], self.table.shape[2])
-        table = table.expand(B, -1, -1, -1, -1).flatten(0, 1)
-        grid = (displacements(positions, H, W, self.geometry) / 2).flip(-1).flatten(0, 1)  # grid_sample wants (x, y)
-        bias = F.grid_sample(table, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
-        return bias.view(B, heads, H * W, -1)
+        return table_bias(positions, self.table, H, W, self.geometry)
+
+    def attend(self, q: Tensor, kv: Tensor, positions: Tensor, dropout: float) -> Tensor:
+        """Attention of queries (B, H, W, C) to keys and values (B, keys, 2C) at these positions: (B, H, W, C)."""
+        return deformable_attention(q, kv, positions, self.table, self.geometry, dropout)
 
 
 class FixedBias(nn.Module):

@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dat_train.models.kernels.parts import in_parts
+from dat_train.models.kernels.window_attention import reorder, window_attention
+
 
 class WindowAttention(nn.Module):
     """Self-attention inside w x w windows with a learned relative position bias.
@@ -49,37 +52,21 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, H, W, C = x.shape
-        w, heads = self.window_size, self.heads
+        H, W, w = x.shape[1], x.shape[2], self.window_size
         pad_y, pad_x = (w - H % w) % w, (w - W % w) % w
         rows, columns = (H + pad_y) // w, (W + pad_x) // w
         shift_y = self.shift if rows > 1 else 0
         shift_x = self.shift if columns > 1 else 0
 
-        qkv = self.qkv(x)
         if pad_y > 0 or pad_x > 0:
-            qkv = F.pad(qkv, (0, 0, 0, pad_x, 0, pad_y))
-        if shift_y > 0 or shift_x > 0:
-            qkv = torch.roll(qkv, (-shift_y, -shift_x), (1, 2))
-        qkv = qkv.view(B, rows, w, columns, w, 3, heads, C // heads).permute(5, 0, 1, 3, 6, 2, 4, 7)
-
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (heads, w*w, w*w)
+            x = F.pad(x, (0, 0, 0, pad_x, 0, pad_y))
+        x = _into_windows(x, w, shift_y, shift_x)
+        # (heads, n, n), n = w*w; a lookup whose gradient is added up in the same order in every run
+        bias = F.embedding(self.relative_position_index, self.relative_position_bias_table).permute(2, 0, 1)
         if pad_y > 0 or pad_x > 0 or shift_y > 0 or shift_x > 0:
-            # one bias for every window and head; windows stand beside heads so that it broadcasts over the batch
-            mask = self._mask(H, W, rows, columns, shift_y, shift_x, bias)  # (windows, w*w, w*w)
-            bias = (mask.unsqueeze(1) + bias).flatten(0, 1)  # (windows * heads, w*w, w*w)
-            qkv = qkv.reshape(3, B, rows * columns * heads, w * w, C // heads)
-        else:
-            qkv = qkv.reshape(3, B * rows * columns, heads, w * w, C // heads)
-        q, k, v = qkv.unbind(0)
-        x = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias.unsqueeze(0), dropout_p=self.attn_drop if self.training else 0.0
-        )
-
-        x = x.reshape(B, rows, columns, heads, w, w, C // heads).permute(0, 1, 4, 2, 5, 3, 6)
-        x = x.reshape(B, rows * w, columns * w, C)
-        if shift_y > 0 or shift_x > 0:
-            x = torch.roll(x, (shift_y, shift_x), (1, 2))
+            bias = self._mask(H, W, rows, columns, shift_y, shift_x, bias).unsqueeze(1) + bias  # (windows, heads, n, n)
+        x = window_attention(self.qkv(x), bias, self.heads, self.attn_drop if self.training else 0.0)
+        x = _out_of_windows(x, rows * w, columns * w, shift_y, shift_x)
         if pad_y > 0 or pad_x > 0:
             x = x[:, :H, :W].contiguous()  # torch multiplies other layouts by trained and frozen weights differently
         return self.proj_drop(self.proj(x))
@@ -96,6 +83,37 @@ class WindowAttention(nn.Module):
         mask = torch.zeros((rows * columns, w * w, w * w), dtype=like.dtype, device=like.device)
         mask = mask.masked_fill(region.unsqueeze(1) != region.unsqueeze(2), -100.0)
         return mask.masked_fill(padded, float("-inf"))
+
+
+def _into_windows(x: Tensor, w: int, shift_y: int, shift_x: int) -> Tensor:
+    """(B, H, W, C), rolled by -shift -> (B, windows, w*w, C), H and W multiples of w."""
+    B, H, W, C = x.shape
+    if not torch.jit.is_scripting() and in_parts(x):
+        order = _window_order(H, W, w, shift_y, shift_x)
+        return reorder(x.reshape(B, H * W, C), order, order.argsort()).view(B, -1, w * w, C)
+    if shift_y > 0 or shift_x > 0:
+        x = torch.roll(x, (-shift_y, -shift_x), (1, 2))
+    x = x.view(B, H // w, w, W // w, w, C).transpose(2, 3)
+    return x.reshape(B, -1, w * w, C)
+
+
+def _out_of_windows(x: Tensor, H: int, W: int, shift_y: int, shift_x: int) -> Tensor:
+    """The inverse of `_into_windows`."""
+    B, n, C = x.shape[0], x.shape[2], x.shape[3]
+    w = round(n**0.5)
+    if not torch.jit.is_scripting() and in_parts(x):
+        order = _window_order(H, W, w, shift_y, shift_x)
+        return reorder(x.reshape(B, H * W, C), order.argsort(), order).view(B, H, W, C)
+    x = x.view(B, H // w, W // w, w, w, C).transpose(2, 3).reshape(B, H, W, C)
+    if shift_y > 0 or shift_x > 0:
+        x = torch.roll(x, (shift_y, shift_x), (1, 2))
+    return x
+
+
+def _window_order(H: int, W: int, w: int, shift_y: int, shift_x: int) -> Tensor:
+    """(H*W,) positions of a map, window after window of the rolled one."""
+    order = torch.arange(H * W).view(H, W).roll((-shift_y, -shift_x), (0, 1))
+    return order.view(H // w, w, W // w, w).transpose(1, 2).reshape(-1)
 
 
 def _relative_position_index(w: int) -> Tensor:

@@ -1,0 +1,154 @@
+"""Attention to sampled keys, its bias sampled from a table for every (query, key, head)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dat_train.models.geometry import displacements, query_points
+from dat_train.models.kernels.parts import in_parts, parts, wants_gradient
+
+
+def deformable_attention(
+    q: Tensor, kv: Tensor, positions: Tensor, table: Tensor, geometry: str, dropout: float = 0.0
+) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v; the bias of query i and key j is `table` at (query point i - p_j) / 2.
+
+    Args:
+        q: (B, H, W, C) queries.
+        kv: (B, keys, 2C) keys, then values.
+        positions: (B, groups, Hk, Wk, 2) of the keys as (y, x), at least float32.
+        table: (heads, h, w), sampled bilinearly: -1 and 1 the centres of its border cells, zeros outside.
+        geometry: of the query points, "cvpr" or "dat++".
+        dropout: probability that a weight of the attention is dropped.
+
+    Shape: -> (B, H, W, C).
+    """
+    if not torch.jit.is_scripting() and dropout == 0 and in_parts(q):
+        with torch.autocast("cpu", enabled=False):
+            keep = wants_gradient(q, kv, positions, table)
+            return _DeformableAttention.apply(q, kv.to(q.dtype), positions, table, geometry, keep)[0]
+    bias = table_bias(positions, table, q.shape[1], q.shape[2], geometry)
+    return biased_attention(q, kv, table.shape[0], bias, dropout)
+
+
+def table_bias(positions: Tensor, table: Tensor, H: int, W: int, geometry: str) -> Tensor:
+    """A table (heads, h, w) sampled at half the displacement: (B, heads, H*W, keys)."""
+    B, G = positions.shape[0], positions.shape[1]
+    heads, h, w = table.shape[0], table.shape[1], table.shape[2]
+    table = table.to(positions.dtype).view(1, G, heads // G, h, w).expand(B, -1, -1, -1, -1).flatten(0, 1)
+    grid = (displacements(positions, H, W, geometry) / 2).flip(-1).flatten(0, 1)  # grid_sample wants (x, y)
+    bias = F.grid_sample(table, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return bias.view(B, heads, H * W, -1)
+
+
+def biased_attention(q: Tensor, kv: Tensor, heads: int, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v for a bias (B or 1, heads, H*W, keys), or none.
+
+    Shape: q (B, H, W, C), kv (B, keys, 2C) -> (B, H, W, C).
+    """
+    B, H, W, C = q.shape
+    k, v = kv.view(B, -1, 2, heads, C // heads).permute(2, 0, 3, 1, 4).unbind(0)
+    out = F.scaled_dot_product_attention(
+        q.view(B, H * W, heads, C // heads).transpose(1, 2),
+        k,
+        v,
+        attn_mask=None if bias is None else bias.to(q.dtype),
+        dropout_p=dropout,
+    )
+    return out.transpose(1, 2).reshape(B, H, W, C)
+
+
+class _DeformableAttention(torch.autograd.Function):
+    """In parts of images: no bias and no sampling grid of a whole batch is ever written."""
+
+    @staticmethod
+    def forward(q, kv, positions, table, geometry, keep):
+        B, H, W, C = q.shape
+        heads = table.shape[0]
+        d = C // heads
+        points = _half_query_points(H, W, geometry, positions)
+        out = q.new_empty(B, H * W, heads, d)
+        weights = q.new_empty(B if keep else 0, heads, H * W, kv.shape[1])
+        for part in _image_parts(q, positions, heads):
+            grid = _grid(positions[part], *points)
+            bias = F.grid_sample(_grouped(table, positions[part]), grid, "bilinear", "zeros", align_corners=True)
+            queries, k, v = _heads(q[part], kv[part], heads)
+            logits = torch.baddbmm(bias.view(len(queries), H * W, -1).to(q.dtype), queries, k.mT, alpha=d**-0.5)
+            p = torch.softmax(logits, -1, out=weights[part].view_as(logits) if keep else logits)
+            out[part] = (p @ v).view(-1, heads, H * W, d).transpose(1, 2)
+        return out.view(B, H, W, C), weights
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        q, kv, positions, table, ctx.geometry, _ = inputs
+        ctx.save_for_backward(q, kv, positions, table, output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out, _):
+        q, kv, positions, table, weights = ctx.saved_tensors
+        _, H, W, C = q.shape
+        heads, keys = table.shape[0], kv.shape[1]
+        d = C // heads
+        points = _half_query_points(H, W, ctx.geometry, positions)
+        d_q, d_kv, d_positions = torch.empty_like(q), torch.empty_like(kv), torch.empty_like(positions)
+        d_table = torch.zeros_like(table, dtype=positions.dtype)
+        with torch.autocast("cpu", enabled=False):
+            for part in _image_parts(q, positions, heads):
+                queries, k, v = _heads(q[part], kv[part], heads)
+                d_o = grad_out[part].reshape(-1, H * W, heads, d).transpose(1, 2).reshape(-1, H * W, d)
+                p = weights[part].view(-1, H * W, keys)
+                d_logits = torch._softmax_backward_data(d_o @ v.mT, p, -1, p.dtype)
+                d_q[part].view(-1, H * W, heads, d).copy_(
+                    (d_logits @ k).mul_(d**-0.5).view(-1, heads, H * W, d).transpose(1, 2)
+                )
+                into = d_kv[part].view(-1, keys, 2, heads, d)
+                into[:, :, 0].copy_((d_logits.mT @ queries).mul_(d**-0.5).view(-1, heads, keys, d).transpose(1, 2))
+                into[:, :, 1].copy_((p.mT @ d_o).view(-1, heads, keys, d).transpose(1, 2))
+                grouped, grid = _grouped(table, positions[part]), _grid(positions[part], *points)
+                d_tables, d_grid = torch.ops.aten.grid_sampler_2d_backward(
+                    d_logits.to(grid.dtype).view(len(grid), -1, H * W, keys), grouped, grid, 0, 0, True, [True, True]
+                )
+                d_table += d_tables.view(-1, *table.shape).sum(0)
+                # half the displacement, (x, y), shrinks by half of what a position (y, x) grows
+                d_positions[part] = d_grid.sum(1).flip(-1).mul_(-0.5).view(positions[part].shape)
+        return d_q, d_kv, d_positions, d_table.to(table.dtype), None, None
+
+
+def _image_parts(q: Tensor, positions: Tensor, heads: int) -> list[slice]:
+    _, G, Hk, Wk, _ = positions.shape
+    pairs = q.shape[1] * q.shape[2] * Hk * Wk
+    return parts(len(q), pairs * max(heads * q.element_size(), 2 * G * positions.element_size()))
+
+
+def _heads(q: Tensor, kv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """q (B * heads, H*W, d), k and v (B * heads, keys, d); no copies where B is 1."""
+    B, H, W, C = q.shape
+    queries = q.view(B, H * W, heads, C // heads).transpose(1, 2).reshape(B * heads, H * W, -1)
+    k, v = kv.view(B, -1, 2, heads, C // heads).permute(2, 0, 3, 1, 4).reshape(2, B * heads, -1, C // heads)
+    return queries, k, v
+
+
+def _half_query_points(H: int, W: int, geometry: str, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Half the query points, (H, 1) and (W, 1): the table is sampled at half the displacement."""
+    return query_points(H, geometry, like).view(H, 1) / 2, query_points(W, geometry, like).view(W, 1) / 2
+
+
+def _grid(positions: Tensor, half_y: Tensor, half_x: Tensor) -> Tensor:
+    """Where the table is sampled: (B * groups, H * W, keys, 2) as (x, y)."""
+    positions = positions.flatten(0, 1).flatten(1, 2) / 2  # (B * groups, keys, 2)
+    N, keys, _ = positions.shape
+    H, W = len(half_y), len(half_x)
+    grid = positions.new_empty(N, H, W, keys, 2)
+    grid[..., 0] = (half_x - positions[:, None, :, 1]).unsqueeze(1)
+    grid[..., 1] = (half_y - positions[:, None, :, 0]).unsqueeze(2)
+    return grid.view(N, H * W, keys, 2)
+
+
+def _grouped(table: Tensor, positions: Tensor) -> Tensor:
+    """The table for every group of every image: (B * groups, heads / groups, h, w), in the format of positions."""
+    B, G = positions.shape[:2]
+    heads, h, w = table.shape
+    return table.to(positions.dtype).view(1, G, heads // G, h, w).expand(B, -1, -1, -1, -1).flatten(0, 1)

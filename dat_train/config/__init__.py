@@ -4,6 +4,7 @@ Only `commands/` sees this; it hands plain arguments down.
 """
 
 from dat_train.config.average import AverageConfig
+from dat_train.config.benchmark import BenchConfig
 from dat_train.config.checks import differences, validate
 from dat_train.config.evaluation import EvalConfig
 from dat_train.config.export import ExportConfig
@@ -16,6 +17,7 @@ from dat_train.config.visualization import VisualizeConfig
 __all__ = [
     "MISSING",
     "AverageConfig",
+    "BenchConfig",
     "EvalConfig",
     "ExportConfig",
     "PredictConfig",

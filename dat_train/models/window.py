@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dat_train.models.kernels.parts import in_parts
+from dat_train.models.kernels.choice import implementation
 from dat_train.models.kernels.window_attention import reorder, window_attention
 
 
@@ -88,7 +88,7 @@ class WindowAttention(nn.Module):
 def _into_windows(x: Tensor, w: int, shift_y: int, shift_x: int) -> Tensor:
     """(B, H, W, C), rolled by -shift -> (B, windows, w*w, C), H and W multiples of w."""
     B, H, W, C = x.shape
-    if not torch.jit.is_scripting() and in_parts(x):
+    if not torch.jit.is_scripting() and implementation(x) == "parts":
         order = _window_order(H, W, w, shift_y, shift_x)
         return reorder(x.reshape(B, H * W, C), order, order.argsort()).view(B, -1, w * w, C)
     if shift_y > 0 or shift_x > 0:
@@ -101,7 +101,7 @@ def _out_of_windows(x: Tensor, H: int, W: int, shift_y: int, shift_x: int) -> Te
     """The inverse of `_into_windows`."""
     B, n, C = x.shape[0], x.shape[2], x.shape[3]
     w = round(n**0.5)
-    if not torch.jit.is_scripting() and in_parts(x):
+    if not torch.jit.is_scripting() and implementation(x) == "parts":
         order = _window_order(H, W, w, shift_y, shift_x)
         return reorder(x.reshape(B, H * W, C), order.argsort(), order).view(B, H, W, C)
     x = x.view(B, H // w, W // w, w, w, C).transpose(2, 3).reshape(B, H, W, C)

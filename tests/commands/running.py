@@ -16,6 +16,7 @@ MODULES = {
     "dat-average": "dat_train.commands.average",
     "dat-visualize": "dat_train.commands.visualize",
     "dat-report": "dat_train.commands.report",
+    "dat-bench": "dat_train.commands.bench",
 }
 
 

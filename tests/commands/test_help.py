@@ -8,11 +8,11 @@ import pytest
 from commands.running import run
 
 from dat_train import __version__
-from dat_train.commands import average, evaluate, export, predict, report, train, visualize
+from dat_train.commands import average, bench, evaluate, export, predict, report, train, visualize
 from dat_train.commands.cli import choices
 from dat_train.config import settings
 
-COMMANDS = [module.COMMAND for module in (train, evaluate, predict, export, average, visualize, report)]
+COMMANDS = [module.COMMAND for module in (train, evaluate, predict, export, average, visualize, report, bench)]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)

@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dat_train.models.geometry import displacements, query_points
-from dat_train.models.kernels.parts import in_parts, parts, wants_gradient
+from dat_train.models.kernels.choice import implementation
+from dat_train.models.kernels.parts import parts, wants_gradient
 
 
 def deformable_attention(
@@ -24,10 +25,14 @@ def deformable_attention(
 
     Shape: -> (B, H, W, C).
     """
-    if not torch.jit.is_scripting() and dropout == 0 and in_parts(q):
+    if not torch.jit.is_scripting() and dropout == 0 and implementation(q) == "parts":
         with torch.autocast("cpu", enabled=False):
             keep = wants_gradient(q, kv, positions, table)
             return _DeformableAttention.apply(q, kv.to(q.dtype), positions, table, geometry, keep)[0]
+    if not torch.jit.is_scripting() and dropout == 0 and implementation(q) == "triton":
+        from dat_train.models.kernels.triton_attention import TritonDeformableAttention
+
+        return TritonDeformableAttention.apply(q, kv, positions, table, geometry)
     bias = table_bias(positions, table, q.shape[1], q.shape[2], geometry)
     return biased_attention(q, kv, table.shape[0], bias, dropout)
 

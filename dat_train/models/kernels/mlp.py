@@ -5,12 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dat_train.models.kernels.parts import in_parts, parts, wants_gradient
+from dat_train.models.kernels.choice import implementation
+from dat_train.models.kernels.parts import parts, wants_gradient
 
 
 def mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     """GELU(x w1^T + b1) w2^T + b2. Shape: (..., C) -> (..., C')."""
-    if not torch.jit.is_scripting() and in_parts(x):
+    if not torch.jit.is_scripting() and implementation(x) == "parts":
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         with torch.autocast("cpu", enabled=False):
             keep = wants_gradient(x, w1, b1, w2, b2)
@@ -64,7 +65,8 @@ class _Mlp(torch.autograd.Function):
 
 
 def _row_parts(rows: Tensor, w1: Tensor) -> list[slice]:
-    return parts(len(rows), len(w1) * rows.element_size())
+    # longer ones than of attention: every product packs the weights anew
+    return parts(len(rows), len(w1) * rows.element_size() // 4)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

@@ -11,14 +11,6 @@ from torch import Tensor
 PART_BYTES = 2 << 20  # of the largest temporary, per thread: about an L2 cache
 
 
-def in_parts(x: Tensor) -> bool:
-    """Whether `x` is on its way through an eager model on a CPU, where cutting pays.
-
-    Compilers and exporters get the plain formulation, which they can read and fuse.
-    """
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-
-
 def parts(size: int, bytes_each: int) -> list[slice]:
     """Slices of range(size) whose items, `bytes_each` each, fill about PART_BYTES in every thread.
 

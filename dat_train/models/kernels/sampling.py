@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dat_train.models.kernels.parts import in_parts
+from dat_train.models.kernels.choice import implementation
 
 
 def sample_bilinear(x: Tensor, positions: Tensor) -> Tensor:
@@ -12,7 +12,7 @@ def sample_bilinear(x: Tensor, positions: Tensor) -> Tensor:
 
     Shape: x (B, H, W, C), positions (B, groups, Hk, Wk, 2) as (y, x) -> (B, Hk*Wk, C), in x's dtype.
     """
-    if not torch.jit.is_scripting() and in_parts(x):
+    if not torch.jit.is_scripting() and implementation(x) == "parts":
         return _sample_rows(x.to(positions.dtype), positions).to(x.dtype)
     return sample_bilinear_plain(x, positions)
 

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dat_train.models.kernels.parts import in_parts, parts, wants_gradient
+from dat_train.models.kernels.choice import implementation
+from dat_train.models.kernels.parts import parts, wants_gradient
 
 
 def window_attention(qkv: Tensor, bias: Tensor, heads: int, dropout: float = 0.0) -> Tensor:
@@ -19,7 +20,7 @@ def window_attention(qkv: Tensor, bias: Tensor, heads: int, dropout: float = 0.0
     Shape: -> (B, windows, n, C).
     """
     B, windows, n, C = qkv.shape[0], qkv.shape[1], qkv.shape[2], qkv.shape[3] // 3
-    if not torch.jit.is_scripting() and dropout == 0 and in_parts(qkv):
+    if not torch.jit.is_scripting() and dropout == 0 and implementation(qkv) == "parts":
         with torch.autocast("cpu", enabled=False):
             return _WindowAttention.apply(qkv, bias.to(qkv.dtype), heads, wants_gradient(qkv, bias))[0]
     qkv = qkv.view(B, windows, n, 3, heads, C // heads).permute(3, 0, 1, 4, 2, 5)

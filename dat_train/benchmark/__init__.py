@@ -1,0 +1,1 @@
+"""How fast models are, how much memory they take, and beside what."""

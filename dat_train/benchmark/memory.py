@@ -1,0 +1,60 @@
+"""The most memory a piece of work takes at once."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def peak_memory(task: Callable[[], object], held: Iterable[Tensor], device: torch.device) -> int:
+    """Bytes at the fullest moment of `task`, with the tensors `held` before it (weights, optimizer state).
+
+    On CUDA, what the allocator handed out at most. Elsewhere the tensors that live at once, counted operator by
+    operator: a number of the model and not of the moment, as a process' resident memory would be. What operators
+    allocate and free inside themselves is not in it.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        task()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+    with _LiveTensors(held) as live:
+        task()
+    return live.peak
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Adds up the storages that operators return, as long as they live."""
+
+    def __init__(self, held: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.total = 0
+        for tensor in held:
+            self._add(tensor)
+        self.peak = self.total
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._add(leaf)
+        if self.total > self.peak:  # some may have died since they were counted
+            self.live = {key: item for key, item in self.live.items() if not item[0].expired()}
+            self.total = sum(size for _, size in self.live.values())
+            self.peak = max(self.peak, self.total)
+        return out
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.live:
+            ref, size = self.live[key]
+            if not ref.expired():
+                return
+            self.total -= size  # another storage at a dead one's address
+        self.live[key] = (StorageWeakRef(storage), storage.nbytes())
+        self.total += storage.nbytes()

@@ -1,0 +1,100 @@
+"""Whole models: inference and a training step (forward, backward, optimizer)."""
+
+from collections.abc import Sequence
+
+import timm
+import torch
+import torch.nn.functional as F
+
+from dat_train.benchmark.clock import interleaved
+from dat_train.benchmark.memory import peak_memory
+from dat_train.benchmark.result import Result
+from dat_train.errors import UserError
+from dat_train.models import count_macs, count_parameters
+
+MODES = ("inference", "training")
+
+
+class Candidate:
+    """A model with all a step of it needs, on random images.
+
+    Args:
+        name: of a timm model, ours or another.
+        size: side of the images, pixels.
+        weights, autocast: formats of the weights and, where it is not None, of autocast.
+
+    Raises:
+        UserError: timm knows no such model, or it does not take images of this size.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        size: int,
+        batch_size: int,
+        device: torch.device,
+        weights: torch.dtype,
+        autocast: torch.dtype | None,
+        compiled: bool,
+        **arguments,
+    ) -> None:
+        if not timm.is_model(name):
+            raise UserError(f"{name} is no model that timm knows; timm.list_models() has the names")
+        torch.manual_seed(0)
+        self.model = timm.create_model(name, **arguments)
+        try:
+            self.macs = count_macs(self.model, size)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UserError(f"{name} does not take images of {size} pixels: {error}") from None
+        self.model.to(device, weights)
+        self.forward = torch.compile(self.model) if compiled else self.model
+        self.device = device
+        self.autocast = autocast
+        self.images = torch.randn(batch_size, self.model.in_chans, size, size, device=device, dtype=weights)
+        self.labels = torch.randint(self.model.num_classes, (batch_size,), device=device)
+        fused = device.type in ("cpu", "cuda", "mps")
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=fused)
+
+    def inference(self) -> None:
+        self.model.eval()
+        with torch.inference_mode(), self._precision():
+            self.forward(self.images)
+
+    def training(self) -> None:
+        self.model.train()
+        self.optimizer.zero_grad()
+        with self._precision():
+            logits = self.forward(self.images)
+        F.cross_entropy(logits.float(), self.labels).backward()
+        self.optimizer.step()
+
+    def held(self) -> list[torch.Tensor]:
+        """Tensors that live between steps: weights, buffers, the optimizer's state and the batch."""
+        state = [t for s in self.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
+        return [*self.model.parameters(), *self.model.buffers(), *state, self.images, self.labels]
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
+
+
+def benchmark_models(
+    candidates: dict[str, Candidate], modes: Sequence[str], *, repeats: int, warmup: int, compiled: bool
+) -> list[Result]:
+    """All candidates in every mode, in turns.
+
+    A compiled model's memory is measured on CUDA alone: elsewhere tensors are counted, and compiled code shows none.
+    """
+    results = []
+    for mode in modes:
+        device = next(iter(candidates.values())).device
+        tasks = {name: getattr(candidate, mode) for name, candidate in candidates.items()}
+        seconds = interleaved(tasks, repeats=repeats, warmup=warmup, device=device)
+        for name, candidate in candidates.items():
+            candidate.optimizer.zero_grad()
+            countable = device.type == "cuda" or not compiled
+            memory = peak_memory(tasks[name], candidate.held(), device) if countable else None
+            parameters = count_parameters(candidate.model)
+            counts = {"memory": memory, "parameters": parameters, "macs": candidate.macs}
+            results.append(Result(name, mode, compiled, len(candidate.images), seconds[name], **counts))
+    return results

@@ -1,0 +1,80 @@
+"""What one reads of a benchmark: a table, JSON, and a bar chart."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+BLUE, GREY = "#1f5fa8", "#888888"
+
+
+def tables(rows: Sequence[dict]) -> Iterator[Table]:
+    """The rows of `compared` for a console: a table of every mode, and one of the models; x: ratio to the baseline."""
+    for mode in dict.fromkeys(_mode(row) for row in rows):
+        shown = _table(mode, "images/s", "x", "ms", "spread", "memory", "x")
+        for row in rows:
+            if _mode(row) == mode:
+                shown.add_row(
+                    row["name"],
+                    f"{row['throughput']:,.1f}",
+                    _ratio(row.get("speed_ratio")),
+                    f"{1000 * row['latency']:,.1f}",
+                    f"{100 * row['spread']:.0f} %",
+                    f"{row['memory'] / 1e6:,.0f} MB" if row["memory"] else "",
+                    _ratio(row.get("memory_ratio")),
+                )
+        yield shown
+    models = {row["name"]: row for row in rows if row["parameters"]}
+    if models:
+        shown = _table("model", "parameters", "MACs")
+        for name, row in models.items():
+            shown.add_row(name, f"{row['parameters'] / 1e6:.2f} M", f"{row['macs'] / 1e9:.2f} G")
+        yield shown
+
+
+def _table(*titles: str) -> Table:
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, title in enumerate(titles):
+        shown.add_column(title, justify="right" if number else "left", no_wrap=bool(number), overflow="fold")
+    return shown
+
+
+def write_json(path: Path, facts: dict, rows: Sequence[dict]) -> None:
+    """Facts (machine, settings) and rows as one JSON object."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(facts | {"results": list(rows)}, indent=2) + "\n")
+
+
+def write_chart(path: Path, title: str, rows: Sequence[dict], baseline: str | None) -> None:
+    """Images a second as bars, a panel for each mode, the quartiles of the rounds as whiskers; the baseline grey."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    modes = list(dict.fromkeys(_mode(row) for row in rows))
+    figure = Figure(figsize=(5.5 * len(modes), 1.6 + 0.45 * len(rows) / len(modes)), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    for axes, mode in zip(figure.subplots(1, len(modes), squeeze=False)[0], modes, strict=True):
+        shown = [row for row in rows if _mode(row) == mode][::-1]
+        speeds = [row["throughput"] for row in shown]
+        spreads = [row["throughput"] * row["spread"] / 2 for row in shown]
+        colours = [GREY if row["name"] == baseline else BLUE for row in shown]
+        bars = axes.barh([row["name"] for row in shown], speeds, xerr=spreads, color=colours)
+        labels = [f"{row['throughput']:,.1f} {_ratio(row.get('speed_ratio'))}" for row in shown]
+        axes.bar_label(bars, labels, padding=6)
+        axes.set_xlim(right=1.3 * max(speeds))
+        axes.set_xlabel("images/s")
+        axes.set_title(mode)
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _mode(row: dict) -> str:
+    return f"{row['mode']}, compiled" if row["compiled"] else row["mode"]
+
+
+def _ratio(value: float | None) -> str:
+    return f"{value:.2f}x" if value else ""

@@ -1,0 +1,67 @@
+"""What a benchmark found, and what can be read off it."""
+
+import statistics
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model, or one implementation, in one mode.
+
+    Attributes:
+        name: of what was measured; mode: "inference", "training", ...; compiled: by torch.compile.
+        items: images a call computes.
+        seconds: of each call, in the order they were made.
+        memory: bytes at the fullest moment of a call; None where it was not measured.
+        parameters, macs: of the model; None for a single layer.
+    """
+
+    name: str
+    mode: str
+    compiled: bool
+    items: int
+    seconds: list[float]
+    memory: int | None = None
+    parameters: int | None = None
+    macs: int | None = None
+
+    @property
+    def latency(self) -> float:
+        """Seconds of a call, median."""
+        return statistics.median(self.seconds)
+
+    @property
+    def throughput(self) -> float:
+        """Images a second, at the median."""
+        return self.items / self.latency
+
+    @property
+    def spread(self) -> float:
+        """Distance between the quartiles of the seconds, as a share of the median."""
+        if len(self.seconds) < 2:
+            return 0.0
+        first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return (third - first) / self.latency
+
+    def as_dict(self) -> dict:
+        return asdict(self) | {"latency": self.latency, "throughput": self.throughput, "spread": self.spread}
+
+
+def ratio(result: Result, baseline: Result) -> float:
+    """How many times as fast as the baseline: median over the rounds, in each of which both ran."""
+    pairs = zip(result.seconds, baseline.seconds, strict=True)
+    return statistics.median(other / own for own, other in pairs) * result.items / baseline.items
+
+
+def compared(results: list[Result], baseline: str | None) -> list[dict]:
+    """The results as plain values, with `speed_ratio` and `memory_ratio` to the baseline in the same mode."""
+    rows = []
+    for result in results:
+        row = result.as_dict()
+        for other in results:
+            if other.name == baseline and (other.mode, other.compiled) == (result.mode, result.compiled):
+                row["speed_ratio"] = ratio(result, other)
+                if result.memory and other.memory:
+                    row["memory_ratio"] = result.memory / other.memory
+        rows.append(row)
+    return rows

@@ -1,0 +1,91 @@
+"""What dat-bench does: settings -> measurements -> table, JSON, chart."""
+
+import platform
+from pathlib import Path
+
+import timm
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+import dat_train.models  # noqa: F401  registers the models
+from dat_train.benchmark import report
+from dat_train.benchmark.attention import baseline_name, benchmark_attention
+from dat_train.benchmark.models import Candidate, benchmark_models
+from dat_train.benchmark.result import compared
+from dat_train.config import to_dict
+from dat_train.training.distributed import resolve_device
+from dat_train.training.precision import Precision, resolve_precision
+
+
+def run(config: DictConfig) -> None:
+    """Measure as `config` says and show it.
+
+    Raises:
+        UserError: whatever the user can mend.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    precision = resolve_precision(config.dtype, resolve_device(config.device))
+    console = Console()
+    attention = config.what[0] == "attention"
+    rows = attention_rows(config, precision) if attention else model_rows(config, precision)
+    facts = machine(precision)
+    title = f"{facts['device']}, {precision.name}, batch {config.batch_size}"
+    console.print(title)
+    for table in report.tables(rows):
+        console.print(table)
+    if config.json:
+        report.write_json(Path(config.json), facts | {"settings": to_dict(config)}, rows)
+    if config.chart:
+        report.write_chart(Path(config.chart), title, rows, config.baseline)
+
+
+def model_rows(config: DictConfig, precision: Precision) -> list[dict]:
+    """The chosen model, the others and the baseline, in all modes, eager and compiled as said."""
+    names = dict.fromkeys([config.baseline, config.model.timm_name, *config.others])
+    own = OmegaConf.to_container(config.model.args) | {"img_size": config.model.img_size}
+    results = []
+    for compiled in config.compile:
+        candidates = {
+            name: Candidate(
+                name,
+                size=config.img_size or config.model.img_size,
+                batch_size=config.batch_size,
+                device=precision.device,
+                weights=precision.weights,
+                autocast=precision.autocast,
+                compiled=compiled,
+                drop_path_rate=config.model.drop_path_rate,
+                **own if name == config.model.timm_name else {},
+            )
+            for name in names
+            if name
+        }
+        settings = {"repeats": config.repeats, "warmup": config.warmup, "compiled": compiled}
+        results += benchmark_models(candidates, config.modes, **settings)
+    return compared(results, config.baseline)
+
+
+def attention_rows(config: DictConfig, precision: Precision) -> list[dict]:
+    """Every implementation at every size, beside the plain one."""
+    rows = []
+    for size in config.sizes:
+        results = benchmark_attention(
+            size,
+            batch_size=config.batch_size,
+            device=precision.device,
+            dtype=precision.autocast or precision.weights,
+            repeats=config.repeats,
+            warmup=config.warmup,
+        )
+        rows += compared(results, baseline_name(size))
+    return rows
+
+
+def machine(precision: Precision) -> dict:
+    """Where it was measured."""
+    name = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    if precision.device.type == "cuda":
+        name = torch.cuda.get_device_name(precision.device)
+    return {"device": name, "dtype": precision.name, "torch": torch.__version__, "timm": timm.__version__}

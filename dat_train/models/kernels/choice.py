@@ -1,0 +1,38 @@
+"""Which implementation computes attention and MLPs: by device, or as said."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from dat_train.errors import UserError
+
+IMPLEMENTATIONS = ("plain", "parts", "triton")
+_said: str | None = None
+
+
+def implementation(x: Tensor) -> str:
+    """The implementation for work on `x`.
+
+    "parts" on a CPU, where work cut to the cache's size pays (parts.py); "plain" on other devices, and wherever a
+    compiler or exporter reads along, which can make something of ordinary operators alone.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "plain"
+    if _said is not None:
+        return _said
+    return "parts" if x.device.type == "cpu" else "plain"
+
+
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """Compute eager models by one implementation, whatever the device, to compare them."""
+    global _said
+    if name not in IMPLEMENTATIONS:
+        raise UserError(f"{name!r} is no implementation of attention; one of {', '.join(IMPLEMENTATIONS)}")
+    before, _said = _said, name
+    try:
+        yield
+    finally:
+        _said = before

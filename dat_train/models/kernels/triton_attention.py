@@ -1,0 +1,252 @@
+"""Deformable attention on CUDA as Triton kernels that never write a bias down.
+
+A bias is computed where it is added, from four cells of the table; the backward pass computes it again. Forward: one
+program for every block of queries of a head, keys in blocks, softmax as it goes (Dao et al., FlashAttention,
+NeurIPS 2022). Backward: one kernel over blocks of queries for their gradient, one over blocks of keys for everything
+else. Positions get a gradient from every head, added up afterwards; the table's is added atomically, so its last bits
+depend on the moment, as those of `grid_sample` do on CUDA.
+
+TRITON_INTERPRET=1 runs the kernels on a CPU, which is how they are tested.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dat_train.models.geometry import query_points
+
+BLOCK_QUERIES, BLOCK_KEYS = 64, 32
+
+
+@triton.jit
+def _axis(query, position, size):
+    """Where the table is read along an axis of `size` cells: the first of two cells, and the second one's share."""
+    t = ((query[:, None] - position[None, :]) / 2 + 1) * ((size - 1) / 2)
+    first = tl.floor(t)
+    return first.to(tl.int32), t - first
+
+
+@triton.jit
+def _cell(table, y, x, TH: tl.constexpr, TW: tl.constexpr):
+    return tl.load(table + y * TW + x, mask=(y >= 0) & (y < TH) & (x >= 0) & (x < TW), other=0.0)
+
+
+@triton.jit
+def _corners(table, query_y, query_x, position_y, position_x, TH: tl.constexpr, TW: tl.constexpr):
+    """The four cells around every (query, key), their first row and column, and the shares of the second ones."""
+    y, share_y = _axis(query_y, position_y, TH)
+    x, share_x = _axis(query_x, position_x, TW)
+    a = _cell(table, y, x, TH, TW)
+    b = _cell(table, y, x + 1, TH, TW)
+    c = _cell(table, y + 1, x, TH, TW)
+    d = _cell(table, y + 1, x + 1, TH, TW)
+    return a, b, c, d, y, x, share_y, share_x
+
+
+@triton.jit
+def _mix(a, b, c, d, share_y, share_x):
+    return (a * (1 - share_x) + b * share_x) * (1 - share_y) + (c * (1 - share_x) + d * share_x) * share_y
+
+
+@triton.jit
+def _queries(rows, query_y, query_x, N, W: tl.constexpr):
+    """Coordinates of the queries `rows`."""
+    return tl.load(query_y + rows // W, mask=rows < N, other=0.0), tl.load(query_x + rows % W, mask=rows < N, other=0.0)
+
+
+@triton.jit
+def _keys(columns, positions, M):
+    """Coordinates (y, x) of the keys `columns`."""
+    inside = columns < M
+    return tl.load(positions + 2 * columns, mask=inside, other=0.0), tl.load(
+        positions + 2 * columns + 1, mask=inside, other=0.0
+    )
+
+
+@triton.jit
+def _rows(pointer, rows, channels, stride, N):
+    return tl.load(pointer + rows[:, None] * stride + channels[None, :], mask=rows[:, None] < N, other=0.0)
+
+
+@triton.jit
+def _forward(
+    q, kv, positions, table, query_y, query_x, out, lse, scale, N, M,
+    W: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, HEADS: tl.constexpr, GROUPS: tl.constexpr, D: tl.constexpr,
+    BN: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(1) % HEADS
+    image = (tl.program_id(1) // HEADS).to(tl.int64)
+    rows, channels = tl.program_id(0) * BN + tl.arange(0, BN), tl.arange(0, D)
+    q += image * N * HEADS * D + head * D
+    kv += image * M * 2 * HEADS * D + head * D
+    out += image * N * HEADS * D + head * D
+    positions += (image * GROUPS + head // (HEADS // GROUPS)) * M * 2
+    table += head * TH * TW
+    qy, qx = _queries(rows, query_y, query_x, N, W)
+    block_q = _rows(q, rows, channels, HEADS * D, N)
+    largest = tl.full((BN,), float("-inf"), tl.float32)
+    total = tl.zeros((BN,), tl.float32)
+    sums = tl.zeros((BN, D), tl.float32)
+    for start in range(0, M, BM):
+        columns = start + tl.arange(0, BM)
+        k = _rows(kv, columns, channels, 2 * HEADS * D, M)
+        v = _rows(kv + HEADS * D, columns, channels, 2 * HEADS * D, M)
+        py, px = _keys(columns, positions, M)
+        a, b, c, d, _, _, share_y, share_x = _corners(table, qy, qx, py, px, TH, TW)
+        logits = tl.dot(block_q, tl.trans(k), input_precision="ieee") * scale + _mix(a, b, c, d, share_y, share_x)
+        logits = tl.where(columns[None, :] < M, logits, float("-inf"))
+        new = tl.maximum(largest, tl.max(logits, 1))
+        p = tl.exp(logits - new[:, None])
+        shrink = tl.exp(largest - new)
+        total = total * shrink + tl.sum(p, 1)
+        sums = sums * shrink[:, None] + tl.dot(p.to(v.dtype), v, input_precision="ieee")
+        largest = new
+    result = sums / total[:, None]
+    place = out + rows[:, None] * (HEADS * D) + channels[None, :]
+    tl.store(place, result.to(out.dtype.element_ty), mask=rows[:, None] < N)
+    tl.store(lse + tl.program_id(1).to(tl.int64) * N + rows, largest + tl.log(total), mask=rows < N)
+
+
+@triton.jit
+def _backward_queries(
+    q, kv, positions, table, query_y, query_x, d_out, lse, delta, d_q, scale, N, M,
+    W: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, HEADS: tl.constexpr, GROUPS: tl.constexpr, D: tl.constexpr,
+    BN: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(1) % HEADS
+    image = (tl.program_id(1) // HEADS).to(tl.int64)
+    rows, channels = tl.program_id(0) * BN + tl.arange(0, BN), tl.arange(0, D)
+    start_q = image * N * HEADS * D + head * D
+    kv += image * M * 2 * HEADS * D + head * D
+    positions += (image * GROUPS + head // (HEADS // GROUPS)) * M * 2
+    table += head * TH * TW
+    qy, qx = _queries(rows, query_y, query_x, N, W)
+    block_q = _rows(q + start_q, rows, channels, HEADS * D, N)
+    block_d = _rows(d_out + start_q, rows, channels, HEADS * D, N)
+    row_stat = tl.program_id(1).to(tl.int64) * N + rows
+    row_lse = tl.load(lse + row_stat, mask=rows < N, other=0.0)
+    row_delta = tl.load(delta + row_stat, mask=rows < N, other=0.0)
+    sums = tl.zeros((BN, D), tl.float32)
+    for start in range(0, M, BM):
+        columns = start + tl.arange(0, BM)
+        k = _rows(kv, columns, channels, 2 * HEADS * D, M)
+        v = _rows(kv + HEADS * D, columns, channels, 2 * HEADS * D, M)
+        py, px = _keys(columns, positions, M)
+        a, b, c, d, _, _, share_y, share_x = _corners(table, qy, qx, py, px, TH, TW)
+        logits = tl.dot(block_q, tl.trans(k), input_precision="ieee") * scale + _mix(a, b, c, d, share_y, share_x)
+        p = tl.where(columns[None, :] < M, tl.exp(logits - row_lse[:, None]), 0.0)
+        d_p = tl.dot(block_d, tl.trans(v), input_precision="ieee")
+        d_logits = p * (d_p - row_delta[:, None])
+        sums += tl.dot(d_logits.to(k.dtype), k, input_precision="ieee")
+    place = d_q + start_q + rows[:, None] * (HEADS * D) + channels[None, :]
+    tl.store(place, (sums * scale).to(d_q.dtype.element_ty), mask=rows[:, None] < N)
+
+
+@triton.jit
+def _backward_keys(
+    q, kv, positions, table, query_y, query_x, d_out, lse, delta, d_kv, d_positions, d_table, scale, N, M,
+    W: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, HEADS: tl.constexpr, GROUPS: tl.constexpr, D: tl.constexpr,
+    BN: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(1) % HEADS
+    image = (tl.program_id(1) // HEADS).to(tl.int64)
+    columns, channels = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, D)
+    start_q = image * N * HEADS * D + head * D
+    start_kv = image * M * 2 * HEADS * D + head * D
+    positions += (image * GROUPS + head // (HEADS // GROUPS)) * M * 2
+    table += head * TH * TW
+    d_table += head * TH * TW
+    k = _rows(kv + start_kv, columns, channels, 2 * HEADS * D, M)
+    v = _rows(kv + start_kv + HEADS * D, columns, channels, 2 * HEADS * D, M)
+    py, px = _keys(columns, positions, M)
+    d_k, d_v = tl.zeros((BM, D), tl.float32), tl.zeros((BM, D), tl.float32)
+    d_py, d_px = tl.zeros((BM,), tl.float32), tl.zeros((BM,), tl.float32)
+    for start in range(0, N, BN):
+        rows = start + tl.arange(0, BN)
+        qy, qx = _queries(rows, query_y, query_x, N, W)
+        block_q = _rows(q + start_q, rows, channels, HEADS * D, N)
+        block_d = _rows(d_out + start_q, rows, channels, HEADS * D, N)
+        row_stat = tl.program_id(1).to(tl.int64) * N + rows
+        row_lse = tl.load(lse + row_stat, mask=rows < N, other=0.0)
+        row_delta = tl.load(delta + row_stat, mask=rows < N, other=0.0)
+        a, b, c, d, y, x, share_y, share_x = _corners(table, qy, qx, py, px, TH, TW)
+        logits = tl.dot(block_q, tl.trans(k), input_precision="ieee") * scale + _mix(a, b, c, d, share_y, share_x)
+        inside = (rows[:, None] < N) & (columns[None, :] < M)
+        p = tl.where(inside, tl.exp(logits - row_lse[:, None]), 0.0)
+        d_v += tl.dot(tl.trans(p.to(block_d.dtype)), block_d, input_precision="ieee")
+        d_p = tl.dot(block_d, tl.trans(v), input_precision="ieee")
+        d_logits = p * (d_p - row_delta[:, None])
+        d_k += tl.dot(tl.trans(d_logits.to(block_q.dtype)), block_q, input_precision="ieee")
+        # along an axis the table is read at t = ((query - position) / 2 + 1) (size - 1) / 2
+        along_y = (c - a) * (1 - share_x) + (d - b) * share_x
+        along_x = (b - a) * (1 - share_y) + (d - c) * share_y
+        d_py -= tl.sum(d_logits * along_y, 0) * ((TH - 1) / 4)
+        d_px -= tl.sum(d_logits * along_x, 0) * ((TW - 1) / 4)
+        _add_cell(d_table, y, x, d_logits * (1 - share_y) * (1 - share_x), inside, TH, TW)
+        _add_cell(d_table, y, x + 1, d_logits * (1 - share_y) * share_x, inside, TH, TW)
+        _add_cell(d_table, y + 1, x, d_logits * share_y * (1 - share_x), inside, TH, TW)
+        _add_cell(d_table, y + 1, x + 1, d_logits * share_y * share_x, inside, TH, TW)
+    place = d_kv + start_kv + columns[:, None] * (2 * HEADS * D) + channels[None, :]
+    tl.store(place, (d_k * scale).to(d_kv.dtype.element_ty), mask=columns[:, None] < M)
+    tl.store(place + HEADS * D, d_v.to(d_kv.dtype.element_ty), mask=columns[:, None] < M)
+    d_positions += tl.program_id(1).to(tl.int64) * M * 2
+    tl.store(d_positions + 2 * columns, d_py, mask=columns < M)
+    tl.store(d_positions + 2 * columns + 1, d_px, mask=columns < M)
+
+
+@triton.jit
+def _add_cell(d_table, y, x, value, inside, TH: tl.constexpr, TW: tl.constexpr):
+    inside = inside & (y >= 0) & (y < TH) & (x >= 0) & (x < TW)
+    tl.atomic_add(d_table + y * TW + x, value, mask=inside)
+
+
+class TritonDeformableAttention(torch.autograd.Function):
+    """`deformable_attention` of models/kernels/deformable_attention.py; a head's channels must be a power of two >= 16.
+
+    Positions and table are read as float32.
+    """
+
+    @staticmethod
+    def forward(ctx, q, kv, positions, table, geometry):
+        B, H, W, C = q.shape
+        heads = table.shape[0]
+        N, M = H * W, kv.shape[1]
+        q, kv = q.contiguous(), kv.contiguous()
+        single, table_single = positions.float().contiguous(), table.float().contiguous()
+        points = query_points(H, geometry, single), query_points(W, geometry, single)
+        out, lse = torch.empty_like(q), single.new_empty(B * heads, N)
+        sizes = _sizes(q, positions, table)
+        grid = (triton.cdiv(N, BLOCK_QUERIES), B * heads)
+        _forward[grid](q, kv, single, table_single, *points, out, lse, (C // heads) ** -0.5, N, M, **sizes)
+        ctx.save_for_backward(q, kv, positions, table, out, lse, *points)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_out):
+        q, kv, positions, table, out, lse, *points = ctx.saved_tensors
+        B, H, W, C = q.shape
+        heads, G = table.shape[0], positions.shape[1]
+        N, M = H * W, kv.shape[1]
+        d_out = d_out.contiguous()
+        single, table_single = positions.float().contiguous(), table.float().contiguous()
+        delta = (d_out.float() * out.float()).view(B, N, heads, -1).sum(-1).transpose(1, 2).contiguous()
+        d_q, d_kv, d_table = torch.empty_like(q), torch.empty_like(kv), torch.zeros_like(table_single)
+        d_positions = single.new_empty(B, G, heads // G, M, 2)  # of every head
+        given = (q, kv, single, table_single, *points, d_out, lse, delta)
+        sizes, scale = _sizes(q, positions, table), (C // heads) ** -0.5
+        _backward_queries[triton.cdiv(N, BLOCK_QUERIES), B * heads](*given, d_q, scale, N, M, **sizes)
+        _backward_keys[triton.cdiv(M, BLOCK_KEYS), B * heads](*given, d_kv, d_positions, d_table, scale, N, M, **sizes)
+        d_positions = d_positions.sum(2).view(positions.shape).to(positions.dtype)
+        return d_q, d_kv, d_positions, d_table.to(table.dtype), None
+
+
+def _sizes(q: Tensor, positions: Tensor, table: Tensor) -> dict[str, int]:
+    """What the kernels are compiled for."""
+    heads, th, tw = table.shape
+    return {
+        "W": q.shape[2], "TH": th, "TW": tw, "HEADS": heads, "GROUPS": positions.shape[1],
+        "D": q.shape[3] // heads, "BN": BLOCK_QUERIES, "BM": BLOCK_KEYS,
+    }  # fmt: skip

@@ -1,0 +1,97 @@
+"""What a DAT costs, in counts that no busy machine changes: operators, copies, bytes, graphs."""
+
+import pytest
+import timm
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import dat_train.models  # noqa: F401  registers the models
+from dat_train.benchmark.memory import peak_memory
+from dat_train.benchmark.models import Candidate
+
+CPU = torch.device("cpu")
+
+
+def candidate(name, **kwargs):
+    settings = {"size": 224, "batch_size": 2, "device": CPU, "weights": torch.float32, "autocast": None}
+    return Candidate(name, **settings | kwargs, compiled=False)
+
+
+@pytest.fixture(scope="module")
+def dat():
+    return candidate("dat_tiny")
+
+
+def counts(task):
+    """Calls of every operator."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        task()
+    return {event.key: event.count for event in profiler.key_averages()}
+
+
+@pytest.fixture(scope="module")
+def swin():
+    return candidate("swin_tiny_patch4_window7_224")
+
+
+class CopiedElements(TorchDispatchMode):
+    """Counts the elements that are written by operators which compute nothing."""
+
+    COPYING = ("copy_", "clone", "_to_copy", "cat", "stack", "roll", "index_select", "constant_pad_nd", "flip")
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in self.COPYING:
+            self.total += out.numel()
+        return out
+
+
+def copied(task):
+    with CopiedElements() as counter:
+        task()
+    return counter.total
+
+
+def test_a_training_step_copies_less_than_swins(dat, swin):
+    assert copied(dat.training) < 0.9 * copied(swin.training)
+
+
+def test_the_slow_ways_are_not_taken(dat):
+    """The math path of attention, index_put for bias tables, a bias sampled for a whole batch at once."""
+    calls = counts(dat.training)
+    slow = {"aten::_safe_softmax", "aten::_scaled_dot_product_attention_math", "aten::_index_put_impl_", "aten::all"}
+    assert not slow & calls.keys()
+    assert 12 <= calls["aten::_softmax_backward_data"] <= 20  # twelve layers, of one or two parts each
+    assert calls["aten::grid_sampler_2d"] == calls["aten::grid_sampler_2d_backward"] == 4  # deformable layers
+
+
+def test_a_training_step_takes_less_memory_than_swin(dat, swin):
+    peaks = []
+    for model in (dat, swin):
+        model.training()
+        model.optimizer.zero_grad()
+        peaks.append(peak_memory(model.training, model.held(), CPU))
+    assert peaks[0] < peaks[1]
+
+
+def test_one_graph_serves_the_batch_sizes_of_a_run():
+    """A last batch that is smaller costs one more compilation, with the size left open; a third costs none."""
+    shape = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "heads": (1, 2, 3, 4), "groups": (1, 1, 1, 2)}
+    model = timm.create_model("dat_nano", num_classes=3, **shape)
+    graphs = 0
+
+    def backend(graph, _inputs):
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    compiled = torch.compile(model.eval(), backend=backend, fullgraph=True)
+    with torch.no_grad():
+        for batch in (4, 4, 3, 2, 7):
+            compiled(torch.randn(batch, 3, 32, 32))
+    assert graphs <= 2

@@ -66,7 +66,7 @@ class WindowAttention(nn.Module):
         if pad_y > 0 or pad_x > 0 or shift_y > 0 or shift_x > 0:
             bias = self._mask(H, W, rows, columns, shift_y, shift_x, bias).unsqueeze(1) + bias  # (windows, heads, n, n)
         x = window_attention(self.qkv(x), bias, self.heads, self.attn_drop if self.training else 0.0)
-        x = _out_of_windows(x, rows * w, columns * w, shift_y, shift_x)
+        x = _out_of_windows(x, w, rows * w, columns * w, shift_y, shift_x)
         if pad_y > 0 or pad_x > 0:
             x = x[:, :H, :W].contiguous()  # torch multiplies other layouts by trained and frozen weights differently
         return self.proj_drop(self.proj(x))
@@ -88,22 +88,25 @@ class WindowAttention(nn.Module):
 def _into_windows(x: Tensor, w: int, shift_y: int, shift_x: int) -> Tensor:
     """(B, H, W, C), rolled by -shift -> (B, windows, w*w, C), H and W multiples of w."""
     B, H, W, C = x.shape
-    if not torch.jit.is_scripting() and implementation(x) == "parts":
-        order = _window_order(H, W, w, shift_y, shift_x)
-        return reorder(x.reshape(B, H * W, C), order, order.argsort()).view(B, -1, w * w, C)
+    if not torch.jit.is_scripting():
+        chosen = implementation(x)
+        if chosen == "parts":
+            order = _window_order(H, W, w, shift_y, shift_x)
+            return reorder(x.reshape(B, H * W, C), order, order.argsort()).view(B, -1, w * w, C)
     if shift_y > 0 or shift_x > 0:
         x = torch.roll(x, (-shift_y, -shift_x), (1, 2))
     x = x.view(B, H // w, w, W // w, w, C).transpose(2, 3)
     return x.reshape(B, -1, w * w, C)
 
 
-def _out_of_windows(x: Tensor, H: int, W: int, shift_y: int, shift_x: int) -> Tensor:
+def _out_of_windows(x: Tensor, w: int, H: int, W: int, shift_y: int, shift_x: int) -> Tensor:
     """The inverse of `_into_windows`."""
-    B, n, C = x.shape[0], x.shape[2], x.shape[3]
-    w = round(n**0.5)
-    if not torch.jit.is_scripting() and implementation(x) == "parts":
-        order = _window_order(H, W, w, shift_y, shift_x)
-        return reorder(x.reshape(B, H * W, C), order.argsort(), order).view(B, H, W, C)
+    B, C = x.shape[0], x.shape[3]
+    if not torch.jit.is_scripting():
+        chosen = implementation(x)
+        if chosen == "parts":
+            order = _window_order(H, W, w, shift_y, shift_x)
+            return reorder(x.reshape(B, H * W, C), order.argsort(), order).view(B, H, W, C)
     x = x.view(B, H // w, W // w, w, w, C).transpose(2, 3).reshape(B, H, W, C)
     if shift_y > 0 or shift_x > 0:
         x = torch.roll(x, (shift_y, shift_x), (1, 2))

@@ -25,16 +25,22 @@ def deformable_attention(
 
     Shape: -> (B, H, W, C).
     """
-    if not torch.jit.is_scripting() and dropout == 0 and implementation(q) == "parts":
-        with torch.autocast("cpu", enabled=False):
-            keep = wants_gradient(q, kv, positions, table)
-            return _DeformableAttention.apply(q, kv.to(q.dtype), positions, table, geometry, keep)[0]
-    if not torch.jit.is_scripting() and dropout == 0 and implementation(q) == "triton":
-        from dat_train.models.kernels.triton_attention import TritonDeformableAttention
-
-        return TritonDeformableAttention.apply(q, kv, positions, table, geometry)
+    if not torch.jit.is_scripting():
+        chosen = implementation(q)
+        if chosen == "parts" and dropout == 0:
+            with torch.autocast("cpu", enabled=False):
+                keep = wants_gradient(q, kv, positions, table)
+                return _DeformableAttention.apply(q, kv.to(q.dtype), positions, table, geometry, keep)[0]
+        if chosen == "triton" and dropout == 0:
+            return _by_triton(q, kv, positions, table, geometry)
     bias = table_bias(positions, table, q.shape[1], q.shape[2], geometry)
     return biased_attention(q, kv, table.shape[0], bias, dropout)
+
+
+def _by_triton(q: Tensor, kv: Tensor, positions: Tensor, table: Tensor, geometry: str) -> Tensor:
+    from dat_train.models.kernels.triton_attention import TritonDeformableAttention  # Triton is not everywhere
+
+    return TritonDeformableAttention.apply(q, kv, positions, table, geometry)
 
 
 def table_bias(positions: Tensor, table: Tensor, H: int, W: int, geometry: str) -> Tensor:

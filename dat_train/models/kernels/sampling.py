@@ -12,8 +12,10 @@ def sample_bilinear(x: Tensor, positions: Tensor) -> Tensor:
 
     Shape: x (B, H, W, C), positions (B, groups, Hk, Wk, 2) as (y, x) -> (B, Hk*Wk, C), in x's dtype.
     """
-    if not torch.jit.is_scripting() and implementation(x) == "parts":
-        return _sample_rows(x.to(positions.dtype), positions).to(x.dtype)
+    if not torch.jit.is_scripting():
+        chosen = implementation(x)
+        if chosen == "parts":
+            return _sample_rows(x.to(positions.dtype), positions).to(x.dtype)
     return sample_bilinear_plain(x, positions)
 
 

@@ -20,9 +20,11 @@ def window_attention(qkv: Tensor, bias: Tensor, heads: int, dropout: float = 0.0
     Shape: -> (B, windows, n, C).
     """
     B, windows, n, C = qkv.shape[0], qkv.shape[1], qkv.shape[2], qkv.shape[3] // 3
-    if not torch.jit.is_scripting() and dropout == 0 and implementation(qkv) == "parts":
-        with torch.autocast("cpu", enabled=False):
-            return _WindowAttention.apply(qkv, bias.to(qkv.dtype), heads, wants_gradient(qkv, bias))[0]
+    if not torch.jit.is_scripting():
+        chosen = implementation(qkv)
+        if chosen == "parts" and dropout == 0:
+            with torch.autocast("cpu", enabled=False):
+                return _WindowAttention.apply(qkv, bias.to(qkv.dtype), heads, wants_gradient(qkv, bias))[0]
     qkv = qkv.view(B, windows, n, 3, heads, C // heads).permute(3, 0, 1, 4, 2, 5)
     # windows stand beside the batch, or, where each has its own bias, beside the heads
     shape = [3, B * windows, heads, n, C // heads] if bias.dim() == 3 else [3, B, windows * heads, n, C // heads]

@@ -12,11 +12,11 @@ from dat_train.models.kernels.parts import parts, wants_gradient
 def mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     """GELU(x w1^T + b1) w2^T + b2. Shape: (..., C) -> (..., C')."""
     if not torch.jit.is_scripting():
-        chosen = implementation(x)
-        if chosen == "parts":
-            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        keep = wants_gradient(x, w1, b1, w2, b2)
+        # with products as quick as in bfloat16, computing the GELU again takes more than fresh memory does
+        if implementation(x) == "parts" and not (keep and dtype == torch.bfloat16):
             with torch.autocast("cpu", enabled=False):
-                keep = wants_gradient(x, w1, b1, w2, b2)
                 return _Mlp.apply(x.to(dtype), w1, b1, w2, b2, keep)[0]
     return F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2)
 

@@ -67,7 +67,8 @@ def test_the_slow_ways_are_not_taken(dat):
     slow = {"aten::_safe_softmax", "aten::_scaled_dot_product_attention_math", "aten::_index_put_impl_", "aten::all"}
     assert not slow & calls.keys()
     assert 12 <= calls["aten::_softmax_backward_data"] <= 20  # twelve layers, of one or two parts each
-    assert calls["aten::grid_sampler_2d"] == calls["aten::grid_sampler_2d_backward"] == 4  # deformable layers
+    # four deformable layers, of one or two parts each
+    assert 4 <= calls["aten::grid_sampler_2d"] == calls["aten::grid_sampler_2d_backward"] <= 8
 
 
 def test_a_training_step_takes_less_memory_than_swin(dat, swin):

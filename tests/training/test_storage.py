@@ -9,7 +9,7 @@ from training.real_run import RealRun, content, ended, steps_done
 
 from dat_train.training.checkpoint import CheckpointError, load_checkpoint
 
-SETTINGS = ("data.workers=0", "epochs=15", "checkpoint.keep=2")  # 90 steps, a checkpoint after each
+SETTINGS = ("data.workers=0", "epochs=10", "checkpoint.keep=2")  # 60 steps, a checkpoint after each
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_a_run_that_cannot_begin_to_write_says_so_in_one_line(disk, tmp_path):
     assert run.output.startswith(f"error: {disk}/runs/run/.lock: Read-only file system; make room or mend the folder")
 
 
-@pytest.mark.parametrize("damage", ["a bit", "the end"])
+@pytest.mark.parametrize("damage", ["a bit", pytest.param("the end", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_noticed_and_the_newest_whole_one_used(damage, through, tmp_path):
     run = RealRun(tmp_path, *SETTINGS)
     with ended(run):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dat_train.commands.evaluation_run import run_evaluation
 from dat_train.commands.evaluation_settings import settings_of
-from dat_train.commands.training_run import datasets, new_model
+from dat_train.commands.parts import datasets, new_model
 from dat_train.config import to_dict
 from dat_train.errors import UserError
 from dat_train.models.averaging import average_states, greedy_soup

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from dat_train.commands.evaluation_settings import settings_of
-from dat_train.commands.training_run import datasets, new_model, workers
+from dat_train.commands.parts import datasets, new_model, workers
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import Batch, evaluation_loader
 from dat_train.errors import UserError

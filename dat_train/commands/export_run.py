@@ -13,8 +13,8 @@ from rich.table import Table
 from torch import nn
 
 from dat_train.commands.evaluation_settings import settings_of
+from dat_train.commands.parts import datasets, workers
 from dat_train.commands.trained import Trained, assemble
-from dat_train.commands.training_run import datasets, workers
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import evaluation_loader
 from dat_train.errors import UserError

@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
 
+from dat_train.commands.parts import workers
 from dat_train.commands.prediction_writers import Guess, Prediction, writer_for
 from dat_train.commands.trained import Trained, load_trained
-from dat_train.commands.training_run import workers
 from dat_train.data.dataset import UNREADABLE, ImageDataset
 from dat_train.data.images import UnreadableImage, read_rgb
 from dat_train.data.listing import FROM_LIST, list_images

@@ -12,7 +12,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from dat_train.commands.evaluation_settings import settings_of
-from dat_train.commands.training_run import new_model
+from dat_train.commands.parts import new_model
 from dat_train.data.augment import eval_transform
 from dat_train.errors import UserError
 from dat_train.models.weights import LoadReport, count_classes, load_weights, read_checkpoint

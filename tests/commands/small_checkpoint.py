@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from dat_train.commands.cli import conf_dir, register
-from dat_train.commands.training_run import new_model, new_state
+from dat_train.commands.parts import new_model, new_state
 from dat_train.config import TrainConfig, to_dict
 from dat_train.training.checkpoint import write_checkpoint
 from dat_train.training.precision import resolve_precision

@@ -10,7 +10,7 @@ from commands.in_process import composed, train
 from safetensors.torch import save_file
 
 from dat_train.commands.fine_tuning import objective
-from dat_train.commands.training_run import new_model
+from dat_train.commands.parts import new_model
 from dat_train.data.digits import write_digits
 from dat_train.errors import UserError
 from dat_train.training.checkpoint import load_checkpoint

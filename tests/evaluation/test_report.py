@@ -29,8 +29,11 @@ def written(tmp_path_factory):
 
 
 def test_the_result_is_json_without_nan(written):
-    folder, result = written
+    folder, result = written[0], dict(written[1])
     assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == result
+    reliability = result.pop("reliability")
+    assert 0 <= result.pop("ece") <= 100
+    assert sum(row["images"] for row in reliability) <= 8
     assert result == {
         "top1": 37.5,
         "top5": 100.0,

@@ -1,0 +1,264 @@
+"""The parts of a run, made from its settings: data, model, optimizer, loop, logs."""
+
+import os
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+import timm
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from dat_train.commands.fine_tuning import objective
+from dat_train.config import to_dict
+from dat_train.data.augment import eval_transform, train_transform
+from dat_train.data.dataset import ImageDataset
+from dat_train.data.loader import Batch, evaluation_loader, train_loader
+from dat_train.data.mixing import Mixing
+from dat_train.data.order import MicroBatchSampler, SampleKey
+from dat_train.data.randomness import keyed_seed
+from dat_train.data.sources import open_datasets
+from dat_train.inspection.offsets import OffsetWatch
+from dat_train.training.distributed import Processes
+from dat_train.training.ema import Ema
+from dat_train.training.environment import environment
+from dat_train.training.loggers import About, Logger, open_loggers
+from dat_train.training.loop import Training
+from dat_train.training.optimizer import build_optimizer
+from dat_train.training.plan import RunPlan
+from dat_train.training.precision import Precision
+from dat_train.training.resume import go_back
+from dat_train.training.run_folder import RunFolder
+from dat_train.training.run_log import RunLog
+from dat_train.training.run_pictures import RunPictures
+from dat_train.training.signals import StopRequest
+from dat_train.training.state import TrainState
+from dat_train.training.terminal import Terminal
+from dat_train.training.writer import CheckpointWriter
+
+LOOKED_AT = 16  # validation images on which offsets are measured
+MOST_WORKERS = 8  # more data processes than this for each training process rarely help
+
+
+def datasets(config: DictConfig, processes: Processes) -> tuple[ImageDataset, ImageDataset]:
+    """Training and validation set with their transforms."""
+    data, augment = config.data, config.augment
+    open_them = partial(
+        open_datasets,
+        data.kind,
+        data.root,
+        image_size=config.img_size,
+        val_fraction=data.val_fraction,
+        split_seed=data.split_seed,
+        fake_images=data.fake_images,
+        fake_classes=data.fake_classes,
+    )
+    opened = []  # by the main process before the others, for the digits are written on opening
+    processes.on_main(lambda: opened.append(open_them()))
+    train_set, val_set = opened[0] if opened else open_them()
+    if processes.world_size > 1:  # each machine may have a copy of its own
+        for part, images in (("training", train_set), ("validation", val_set)):
+            processes.check_same(f"{len(images):,} images, {images.fingerprint()}", f"{part} set")
+    train_set.seed = config.seed
+    train_set.transform = train_transform(
+        config.img_size,
+        scale=augment.scale,
+        ratio=augment.ratio,
+        interpolation=augment.interpolation,
+        hflip=augment.hflip,
+        vflip=augment.vflip,
+        rand_augment=augment.rand_augment,
+        color_jitter=augment.color_jitter,
+        random_erasing=augment.random_erasing,
+        mean=data.mean,
+        std=data.std,
+    )
+    val_set.transform = eval_transform(
+        config.img_size,
+        resize=config.eval.resize,
+        crop_pct=config.eval.crop_pct,
+        interpolation=config.eval.interpolation,
+        mean=data.mean,
+        std=data.std,
+    )
+    return train_set, val_set
+
+
+def run_plan(config: DictConfig, train_size: int, processes: Processes) -> RunPlan:
+    return RunPlan(
+        train_size=train_size,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
+        world_size=processes.world_size,
+        warmup_epochs=config.schedule.warmup_epochs,
+        base_lr=config.optim.lr,
+        warmup_lr=config.schedule.warmup_lr,
+        min_lr=config.schedule.min_lr,
+    )
+
+
+def new_model(config: DictConfig, num_classes: int) -> nn.Module:
+    """The model with its random weights, which follow from the seed."""
+    torch.manual_seed(keyed_seed("init", config.seed))
+    model = timm.create_model(
+        config.model.timm_name,
+        num_classes=num_classes,
+        in_chans=len(config.data.mean),
+        img_size=config.model.img_size,
+        drop_path_rate=config.model.drop_path_rate,
+        **OmegaConf.to_container(config.model.args),
+    )
+    model.set_grad_checkpointing(config.model.grad_checkpointing)
+    return model
+
+
+def new_state(config: DictConfig, model: nn.Module, precision: Precision, classes: Sequence[str]) -> TrainState:
+    optim = config.optim
+    return TrainState(
+        model,
+        build_optimizer(
+            model,
+            lr=optim.lr,
+            weight_decay=optim.weight_decay,
+            betas=optim.betas,
+            eps=optim.eps,
+            layer_decay=optim.layer_decay,
+            head_lr_factor=optim.head_lr_factor,
+        ),
+        precision.scaler(),
+        Ema(model, config.ema.decay) if config.ema.decay else None,
+        classes=classes,
+    )
+
+
+def mixing(config: DictConfig, num_classes: int) -> Mixing:
+    augment = config.augment
+    return Mixing(num_classes, augment.mixup, augment.cutmix, augment.switch_prob, augment.label_smoothing)
+
+
+def micro_batches(
+    config: DictConfig, train_set: ImageDataset, plan: RunPlan, processes: Processes, first_step: int
+) -> Iterable[Batch]:
+    """This process' micro-batches from `first_step` on."""
+    sampler = MicroBatchSampler(
+        len(train_set),
+        seed=config.seed,
+        batch_size=plan.batch_size,
+        micro_batch_size=plan.micro_batch_size,
+        first_step=first_step,
+        last_step=plan.steps,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        repeats=config.augment.repeats,
+    )
+    pinned = processes.device.type == "cuda"
+    return train_loader(train_set, sampler, workers=workers(config, processes), pin_memory=pinned)
+
+
+def workers(config: DictConfig, processes: Processes) -> int:
+    """Data processes of this training process."""
+    if config.data.workers is not None:
+        return config.data.workers
+    share = len(os.sched_getaffinity(0)) // processes.local_world_size
+    return min(MOST_WORKERS, max(1, share))
+
+
+def new_training(
+    config: DictConfig,
+    folder: RunFolder,
+    processes: Processes,
+    terminal: Terminal,
+    stop: StopRequest,
+    plan: RunPlan,
+    precision: Precision,
+    state: TrainState,
+    sets: tuple[ImageDataset, ImageDataset],
+) -> Training:
+    train_set, val_set = sets
+    classes = len(train_set.classes)
+    others = loggers(config, folder, processes, terminal, state.step)
+    log = RunLog(folder, plan, processes, terminal, others)
+    pictures = RunPictures(folder, others, train_set.classes, config.data.mean, config.data.std, terminal.warn)
+    return Training(
+        state=state,
+        make_loader=partial(micro_batches, config, train_set, plan, processes),
+        val_loader=evaluation_loader(
+            val_set,
+            batch_size=config.eval.batch_size,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            workers=workers(config, processes),
+            pin_memory=processes.device.type == "cuda",
+        ),
+        plan=plan,
+        mixing=mixing(config, classes),
+        image_shape=(len(config.data.mean), config.img_size, config.img_size),
+        precision=precision,
+        objective=objective(config, train_set.classes, precision),
+        num_classes=classes,
+        seed=config.seed,
+        clip_grad=config.optim.clip_grad,
+        max_unreadable=config.data.max_unreadable,
+        nonfinite_limit=config.nonfinite_limit,
+        eval_every=config.eval.every_epochs,
+        config=to_dict(config),
+        processes=processes,
+        log=log,
+        checkpoints=checkpoint_writer(config, folder, terminal, log, state.step) if processes.is_main else None,
+        go_back=partial(go_back, state, folder, processes, terminal.warn),
+        stop=stop,
+        log_every=config.log.every,
+        offsets=offset_watch(config, val_set, precision) if processes.is_main else None,
+        pictures=pictures if others else None,
+        compile=config.compile,
+    )
+
+
+def offset_watch(config: DictConfig, val_set: ImageDataset, precision: Precision) -> OffsetWatch | None:
+    """Who looks at the offsets, on images from all over the validation set."""
+    if not config.inspect.every:
+        return None
+    number = min(LOOKED_AT, len(val_set))
+    keys = [SampleKey(0, i * len(val_set) // number, 0) for i in range(number)]
+
+    def images() -> torch.Tensor:
+        return torch.stack([val_set[key].image for key in keys]).to(precision.device, precision.weights)
+
+    return OffsetWatch(config.inspect.every, images)
+
+
+def loggers(
+    config: DictConfig, folder: RunFolder, processes: Processes, terminal: Terminal, step: int
+) -> Sequence[Logger]:
+    if not processes.is_main:
+        return ()
+    return open_loggers(
+        folder.path,
+        step=step,
+        name=config.name,
+        about=About(to_dict(config), environment(processes.device, processes.world_size)),
+        tensorboard=config.log.tensorboard,
+        wandb=config.log.wandb,
+        wandb_project=config.log.wandb_project,
+        wandb_mode=config.log.wandb_mode,
+        mlflow=config.log.mlflow,
+        mlflow_uri=config.log.mlflow_uri,
+        mlflow_experiment=config.log.mlflow_experiment,
+        say=terminal.say,
+        warn=terminal.warn,
+    )
+
+
+def checkpoint_writer(
+    config: DictConfig, folder: RunFolder, terminal: Terminal, log: RunLog, step: int
+) -> CheckpointWriter:
+    return CheckpointWriter(
+        folder,
+        every_minutes=config.checkpoint.every_minutes,
+        keep=config.checkpoint.keep,
+        step_on_disk=step if folder.last.exists() else None,
+        before=log.sync,
+        warn=terminal.warn,
+    )

@@ -1,6 +1,7 @@
 # make train   from nothing to a trained and evaluated model on real images, in minutes
-# make test    the whole test suite
+# make test    the test suite, in minutes
 # make ablations   every ablation of the papers on the digits, and their table; under 20 minutes on two cores
+# make test-long   the tests with real kills, torchrun, full disks and exports; CI runs them too
 # make lint    style and the floors of the house
 # All make .venv once and use it again; they need Python >= 3.11 and make, or say what is missing.
 
@@ -16,7 +17,7 @@ STAMP := $(VENV)/.installed-dev-$(NUMBER)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUNS ?= runs
 
-.PHONY: help venv train ablations test lint format clean
+.PHONY: test-long help venv train ablations test lint format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -60,6 +61,9 @@ ablations: $(USER_STAMP)
 
 test: $(STAMP)
 	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report term
+
+test-long: $(STAMP)
+	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'long and not slow and not gpu'
 
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check .

@@ -20,6 +20,8 @@ from PIL import Image
 from dat_train.commands import trained
 from dat_train.data.folders import open_folders
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

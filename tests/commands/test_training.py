@@ -48,10 +48,12 @@ def test_the_run_is_a_folder_with_everything_in_it(home):
     assert len(events) == 2 and len(kept) <= 2
     assert files - events - kept == {
         ".lock",
+        "batch.png",
         "checkpoints",
         "checkpoints/best.pt",
         "checkpoints/last.pt",
         "config.yaml",
+        "confusion.png",
         "curves.png",
         "log.txt",
         "metrics.jsonl",

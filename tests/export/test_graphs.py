@@ -13,6 +13,7 @@ from dat_train.export.traced import compare, write_program
 SMALL = {"dims": (8, 16, 16, 24), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 3), "groups": (1, 2, 1, 3)}
 
 
+@pytest.mark.long
 def test_neighborhoods_convolutional_stem_and_strided_offsets_as_onnx(tmp_path):
     stages = {"dims": (8, 16), "depths": (1, 1), "heads": (1, 2), "groups": (1, 2)}
     model = timm.create_model("datpp_tiny", num_classes=5, img_size=64, blocks=("N", "D"), **stages).eval()

@@ -12,6 +12,8 @@ from training.real_run import RealRun, ended, ranks, steps_done
 from dat_train.data.folders import open_folders
 from dat_train.training.run_folder import read_rows
 
+pytestmark = pytest.mark.long
+
 SETTINGS = ("data=folder", "data.workers=0", "data.val_fraction=0.2", "data.max_unreadable=1", "log.every=1")
 
 

@@ -14,6 +14,8 @@ from training.real_run import RealRun, content, ended
 
 from dat_train.data.fake import FakeImages
 
+pytestmark = pytest.mark.long
+
 # Where a process kills itself: (audit event of Python, the path it must concern)
 EVENTS = {
     "writing last.pt": ("open", "checkpoints/.last.pt.new"),

@@ -14,6 +14,8 @@ from dat_train.training.checkpoint import load_checkpoint
 from dat_train.training.run_folder import read_rows
 from dat_train.training.signals import PREEMPTED
 
+pytestmark = pytest.mark.long
+
 ALONE = "data.workers=0"  # training processes have no worker processes here, which makes them quicker
 
 

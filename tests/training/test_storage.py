@@ -9,6 +9,8 @@ from training.real_run import RealRun, content, ended, steps_done
 
 from dat_train.training.checkpoint import CheckpointError, load_checkpoint
 
+pytestmark = pytest.mark.long
+
 SETTINGS = ("data.workers=0", "epochs=10", "checkpoint.keep=2")  # 60 steps, a checkpoint after each
 
 

@@ -18,6 +18,8 @@ from dat_train.training.checkpoint import load_checkpoint
 from dat_train.training.run_folder import read_rows
 from dat_train.training.signals import PREEMPTED
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 LONG = ("data.workers=0", "dtype=fp64", "epochs=18", "device=cpu")  # 108 steps
 SRUN = """#!/usr/bin/env bash

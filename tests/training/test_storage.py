@@ -76,8 +76,12 @@ class Gone:
 
 def make_read_only(disk) -> None:
     """Nothing below `disk` can be written any more, as after an error of the disk; open files stay open."""
-    subprocess.run(["mount", "--bind", disk.parent / "backing", disk], check=True)
-    subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
+    aside = disk.parent / "aside"  # in place, the run might open a file before it is read-only, which is refused then
+    aside.mkdir(exist_ok=True)
+    subprocess.run(["mount", "--bind", disk.parent / "backing", aside], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", aside], check=True)
+    subprocess.run(["mount", "--bind", aside, disk], check=True)
+    subprocess.run(["umount", "-l", aside], check=True)
 
 
 def make_writable(disk) -> None:

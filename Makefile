@@ -2,6 +2,7 @@
 # make test    the test suite, in minutes
 # make ablations   every ablation of the papers on the digits, and their table; under 20 minutes on two cores
 # make test-long   the tests with real kills, torchrun, full disks and exports; CI runs them too
+# make test-demo   the example with Gradio, in an environment of its own; CI runs it too
 # make lint    style and the floors of the house
 # All make .venv once and use it again; they need Python >= 3.11 and make, or say what is missing.
 
@@ -14,10 +15,13 @@ VENV := .venv
 NUMBER := $(shell cksum < pyproject.toml | cut -d ' ' -f 1)
 USER_STAMP := $(VENV)/.installed-$(NUMBER)
 STAMP := $(VENV)/.installed-dev-$(NUMBER)
+# Gradio wants an older Pillow than everything else gets: a second environment on top of the first
+DEMO := .venv-demo
+DEMO_STAMP := $(DEMO)/.installed-$(NUMBER)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUNS ?= runs
 
-.PHONY: test-long help venv train ablations test lint format clean
+.PHONY: test-long test-demo help venv train ablations test lint format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -42,6 +46,14 @@ $(STAMP): $(USER_STAMP)
 	$(call install,.[dev],what tests and lint need,$(VENV)/.installed-dev*)
 	@touch $@
 
+$(DEMO_STAMP): $(STAMP)
+	@echo "installing Gradio into $(DEMO), once"
+	@$(VENV)/bin/python -m venv --clear $(DEMO)
+	@$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(DEMO)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	@$(DEMO)/bin/python -m pip --disable-pip-version-check install --quiet -e '.[demo]'
+	@touch $@
+
 train: $(USER_STAMP)
 	@$(VENV)/bin/dat-train experiment=digits runs_dir=$(RUNS)
 	@$(VENV)/bin/dat-eval ckpt=$(RUNS)/digits/checkpoints/best.pt
@@ -63,7 +75,10 @@ test: $(STAMP)
 	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report term
 
 test-long: $(STAMP)
-	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'long and not slow and not gpu'
+	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'long and not slow and not gpu and not demo'
+
+test-demo: $(DEMO_STAMP)
+	@$(DEMO)/bin/python -m pytest -m demo tests/test_examples.py
 
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check .
@@ -75,4 +90,4 @@ format: $(STAMP)
 	@$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .import_linter_cache .coverage*
+	rm -rf $(VENV) $(DEMO) dist .pytest_cache .ruff_cache .import_linter_cache .coverage*

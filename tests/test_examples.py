@@ -78,9 +78,9 @@ def test_the_page_predicts_and_shows_points(checkpoint):
     assert min(Image.open(points).size) > 100
 
 
+@pytest.mark.demo
 def test_the_page_is_served_and_answers(checkpoint):
-    """With the real Gradio and its client, where they are installed (the extra `demo`)."""
-    pytest.importorskip("gradio", reason="the extra demo is not installed")
+    """With the real Gradio and its client."""
     from gradio_client import Client, handle_file
 
     page = app().page(str(checkpoint))

@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from dat_train.models.kernels.linear import linear
 from dat_train.models.kernels.mlp import mlp
+
+
+class Linear(nn.Linear):
+    """A linear layer of the attentions, by the device's kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
 
 
 class ConvNHWC(nn.Conv2d):
@@ -107,7 +115,7 @@ def patch_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows, columns = H // p, W // p
     x = x[:, : rows * p, : columns * p].reshape(B, rows, p, columns, p, C).transpose(2, 3)
     x = x.reshape(B, rows, columns, p * p * C)
-    return F.linear(x, weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1), bias)
+    return linear(x, weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1), bias)
 
 
 class ConvStem(nn.Module):

@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dat_train.errors import UserError
-from dat_train.models.blocks import depthwise_conv
+from dat_train.models.blocks import Linear, depthwise_conv
 from dat_train.models.geometry import GEOMETRIES, reference_points
 from dat_train.models.kernels.deformable_attention import biased_attention
+from dat_train.models.kernels.depthwise import depthwise_conv2d
 from dat_train.models.kernels.sampling import sample_bilinear
 from dat_train.models.position_bias import FixedBias, LogCPB, TableBias
 
@@ -24,8 +25,8 @@ class SamplingPositions(nn.Module):
         channels: channels of one group, C / groups.
         groups: offset groups; the network's weights are shared by all of them.
         kernel_size, stride: of the depthwise convolution; the stride is the ratio of queries to keys along an axis.
-        offset_range: s > 0 limits an offset to s reference cells (tanh); None, or a negative number as in the published
-            configurations, leaves it free and bounds the position.
+        offset_range: s > 0 limits an offset (tanh) to s / 2 cells of the reference grid along each axis; None, or a
+            negative number as in the published configurations, leaves it free and bounds the position.
         geometry: "cvpr" or "dat++"; the two papers place reference points differently (spec: steps 2 to 5).
         offsets: False stays on the reference points; the offset network is there, frozen, as published.
 
@@ -75,16 +76,10 @@ class SamplingPositions(nn.Module):
         # One depthwise convolution over all channels, the shared kernel repeated: no copy of q into groups.
         bias = self.conv.bias
         assert bias is not None
-        offset = F.conv2d(
-            queries.permute(0, 3, 1, 2),
-            self.conv.weight.repeat(G, 1, 1, 1),
-            bias.repeat(G),
-            stride=self.stride,
-            padding=self.padding,
-            groups=C,
-        )
-        Hk, Wk = offset.shape[2], offset.shape[3]
-        offset = offset.permute(0, 2, 3, 1).reshape(B, Hk, Wk, G, C // G)
+        weight = self.conv.weight.repeat(G, 1, 1, 1)
+        offset = depthwise_conv2d(queries, weight, bias.repeat(G), self.stride, self.padding)
+        Hk, Wk = offset.shape[1], offset.shape[2]
+        offset = offset.reshape(B, Hk, Wk, G, C // G)
         offset = self.proj(self.act(self.norm(offset)))  # (B, Hk, Wk, G, 2)
         # Positions in bfloat16 would be off by whole pixels on a large map; from here on at least float32.
         offset = offset.permute(0, 3, 1, 2, 4).to(torch.promote_types(offset.dtype, torch.float32))
@@ -124,7 +119,8 @@ class DeformableAttention(nn.Module):
         groups: offset groups G; each samples its own C / G channels at its own positions.
         size: (H, W) of the map the bias table is made for (other maps sample the same table).
         kernel_size, stride: of the offset network.
-        offset_range: largest offset in reference cells; None: free offsets, bounded positions.
+        offset_range: twice the largest offset along an axis, in cells of the reference grid; None: free offsets,
+            bounded positions.
         bias: "table", "fixed", "dwc", "log_cpb" or "none".
         offsets: False keeps the keys on the reference grid ("cvpr") or average-pools them ("dat++").
         geometry: "cvpr" or "dat++".
@@ -161,12 +157,12 @@ class DeformableAttention(nn.Module):
         self.groups = groups
         self.attn_drop = attn_drop
         self.pooled = not offsets and geometry == "dat++"
-        self.q = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
         self.sampling = SamplingPositions(dim // groups, groups, kernel_size, stride, offset_range, geometry, offsets)
-        self.kv = nn.Linear(dim, 2 * dim)
+        self.kv = Linear(dim, 2 * dim)
         self.bias = self._make_bias("none" if self.pooled else bias, size, geometry)
         self.dwc = depthwise_conv(dim) if bias == "dwc" and not self.pooled else None
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def _make_bias(self, bias: str, size: tuple[int, int], geometry: str) -> nn.Module | None:

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dat_train.models.blocks import Linear
 from dat_train.models.kernels.choice import implementation
 from dat_train.models.kernels.window_attention import reorder, window_attention
 
@@ -40,10 +41,10 @@ class WindowAttention(nn.Module):
         self.window_size = window_size
         self.shift = (window_size + 1) // 2 if shifted else 0
         self.attn_drop = attn_drop
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = Linear(dim, 3 * dim)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, heads))
         self.register_buffer("relative_position_index", _relative_position_index(window_size), persistent=False)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         self.reset_bias()
 

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from dat_train.models.kernels.choice import implementation
 from dat_train.models.kernels.linear import linear
-from dat_train.models.kernels.mlp import mlp
+from dat_train.models.kernels.mlp import mlp_in_parts
 
 
 class Linear(nn.Linear):
@@ -17,6 +18,14 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+def is_bare(layer: nn.Module) -> bool:
+    """Whether a linear layer is its product and nothing else: no hooks, no adapter or parametrization in its place.
+
+    Only then may its weights be used without calling it.
+    """
+    return type(layer) is Linear and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 class ConvNHWC(nn.Conv2d):
@@ -37,15 +46,17 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, ratio: float, drop: float = 0.0, dwconv: bool = False) -> None:
         super().__init__()
         hidden = int(dim * ratio)
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = Linear(dim, hidden)
         self.dwconv = depthwise_conv(hidden) if dwconv else None
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.dwconv is None and not (self.training and self.drop.p > 0):
-            return mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        if not torch.jit.is_scripting():
+            plain = self.dwconv is None and not (self.training and self.drop.p > 0)
+            if plain and implementation(x) == "parts" and is_bare(self.fc1) and is_bare(self.fc2):
+                return mlp_in_parts(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         x = self.fc1(x)
         if self.dwconv is not None:
             x = x + self.dwconv(x)

@@ -4,9 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dat_train.models.blocks import Linear
+from dat_train.models.blocks import Linear, is_bare
 from dat_train.models.kernels.choice import implementation
-from dat_train.models.kernels.window_attention import reorder, window_attention
+from dat_train.models.kernels.window_attention import (
+    into_windows,
+    out_of_windows,
+    window_attention,
+    window_attention_in_parts,
+)
 
 
 class WindowAttention(nn.Module):
@@ -61,13 +66,20 @@ class WindowAttention(nn.Module):
 
         if pad_y > 0 or pad_x > 0:
             x = F.pad(x, (0, 0, 0, pad_x, 0, pad_y))
-        x = _into_windows(x, w, shift_y, shift_x)
         # (heads, n, n), n = w*w; a lookup whose gradient is added up in the same order in every run
         bias = F.embedding(self.relative_position_index, self.relative_position_bias_table).permute(2, 0, 1)
         if pad_y > 0 or pad_x > 0 or shift_y > 0 or shift_x > 0:
             bias = self._mask(H, W, rows, columns, shift_y, shift_x, bias).unsqueeze(1) + bias  # (windows, heads, n, n)
-        x = window_attention(self.qkv(x), bias, self.heads, self.attn_drop if self.training else 0.0)
-        x = _out_of_windows(x, w, rows * w, columns * w, shift_y, shift_x)
+        dropout = self.attn_drop if self.training else 0.0
+        if not torch.jit.is_scripting():
+            qkv, proj = self.qkv, self.proj
+            if implementation(x) == "parts" and dropout == 0 and is_bare(qkv) and is_bare(proj):
+                weights = qkv.weight, qkv.bias, proj.weight, proj.bias
+                x = window_attention_in_parts(x, *weights, bias, self.heads, (shift_y, shift_x))
+                return self.proj_drop(x[:, :H, :W])
+        x = into_windows(x, w, shift_y, shift_x)
+        x = window_attention(self.qkv(x), bias, self.heads, dropout)
+        x = out_of_windows(x, w, rows * w, columns * w, shift_y, shift_x)
         if pad_y > 0 or pad_x > 0:
             x = x[:, :H, :W].contiguous()  # torch multiplies other layouts by trained and frozen weights differently
         return self.proj_drop(self.proj(x))
@@ -84,40 +96,6 @@ class WindowAttention(nn.Module):
         mask = torch.zeros((rows * columns, w * w, w * w), dtype=like.dtype, device=like.device)
         mask = mask.masked_fill(region.unsqueeze(1) != region.unsqueeze(2), -100.0)
         return mask.masked_fill(padded, float("-inf"))
-
-
-def _into_windows(x: Tensor, w: int, shift_y: int, shift_x: int) -> Tensor:
-    """(B, H, W, C), rolled by -shift -> (B, windows, w*w, C), H and W multiples of w."""
-    B, H, W, C = x.shape
-    if not torch.jit.is_scripting():
-        chosen = implementation(x)
-        if chosen == "parts":
-            order = _window_order(H, W, w, shift_y, shift_x)
-            return reorder(x.reshape(B, H * W, C), order, order.argsort()).view(B, -1, w * w, C)
-    if shift_y > 0 or shift_x > 0:
-        x = torch.roll(x, (-shift_y, -shift_x), (1, 2))
-    x = x.view(B, H // w, w, W // w, w, C).transpose(2, 3)
-    return x.reshape(B, -1, w * w, C)
-
-
-def _out_of_windows(x: Tensor, w: int, H: int, W: int, shift_y: int, shift_x: int) -> Tensor:
-    """The inverse of `_into_windows`."""
-    B, C = x.shape[0], x.shape[3]
-    if not torch.jit.is_scripting():
-        chosen = implementation(x)
-        if chosen == "parts":
-            order = _window_order(H, W, w, shift_y, shift_x)
-            return reorder(x.reshape(B, H * W, C), order.argsort(), order).view(B, H, W, C)
-    x = x.view(B, H // w, W // w, w, w, C).transpose(2, 3).reshape(B, H, W, C)
-    if shift_y > 0 or shift_x > 0:
-        x = torch.roll(x, (shift_y, shift_x), (1, 2))
-    return x
-
-
-def _window_order(H: int, W: int, w: int, shift_y: int, shift_x: int) -> Tensor:
-    """(H*W,) positions of a map, window after window of the rolled one."""
-    order = torch.arange(H * W).view(H, W).roll((-shift_y, -shift_x), (0, 1))
-    return order.view(H // w, w, W // w, w).transpose(1, 2).reshape(-1)
 
 
 def _relative_position_index(w: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch.autograd.function import once_differentiable
 
 from dat_train.models.geometry import displacements, query_points
 from dat_train.models.kernels.choice import implementation
-from dat_train.models.kernels.parts import parts, wants_gradient
+from dat_train.models.kernels.parts import joined, parts, wants_gradient
 
 
 def deformable_attention(
@@ -30,7 +30,7 @@ def deformable_attention(
         if chosen == "parts" and dropout == 0:
             with torch.autocast("cpu", enabled=False):
                 keep = wants_gradient(q, kv, positions, table)
-                return _DeformableAttention.apply(q, kv.to(q.dtype), positions, table, geometry, keep)[0]
+                return _DeformableAttention.apply(q, kv.to(q.dtype), positions, table, geometry, keep)
         if chosen == "triton" and dropout == 0:
             return _by_triton(q, kv, positions, table, geometry)
     bias = table_bias(positions, table, q.shape[1], q.shape[2], geometry)
@@ -74,43 +74,42 @@ class _DeformableAttention(torch.autograd.Function):
     """In parts of images: no bias and no sampling grid of a whole batch is ever written."""
 
     @staticmethod
-    def forward(q, kv, positions, table, geometry, keep):
+    def forward(ctx, q, kv, positions, table, geometry, keep):
         B, H, W, C = q.shape
         heads = table.shape[0]
         d = C // heads
         points = _half_query_points(H, W, geometry, positions)
-        out = q.new_empty(B, H * W, heads, d)
-        weights = q.new_empty(B if keep else 0, heads, H * W, kv.shape[1])
+        weights, out = [], []
         for part in _image_parts(q, positions, heads):
             grid = _grid(positions[part], *points)
             bias = F.grid_sample(_grouped(table, positions[part]), grid, "bilinear", "zeros", align_corners=True)
             queries, k, v = _heads(q[part], kv[part], heads)
-            logits = torch.baddbmm(bias.view(len(queries), H * W, -1).to(q.dtype), queries, k.mT, alpha=d**-0.5)
-            p = torch.softmax(logits, -1, out=weights[part].view_as(logits) if keep else logits)
-            out[part] = (p @ v).view(-1, heads, H * W, d).transpose(1, 2)
-        return out.view(B, H, W, C), weights
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        q, kv, positions, table, ctx.geometry, _ = inputs
-        ctx.save_for_backward(q, kv, positions, table, output[1])
-        ctx.mark_non_differentiable(output[1])
+            logits = bias.view(len(queries), H * W, -1).to(q.dtype).baddbmm_(queries, k.mT, alpha=d**-0.5)
+            p = torch.softmax(logits, -1, out=logits)
+            out.append((p @ v).view(-1, heads, H * W, d).transpose(1, 2).reshape(-1, H, W, C))
+            if keep:
+                weights.append(p)
+        ctx.geometry = geometry
+        if keep:
+            ctx.save_for_backward(q, kv, positions, table, *weights)
+        return joined(out)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_out, _):
-        q, kv, positions, table, weights = ctx.saved_tensors
+    def backward(ctx, grad_out):
+        q, kv, positions, table, *weights = ctx.saved_tensors
         _, H, W, C = q.shape
         heads, keys = table.shape[0], kv.shape[1]
         d = C // heads
         points = _half_query_points(H, W, ctx.geometry, positions)
         d_q, d_kv, d_positions = torch.empty_like(q), torch.empty_like(kv), torch.empty_like(positions)
         d_table = torch.zeros_like(table, dtype=positions.dtype)
+        end = 0
         with torch.autocast("cpu", enabled=False):
-            for part in _image_parts(q, positions, heads):
+            for p in weights:
+                part = slice(end, end := end + len(p) // heads)
                 queries, k, v = _heads(q[part], kv[part], heads)
                 d_o = grad_out[part].reshape(-1, H * W, heads, d).transpose(1, 2).reshape(-1, H * W, d)
-                p = weights[part].view(-1, H * W, keys)
                 d_logits = torch._softmax_backward_data(d_o @ v.mT, p, -1, p.dtype)
                 d_q[part].view(-1, H * W, heads, d).copy_(
                     (d_logits @ k).mul_(d**-0.5).view(-1, heads, H * W, d).transpose(1, 2)
@@ -118,14 +117,50 @@ class _DeformableAttention(torch.autograd.Function):
                 into = d_kv[part].view(-1, keys, 2, heads, d)
                 into[:, :, 0].copy_((d_logits.mT @ queries).mul_(d**-0.5).view(-1, heads, keys, d).transpose(1, 2))
                 into[:, :, 1].copy_((p.mT @ d_o).view(-1, heads, keys, d).transpose(1, 2))
-                grouped, grid = _grouped(table, positions[part]), _grid(positions[part], *points)
-                d_tables, d_grid = torch.ops.aten.grid_sampler_2d_backward(
-                    d_logits.to(grid.dtype).view(len(grid), -1, H * W, keys), grouped, grid, 0, 0, True, [True, True]
-                )
-                d_table += d_tables.view(-1, *table.shape).sum(0)
+                d_table_share, d_grid = _table_bias_gradients(d_logits, positions[part], table, points)
+                d_table += d_table_share
                 # half the displacement, (x, y), shrinks by half of what a position (y, x) grows
                 d_positions[part] = d_grid.sum(1).flip(-1).mul_(-0.5).view(positions[part].shape)
         return d_q, d_kv, d_positions, d_table.to(table.dtype), None, None
+
+
+def _table_bias_gradients(
+    d_bias: Tensor, positions: Tensor, table: Tensor, points: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the table (heads, h, w) and of the grid it is sampled at, given that of the bias.
+
+    grid_sample adds every share of the table's gradient to its four cells one by one. In bfloat16, whose products are
+    cheap, two of them do the same in less time.
+    """
+    grouped, grid = _grouped(table, positions), _grid(positions, *points)
+    by_products = d_bias.dtype == torch.bfloat16
+    d_sampled = d_bias.to(grid.dtype).view(len(grid), -1, *grid.shape[1:3])
+    d_tables, d_grid = torch.ops.aten.grid_sampler_2d_backward(
+        d_sampled, grouped, grid, 0, 0, True, [not by_products, True]
+    )
+    d_table = _table_gradient(d_bias, positions, table, points) if by_products else d_tables.view(-1, *table.shape)
+    return d_table.sum(0, dtype=positions.dtype), d_grid
+
+
+def _table_gradient(d_bias: Tensor, positions: Tensor, table: Tensor, points: tuple[Tensor, Tensor]) -> Tensor:
+    """(B, heads, h, w): cell (r, c) gets sum over keys, i, j of row(i, r) d_bias(i, j) column(j, c); query (i, j)."""
+    B, G, Hk, Wk, _ = positions.shape
+    heads, h, w = table.shape
+    H, W, M = len(points[0]), len(points[1]), heads // G
+    keys = Hk * Wk
+    positions = positions.reshape(B * G, keys, 1, 2)
+    rows = _shares(points[0].view(H) - positions[..., 0] / 2, h).to(d_bias.dtype)  # (B * G, keys, H, h)
+    columns = _shares(points[1].view(W) - positions[..., 1] / 2, w).to(d_bias.dtype)
+    d_bias = d_bias.view(B * G, M, H, W, keys).permute(0, 4, 2, 1, 3).reshape(-1, H * M, W)
+    by_column = torch.bmm(d_bias, columns.view(-1, W, w))  # for each key (H * M, w)
+    d_table = torch.bmm(rows.view(B * G, keys * H, h).mT, by_column.view(B * G, keys * H, M * w))
+    return d_table.view(B, G, h, M, w).transpose(2, 3).reshape(B, heads, h, w)
+
+
+def _shares(t: Tensor, size: int) -> Tensor:
+    """Weights of an axis' cells in a linear interpolation at t, where -1 and 1 are the first and last: (..., size)"""
+    cells = torch.arange(size, dtype=t.dtype)
+    return (((t + 1) * ((size - 1) / 2)).unsqueeze(-1) - cells).abs_().neg_().add_(1).clamp_(min=0)
 
 
 def _image_parts(q: Tensor, positions: Tensor, heads: int) -> list[slice]:

@@ -1,4 +1,4 @@
-"""Linear, GELU, Linear."""
+"""Linear, GELU, Linear, on a CPU."""
 
 import itertools
 
@@ -7,20 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dat_train.models.kernels.choice import implementation
-from dat_train.models.kernels.linear import linear, product
-from dat_train.models.kernels.parts import parts, wants_gradient
+from dat_train.models.kernels.linear import product
+from dat_train.models.kernels.parts import added, joined, parts, wants_gradient
 
 
-def mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """GELU(x w1^T + b1) w2^T + b2. Shape: (..., C) -> (..., C')."""
-    if not torch.jit.is_scripting():
-        chosen = implementation(x)
-        if chosen == "parts":
-            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-            with torch.autocast("cpu", enabled=False):
-                return _Mlp.apply(x.to(dtype), w1, b1, w2, b2, wants_gradient(x, w1, b1, w2, b2))
-    return linear(F.gelu(linear(x, w1, b1)), w2, b2)
+def mlp_in_parts(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """GELU(x w1^T + b1) w2^T + b2 on a CPU. Shape: (..., C) -> (..., C')."""
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    with torch.autocast("cpu", enabled=False):
+        return _Mlp.apply(x.to(dtype), w1, b1, w2, b2, wants_gradient(x, w1, b1, w2, b2))
 
 
 class _Mlp(torch.autograd.Function):
@@ -33,12 +28,12 @@ class _Mlp(torch.autograd.Function):
         hidden, out = [], []
         for part in _row_parts(rows, w1):
             h = product(rows[part], w1, b1)
-            out.append(product(F.gelu(h), w2, b2))
             if keep:
                 hidden.append(h)
+            out.append(product(F.gelu(h) if keep else torch.ops.aten.gelu_(h), w2, b2))
         if keep:
             ctx.save_for_backward(x, w1, w2, *hidden)
-        return _joined(out).view(*x.shape[:-1], -1)
+        return joined(out).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
@@ -52,25 +47,17 @@ class _Mlp(torch.autograd.Function):
             for h, end in zip(hidden, ends, strict=True):
                 part = slice(end - len(h), end)
                 d = grad_rows[part]
-                d_h = torch.ops.aten.gelu_backward(product(d, w2.t()), h)
+                d_h = product(d, w2.t())
+                torch.ops.aten.gelu_backward.grad_input(d_h, h, grad_input=d_h)
                 if any(need_weights):
                     shares = d_h.t() @ rows[part], d_h.sum(0), d.t() @ F.gelu(h), d.sum(0)
-                    d_weights = [_added(total, share) for total, share in zip(d_weights, shares, strict=True)]
+                    d_weights = [added(total, share) for total, share in zip(d_weights, shares, strict=True)]
                 if need_x:
                     d_x.append(product(d_h, w1.t()))
         d_weights = [d if need else None for d, need in zip(d_weights, need_weights, strict=True)]
-        return _joined(d_x).view_as(x) if need_x else None, *d_weights, None
+        return joined(d_x).view_as(x) if need_x else None, *d_weights, None
 
 
 def _row_parts(rows: Tensor, w1: Tensor) -> list[slice]:
     # longer ones than of attention: every product packs the weights anew
     return parts(len(rows), len(w1) * rows.element_size() // 2)
-
-
-def _joined(rows: list[Tensor]) -> Tensor:
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
-
-
-def _added(total: Tensor | None, share: Tensor) -> Tensor:
-    """A sum over parts; a part's share may be rounded to bfloat16, their sum is not."""
-    return share if total is None else total.to(torch.promote_types(share.dtype, torch.float32)).add_(share)

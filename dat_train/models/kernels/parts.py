@@ -25,3 +25,13 @@ def parts(size: int, bytes_each: int) -> list[slice]:
 def wants_gradient(*tensors: Tensor) -> bool:
     """Whether a backward pass may follow, so that its ingredients have to be kept."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def joined(pieces: list[Tensor]) -> Tensor:
+    """The results of all parts, one after the other."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def added(total: Tensor | None, share: Tensor) -> Tensor:
+    """A sum over parts; a part's share may be rounded to bfloat16, their sum is not."""
+    return share if total is None else total.to(torch.promote_types(share.dtype, torch.float32)).add_(share)

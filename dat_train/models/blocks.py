@@ -4,7 +4,6 @@ The residual stream is (B, H, W, C), contiguous; only depthwise convolutions tak
 """
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 

@@ -75,7 +75,7 @@ class _DeformableAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, kv, positions, table, geometry, keep):
-        B, H, W, C = q.shape
+        _, H, W, C = q.shape
         heads = table.shape[0]
         d = C // heads
         points = _half_query_points(H, W, geometry, positions)

@@ -25,7 +25,7 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) ->
 
 
 class _DepthwiseConv(torch.autograd.Function):
-    """oneDNN has quick gradients in bfloat16 for 3 x 3 kernels of stride 1 alone; others take 10 to 100 times as long."""
+    """In bfloat16 oneDNN is quick at gradients of 3 x 3 kernels of stride 1 alone; at others 10 to 100 times slower."""
 
     @staticmethod
     def forward(x, weight, bias, stride, padding):
@@ -50,7 +50,12 @@ class _DepthwiseConv(torch.autograd.Function):
         d_x, d_weight = _gradients(grad, x, weight, stride, padding, need_x, need_weight and not by_threes)
         if need_weight and by_threes:
             d_weight = _weight_gradient_by_threes(grad, x, k, padding)
-        return d_x if d_x is None else d_x.to(dtype), d_weight if d_weight is None else d_weight.to(dtype), d_bias, *2 * [None]
+        return (
+            d_x if d_x is None else d_x.to(dtype),
+            d_weight if d_weight is None else d_weight.to(dtype),
+            d_bias,
+            *2 * [None],
+        )
 
 
 def _weight_gradient_by_threes(grad: Tensor, x: Tensor, k: int, padding: int) -> Tensor:

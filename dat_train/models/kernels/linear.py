@@ -28,7 +28,7 @@ def onednn_multiplies(dtype: torch.dtype) -> bool:
 
 
 def product(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-    """x w^T + b without a gradient, by the operator that compiled models call too. Shape: (n, C), (C', C) -> (n, C')."""
+    """x w^T + b without a gradient, by the operator that compiled models call. Shape: (n, C), (C', C) -> (n, C')."""
     if onednn_multiplies(x.dtype):
         return torch.ops.mkldnn._linear_pointwise(x, w, b, "none", [], "")
     return F.linear(x, w, b)

@@ -1,7 +1,10 @@
 """Attention inside the windows of a map."""
 
 import functools
+import math
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -69,10 +72,50 @@ def window_attention_in_parts(
     Shape: -> (B, H, W, C).
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    order, inverse = _window_order(x.shape[1], x.shape[2], int(bias.shape[-1] ** 0.5), *shift)
     weights = [tensor.to(dtype) for tensor in (w_qkv, b_qkv, w_proj, b_proj, bias)]
     with torch.autocast("cpu", enabled=False):
-        return _WindowAttention.apply(x.to(dtype), *weights, heads, order, inverse, wants_gradient(x, *weights))
+        return _WindowAttention.apply(x.to(dtype), *weights, heads, shift, wants_gradient(x, *weights))
+
+
+class _Windows(NamedTuple):
+    """How the windows of an image lie in its rows of tokens: `down` times `across` of them, of side `w`.
+
+    Rows of an unshifted map are taken as they are. Those of a rolled map are gathered first, window after window, which
+    is a map one window wide.
+    """
+
+    down: int
+    across: int
+    w: int
+    order: Tensor | None
+    inverse: Tensor | None
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """Tokens (B, H*W, C) as rows (B*H*W, C)."""
+        return (rows if self.order is None else rows.index_select(1, self.order)).reshape(-1, rows.shape[-1])
+
+    def put_back(self, rows: Tensor) -> Tensor:
+        """The inverse: (B, H*W, C)."""
+        rows = rows.view(-1, self.down * self.across * self.w**2, rows.shape[-1])
+        return rows if self.inverse is None else rows.index_select(1, self.inverse)
+
+    def split(self, rows: Tensor, kinds: int, heads: int) -> Tensor:
+        """(B*H*W, kinds * C) -> (kinds, B * windows * heads, n, d)"""
+        d, w = rows.shape[-1] // kinds // heads, self.w
+        rows = rows.view(-1, self.down, w, self.across, w, kinds, heads, d)
+        return rows.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(kinds, -1, w * w, d)
+
+    def merged(self, x: Tensor, kinds: int, heads: int) -> Tensor:
+        """The inverse of `split`."""
+        d, w = x.shape[-1], self.w
+        x = x.view(kinds, -1, self.down, self.across, heads, w, w, d)
+        return x.permute(1, 2, 5, 3, 6, 0, 4, 7).reshape(-1, kinds * heads * d)
+
+
+def _windows(H: int, W: int, w: int, shift: tuple[int, int]) -> _Windows:
+    if shift == (0, 0):
+        return _Windows(H // w, W // w, w, None, None)
+    return _Windows(H // w * (W // w), 1, w, *map(torch.from_numpy, _window_order(H, W, w, *shift)))
 
 
 class _WindowAttention(torch.autograd.Function):
@@ -83,72 +126,68 @@ class _WindowAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, w_qkv, b_qkv, w_proj, b_proj, bias, heads, order, inverse, keep):
+    def forward(ctx, x, w_qkv, b_qkv, w_proj, b_proj, bias, heads, shift, keep):
         B, H, W, C = x.shape
-        n, d = bias.shape[-1], C // heads
+        windows = _windows(H, W, math.isqrt(bias.shape[-1]), shift)
         tokens = x.reshape(B, H * W, C)
         kept, out = [], []
-        for part in _image_parts(tokens, heads, n):
-            rows = tokens[part].index_select(1, order).view(-1, C)
-            qkv = product(rows, w_qkv, b_qkv)
-            q, k, v = _heads(qkv, heads, n)
-            logits = _tiled(bias, len(q) // heads).baddbmm_(q, k.mT, alpha=d**-0.5)
+        for part in _image_parts(tokens, bias, heads):
+            qkv = product(windows.gathered(tokens[part]), w_qkv, b_qkv)
+            q, k, v = windows.split(qkv, 3, heads)
+            logits = _tiled(bias, len(q) // heads).baddbmm_(q, k.mT, alpha=q.shape[-1] ** -0.5)
             p = torch.softmax(logits, -1, out=logits)
-            o = (p @ v).view(-1, heads, n, d).transpose(1, 2).reshape(-1, C)
-            out.append(product(o, w_proj, b_proj).view(-1, H * W, C).index_select(1, inverse))
+            o = windows.merged(p @ v, 1, heads)
+            out.append(windows.put_back(product(o, w_proj, b_proj)))
             if keep:
                 kept += qkv, p, o
-        ctx.heads, ctx.bias_shape = heads, bias.shape
+        ctx.heads, ctx.shift, ctx.bias_shape = heads, shift, bias.shape
         if keep:
-            ctx.save_for_backward(x, w_qkv, w_proj, order, inverse, *kept)
+            ctx.save_for_backward(x, w_qkv, w_proj, *kept)
         return joined(out).view(B, H, W, C)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
-        x, w_qkv, w_proj, order, inverse, *kept = ctx.saved_tensors
+        x, w_qkv, w_proj, *kept = ctx.saved_tensors
         B, H, W, C = x.shape
-        heads, n = ctx.heads, ctx.bias_shape[-1]
-        d = C // heads
+        heads, scale = ctx.heads, (C // ctx.heads) ** -0.5
+        windows = _windows(H, W, math.isqrt(ctx.bias_shape[-1]), ctx.shift)
         tokens, grad_tokens = x.reshape(B, H * W, C), grad_out.reshape(B, H * W, C)
         d_x, d_weights, end = [], [None] * 5, 0
         with torch.autocast("cpu", enabled=False):
             for qkv, p, o in zip(*[iter(kept)] * 3, strict=True):
                 part = slice(end, end := end + len(o) // (H * W))
-                rows = tokens[part].index_select(1, order).view(-1, C)
-                grad = grad_tokens[part].index_select(1, order).view(-1, C)
-                q, k, v = _heads(qkv, heads, n)
-                d_o = product(grad, w_proj.t()).view(-1, n, heads, d).transpose(1, 2).reshape(-1, n, d)
+                grad = windows.gathered(grad_tokens[part])
+                q, k, v = windows.split(qkv, 3, heads)
+                (d_o,) = windows.split(product(grad, w_proj.t()), 1, heads)
                 d_logits = torch._softmax_backward_data(d_o @ v.mT, p, -1, p.dtype)
                 d_heads = qkv.new_empty(3, *q.shape)
                 torch.bmm(p.mT, d_o, out=d_heads[2])
-                torch.bmm(d_logits, k, out=d_heads[0]).mul_(d**-0.5)
-                torch.bmm(d_logits.mT, q, out=d_heads[1]).mul_(d**-0.5)
-                d_qkv = d_heads.view(3, -1, heads, n, d).permute(1, 3, 0, 2, 4).reshape(-1, 3 * C)
+                torch.bmm(d_logits, k, out=d_heads[0]).mul_(scale)
+                torch.bmm(d_logits.mT, q, out=d_heads[1]).mul_(scale)
+                d_qkv = windows.merged(d_heads, 3, heads)
                 d_bias = d_logits.view(-1, *ctx.bias_shape).sum(0, dtype=torch.promote_types(p.dtype, torch.float32))
+                rows = windows.gathered(tokens[part])
                 shares = d_qkv.t() @ rows, d_qkv.sum(0), grad.t() @ o, grad.sum(0), d_bias
                 d_weights = [added(total, share) for total, share in zip(d_weights, shares, strict=True)]
-                d_x.append(product(d_qkv, w_qkv.t()).view(-1, H * W, C).index_select(1, inverse))
-        return joined(d_x).view_as(x), *(share.to(x.dtype) for share in d_weights), *[None] * 4
+                d_x.append(windows.put_back(product(d_qkv, w_qkv.t())))
+        return joined(d_x).view_as(x), *(share.to(x.dtype) for share in d_weights), None, None, None
 
 
 @functools.lru_cache(maxsize=64)
-def _window_order(H: int, W: int, w: int, shift_y: int, shift_x: int) -> tuple[Tensor, Tensor]:
-    """(H*W,) positions of a map, window after window of the rolled one, and the inverse of this order."""
-    order = torch.arange(H * W).view(H, W).roll((-shift_y, -shift_x), (0, 1))
-    order = order.view(H // w, w, W // w, w).transpose(1, 2).reshape(-1)
-    return order, order.argsort()
+def _window_order(H: int, W: int, w: int, shift_y: int, shift_x: int) -> tuple[np.ndarray, np.ndarray]:
+    """(H*W,) positions of a map, window after window of the rolled one, and the inverse of this order.
+
+    Arrays, because a tensor remembers the mode it was made in (inference, fake), and would carry it into other steps.
+    """
+    order = np.roll(np.arange(H * W).reshape(H, W), (-shift_y, -shift_x), (0, 1))
+    order = order.reshape(H // w, w, W // w, w).swapaxes(1, 2).reshape(-1)
+    return order, np.argsort(order)
 
 
-def _image_parts(tokens: Tensor, heads: int, n: int) -> list[slice]:
+def _image_parts(tokens: Tensor, bias: Tensor, heads: int) -> list[slice]:
     B, positions, _ = tokens.shape
-    return parts(B, positions * heads * n * tokens.element_size())
-
-
-def _heads(qkv: Tensor, heads: int, n: int) -> Tensor:
-    """(windows * n, 3C) -> (3, windows * heads, n, d)"""
-    d = qkv.shape[-1] // 3 // heads
-    return qkv.view(-1, n, 3, heads, d).permute(2, 0, 3, 1, 4).reshape(3, -1, n, d)
+    return parts(B, positions * heads * bias.shape[-1] * tokens.element_size())
 
 
 def _tiled(bias: Tensor, windows: int) -> Tensor:

@@ -2,15 +2,19 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.autograd import gradcheck
+from torch.func import functional_call
 
 import dat_train.errors
+from dat_train.models.blocks import Mlp
 from dat_train.models.kernels import parts
 from dat_train.models.kernels.choice import using
 from dat_train.models.kernels.deformable_attention import deformable_attention
-from dat_train.models.kernels.mlp import mlp
+from dat_train.models.kernels.depthwise import depthwise_conv2d
+from dat_train.models.kernels.linear import SMALL, linear
 from dat_train.models.kernels.sampling import sample_bilinear
-from dat_train.models.kernels.window_attention import reorder, window_attention
+from dat_train.models.window import WindowAttention
 
 GEOMETRIES = ("cvpr", "dat++")
 
@@ -35,15 +39,37 @@ def attention_inputs(geometry, dtype=torch.double, B=3, H=3, W=4, groups=2, keys
     )  # fmt: skip
 
 
-def mlp_inputs(dtype=torch.double):
-    torch.manual_seed(0)
-    return tuple(random(*shape, dtype=dtype) for shape in ((3, 11, 6), (24, 6), (24,), (5, 24), (5,)))
+class Layer:
+    """A module as a function of its input and its parameters."""
+
+    def __init__(self, module):
+        self.module = module
+        self.names = [name for name, _ in module.named_parameters()]
+
+    def __call__(self, x, *parameters):
+        return functional_call(self.module, dict(zip(self.names, parameters, strict=True)), x)
+
+    def inputs(self, *shape, dtype=torch.double):
+        """Of a size that keeps activations near 1, as in a model."""
+        torch.manual_seed(0)
+        parameters = [torch.randn(p.shape) * p.shape[-1] ** -0.5 for p in self.module.parameters()]
+        return random(*shape, dtype=dtype), *(p.to(dtype).requires_grad_() for p in parameters)
 
 
-def window_inputs(windows_differ, dtype=torch.double):
+MLP = Layer(Mlp(6, 4))
+WINDOWS = Layer(WindowAttention(24, 2, 3))
+SHIFTED = Layer(WindowAttention(24, 2, 3, shifted=True))
+
+
+def linear_inputs(dtype=torch.double):
     torch.manual_seed(0)
-    bias = random(4, 2, 6, 6, dtype=dtype) if windows_differ else random(2, 6, 6, dtype=dtype)
-    return random(3, 4, 6, 24, dtype=dtype), bias, 2
+    return tuple(random(*shape, dtype=dtype) for shape in ((3, 11, 6), (5, 6), (5,)))
+
+
+def depthwise_inputs(stride, kernel, dtype=torch.double, side=9):
+    torch.manual_seed(0)
+    x, weight, bias = (random(*shape, dtype=dtype) for shape in ((2, side, side + 1, 8), (8, 1, kernel, kernel), (8,)))
+    return x, weight, bias, stride, kernel // 2
 
 
 def sampling_inputs(dtype=torch.double):
@@ -54,9 +80,13 @@ def sampling_inputs(dtype=torch.double):
 CASES = {
     "attention cvpr": (deformable_attention, attention_inputs("cvpr")),
     "attention dat++": (deformable_attention, attention_inputs("dat++")),
-    "windows alike": (window_attention, window_inputs(False)),
-    "windows masked": (window_attention, window_inputs(True)),
-    "mlp": (mlp, mlp_inputs()),
+    "windows": (WINDOWS, WINDOWS.inputs(3, 6, 9, 24)),
+    "windows shifted": (SHIFTED, SHIFTED.inputs(3, 6, 9, 24)),
+    "windows padded": (SHIFTED, SHIFTED.inputs(3, 5, 7, 24)),
+    "mlp": (MLP, MLP.inputs(3, 11, 6)),
+    "linear": (linear, linear_inputs()),
+    "depthwise": (depthwise_conv2d, depthwise_inputs(1, 5)),
+    "depthwise strided": (depthwise_conv2d, depthwise_inputs(4, 7)),
     "sampling": (sample_bilinear, sampling_inputs()),
 }
 
@@ -95,16 +125,24 @@ def test_without_gradients_the_bits_are_the_same(case):
     assert torch.equal(function(*frozen), with_gradients)
 
 
-def test_a_frozen_layer_hands_gradients_through():
-    x, *weights = mlp_inputs()
-    want = torch.autograd.grad(mlp(x, *weights).sum(), x)[0]
-    assert torch.equal(torch.autograd.grad(mlp(x, *(w.detach() for w in weights)).sum(), x)[0], want)
+@pytest.mark.parametrize("case", ["mlp", "windows shifted", "linear", "depthwise"])
+def test_a_frozen_layer_hands_gradients_through(case):
+    function, (x, *weights) = CASES[case]
+    want = torch.autograd.grad(function(x, *weights).sum(), x)[0]
+    frozen = [w.detach() if isinstance(w, torch.Tensor) else w for w in weights]
+    assert torch.equal(torch.autograd.grad(function(x, *frozen).sum(), x)[0], want)
 
 
 @pytest.mark.parametrize("function,inputs", [
     (deformable_attention, attention_inputs("cvpr", torch.bfloat16, H=7, W=7, keys=(4, 4), C=32)),
-    (window_attention, window_inputs(True, torch.bfloat16)),
-    (mlp, mlp_inputs(torch.bfloat16)),
+    (deformable_attention, attention_inputs("dat++", torch.bfloat16, H=7, W=7, keys=(4, 4), C=32)),
+    (SHIFTED, SHIFTED.inputs(3, 6, 9, 24, dtype=torch.bfloat16)),
+    (MLP, MLP.inputs(3, 11, 6, dtype=torch.bfloat16)),
+    (linear, linear_inputs(torch.bfloat16)),
+    *(
+        (depthwise_conv2d, depthwise_inputs(stride, kernel, torch.bfloat16, 14))
+        for stride, kernel in ((1, 3), (1, 5), (1, 7), (1, 9), (2, 5))
+    ),
 ])  # fmt: skip
 def test_bfloat16_stays_within_its_rounding(function, inputs):
     exact = [i.detach().double().requires_grad_() if isinstance(i, torch.Tensor) else i for i in inputs]
@@ -115,8 +153,6 @@ def test_bfloat16_stays_within_its_rounding(function, inputs):
 
 def test_gradients_have_the_same_bits_in_every_run_on_several_threads():
     """Sums over images and windows have an order; nothing is added up by whichever thread comes first."""
-    from dat_train.models.window import WindowAttention
-
     torch.manual_seed(0)
     layer = WindowAttention(96, 24, 7)  # its bias has 57,624 elements, which torch's own gradient adds atomically
     x = torch.randn(8, 14, 14, 96)
@@ -132,9 +168,44 @@ def test_gradients_have_the_same_bits_in_every_run_on_several_threads():
     assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
 
 
-def test_reordering_is_undone_by_its_gradient():
-    x, order = random(2, 6, 3), torch.randperm(6)
-    assert gradcheck(reorder, (x, order, order.argsort()))
+def test_linear_layers_of_a_models_size_go_through_the_same_checks():
+    """float32, where oneDNN multiplies: what is too small for it, above, is handed to torch."""
+    torch.manual_seed(0)
+    x, w, b = (
+        random(4, 900, 64, dtype=torch.float32),
+        random(96, 64, dtype=torch.float32),
+        random(96, dtype=torch.float32),
+    )
+    assert x.numel() * len(w) >= SMALL
+    got, want = (values_and_gradients(linear, (x, w, b), name) for name in ("parts", "plain"))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
+
+
+def test_what_stands_in_for_a_linear_layer_is_called():
+    """Hooks and adapters (LoRA, for one) of projections and MLPs: their layers are called, not their weights used."""
+
+    class Doubled(nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base, self.weight, self.bias = base, base.weight, base.bias
+
+        def forward(self, x):
+            return 2 * self.base(x)
+
+    for module, name, x in (
+        (Mlp(6, 4), "fc2", torch.randn(2, 5, 6)),
+        (WindowAttention(24, 2, 3), "proj", torch.randn(2, 6, 6, 24)),
+    ):
+        with using("parts"), torch.no_grad():
+            before = module(x)
+            called = []
+            handle = getattr(module, name).register_forward_hook(lambda *_, called=called: called.append(1))
+            torch.testing.assert_close(module(x), before)
+            assert called
+            handle.remove()
+            setattr(module, name, Doubled(getattr(module, name)))
+            torch.testing.assert_close(module(x), 2 * before)
 
 
 def test_an_unknown_implementation_is_named():

@@ -23,8 +23,10 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
 
 
 def onednn_multiplies(dtype: torch.dtype) -> bool:
-    """Whether `product` is for this format and this build of PyTorch."""
-    return dtype in (torch.float32, torch.bfloat16) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    """Whether oneDNN has a product for this format, in this build of PyTorch and on this processor."""
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def product(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:

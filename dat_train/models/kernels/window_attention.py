@@ -166,7 +166,7 @@ class _WindowAttention(torch.autograd.Function):
                 torch.bmm(d_logits, k, out=d_heads[0]).mul_(scale)
                 torch.bmm(d_logits.mT, q, out=d_heads[1]).mul_(scale)
                 d_qkv = windows.merged(d_heads, 3, heads)
-                d_bias = d_logits.view(-1, *ctx.bias_shape).sum(0, dtype=torch.promote_types(p.dtype, torch.float32))
+                d_bias = d_logits.view(-1, *ctx.bias_shape).sum(0)
                 rows = windows.gathered(tokens[part])
                 shares = d_qkv.t() @ rows, d_qkv.sum(0), grad.t() @ o, grad.sum(0), d_bias
                 d_weights = [added(total, share) for total, share in zip(d_weights, shares, strict=True)]

@@ -89,10 +89,10 @@ def test_a_training_step_takes_less_memory_than_swin(dat, swin):
     assert peaks[0] < peaks[1]
 
 
-def test_one_graph_serves_the_batch_sizes_of_a_run():
-    """A last batch that is smaller costs one more compilation, with the size left open; a third costs none."""
-    shape = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "heads": (1, 2, 3, 4), "groups": (1, 1, 1, 2)}
-    model = timm.create_model("dat_nano", num_classes=3, **shape)
+def graphs_of(shapes):
+    """Graphs that torch.compile makes of a small DAT for inputs of these shapes, one after the other."""
+    sizes = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "heads": (1, 2, 3, 4), "groups": (1, 1, 1, 2)}
+    model = timm.create_model("dat_nano", num_classes=3, **sizes)
     graphs = 0
 
     def backend(graph, _inputs):
@@ -102,6 +102,16 @@ def test_one_graph_serves_the_batch_sizes_of_a_run():
 
     compiled = torch.compile(model.eval(), backend=backend, fullgraph=True)
     with torch.no_grad():
-        for batch in (4, 4, 3, 2, 7):
-            compiled(torch.randn(batch, 3, 32, 32))
-    assert graphs <= 2
+        for shape in shapes:
+            compiled(torch.randn(shape))
+    return graphs
+
+
+def test_one_graph_serves_the_batch_sizes_of_a_run():
+    """A last batch that is smaller costs one more compilation, with the size left open; a third costs none."""
+    assert graphs_of([(batch, 3, 32, 32) for batch in (4, 4, 3, 2, 7)]) <= 2
+
+
+def test_three_graphs_serve_all_image_sizes():
+    """The second size leaves the size open; one more is for sizes whose windows have to be padded, or need not be."""
+    assert graphs_of([(2, 3, side, side) for side in (64, 96, 128, 192, 224, 64, 96)]) <= 3

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -56,10 +57,18 @@ def _loader(dataset: ImageDataset, sampler: Iterable, workers: int, pin_memory: 
 
 
 class Loader(DataLoader):
-    """torch's, except that a UserError of a worker arrives as it was raised, in one line."""
+    """torch's, except that a UserError of a worker arrives as it was raised, in one line, and a death when it matters.
+
+    torch's signal handler would raise a worker's death anywhere in the main thread, in the middle of an update too.
+    Without it the loader notices by itself when it is asked for the next batch.
+    """
 
     def __iter__(self) -> Iterator[Batch]:
-        return _without_traceback(super().__iter__())  # the workers start here, not with the first batch
+        handler = signal.getsignal(signal.SIGCHLD)
+        batches = super().__iter__()  # the workers start here, not with the first batch
+        if threading.current_thread() is threading.main_thread():  # torch sets its handler there alone, as Python asks
+            signal.signal(signal.SIGCHLD, handler)
+        return _without_traceback(batches)
 
 
 def _without_traceback(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -1,6 +1,5 @@
 """The batches of this process, one after the other, also when a data worker dies."""
 
-import signal
 from collections.abc import Callable, Iterable
 
 from dat_train.data.loader import Batch
@@ -28,7 +27,6 @@ class Feed:
         self._warn = warn
         self._unit = unit
         self._batches = None
-        self._handler = signal.getsignal(signal.SIGCHLD)
 
     def next(self, step: int, turn: int) -> Batch:
         """This process' micro-batch number `turn` of `step`; to be asked for in order.
@@ -54,9 +52,6 @@ class Feed:
 
     def _start(self, step: int, turn: int) -> None:
         self._batches = iter(self._make_loader(step))
-        # torch's handler would raise a worker's death anywhere in the main thread, in the middle of an update too;
-        # without it, the loader notices by itself when it is asked for the next batch
-        signal.signal(signal.SIGCHLD, self._handler)
         for _ in range(turn):
             next(self._batches)
 

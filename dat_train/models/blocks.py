@@ -13,7 +13,7 @@ from dat_train.models.kernels.mlp import mlp_in_parts
 
 
 class Linear(nn.Linear):
-    """A linear layer of the attentions, by the device's kernel."""
+    """A linear layer of an attention or an MLP, by the device's kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
@@ -24,7 +24,8 @@ def is_bare(layer: nn.Module) -> bool:
 
     Only then may its weights be used without calling it.
     """
-    return type(layer) is Linear and not layer._forward_hooks and not layer._forward_pre_hooks
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return type(layer) is Linear and not any(hooks)
 
 
 class ConvNHWC(nn.Conv2d):

@@ -204,6 +204,13 @@ def test_what_stands_in_for_a_linear_layer_is_called():
             torch.testing.assert_close(module(x), before)
             assert called
             handle.remove()
+        called.clear()
+        handle = getattr(module, name).register_full_backward_hook(lambda *_, called=called: called.append(1))
+        with using("parts"):
+            module(x).sum().backward()
+        assert called
+        handle.remove()
+        with using("parts"), torch.no_grad():
             setattr(module, name, Doubled(getattr(module, name)))
             torch.testing.assert_close(module(x), 2 * before)
 

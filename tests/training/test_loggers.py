@@ -116,6 +116,14 @@ def records(data: bytes):
             record = b""
 
 
+def written(folder) -> list:
+    """The .wandb files of a run's folder by time, complete: W&B's process writes on after a run's end, until it ends."""
+    import wandb
+
+    wandb.teardown()
+    return sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
+
+
 def history(file) -> list[dict]:
     """The rows in a .wandb file."""
     from wandb.proto import wandb_internal_pb2
@@ -148,7 +156,8 @@ def test_wandb_writes_offline_without_a_login_and_goes_on_under_the_same_id(offl
     second.log_step(row(3, loss=1.0))
     second.close()
 
-    files = sorted((offline / "wandb").glob(f"offline-run-*/run-{identity}.wandb"))  # by time
+    files = written(offline)
+    assert [file.name for file in files] == [f"run-{identity}.wandb"] * 2
     rows = [line for file in files for line in history(file)]
     assert [line["_step"] for line in rows] == [1, 2, 3]
     assert rows[0]["train/loss"] == 2.0 and "train/loss" not in rows[1] and rows[2]["train/loss"] == 1.0
@@ -161,7 +170,7 @@ def test_wandb_has_pictures_configuration_and_environment(offline, picture):
     logger = opened(offline, [])
     logger.log_picture("batch", picture, 0)
     logger.close()
-    (file,) = (offline / "wandb").glob("offline-run-*/*.wandb")
+    (file,) = written(offline)
     config = {}
     for data in records(file.read_bytes()):
         record = wandb_internal_pb2.Record()

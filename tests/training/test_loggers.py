@@ -117,7 +117,7 @@ def records(data: bytes):
 
 
 def written(folder) -> list:
-    """The .wandb files of a run's folder by time, complete: W&B's process writes on after a run's end, until it ends."""
+    """The .wandb files of a run, by time and complete: W&B's process writes on after a run's end, until its own."""
     import wandb
 
     wandb.teardown()

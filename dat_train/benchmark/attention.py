@@ -35,7 +35,7 @@ SHAPES = {
 
 def implementations(device: torch.device) -> list[str]:
     """What attention can be computed by on a device."""
-    return {"cpu": ["plain", "parts"], "cuda": ["plain", "triton"]}.get(device.type, ["plain"])
+    return {"cpu": ["plain", "parts"], "cuda": ["plain", "triton", "flex"]}.get(device.type, ["plain"])
 
 
 def benchmark_attention(

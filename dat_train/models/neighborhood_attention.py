@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dat_train.models.kernels.flex import flex_attention
+
 TILE = 7  # queries a side that share a window of keys, about; measured on a CPU (docs/family.md)
 ONE_TILE = 14  # a map of up to this side is one tile: dense attention with a mask
 
@@ -127,12 +129,8 @@ def _flex_serves(qkv: Tensor, dropout: float) -> bool:
     )
 
 
-def flex(qkv: Tensor, rpb: Tensor, kernel_size: int, compiled: bool = True) -> Tensor:
-    """By torch's flex_attention: the neighborhood as a block mask, the bias as a change of the score.
-
-    Args:
-        compiled: through torch.compile, which makes it a kernel; without, it is dense, for comparison alone.
-    """
+def flex(qkv: Tensor, rpb: Tensor, kernel_size: int) -> Tensor:
+    """By torch's flex_attention: the neighborhood as a block mask, the bias as a change of the score."""
     B, H, W, _, heads, d = qkv.shape
     k = kernel_size
     q, key, v = qkv.permute(3, 0, 4, 1, 2, 5).reshape(3, B, heads, H * W, d).unbind(0)
@@ -143,20 +141,9 @@ def flex(qkv: Tensor, rpb: Tensor, kernel_size: int, compiled: bool = True) -> T
         dx = (key % W - query % W + k - 1).clamp(0, 2 * k - 2)
         return score + rpb[h, dy, dx].to(score.dtype)
 
-    attention = _compiled_flex() if compiled else _flex()
-    out = attention(q, key, v, score_mod=with_bias, block_mask=_block_mask(H, W, k, str(qkv.device)))
+    block_mask = _block_mask(H, W, k, str(qkv.device))
+    out = flex_attention(qkv.device)(q, key, v, score_mod=with_bias, block_mask=block_mask)
     return out.view(B, heads, H, W, d).permute(0, 2, 3, 1, 4)
-
-
-def _flex():
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return flex_attention
-
-
-@functools.cache
-def _compiled_flex():
-    return torch.compile(_flex(), dynamic=False)
 
 
 @functools.lru_cache(maxsize=64)

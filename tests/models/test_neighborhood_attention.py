@@ -18,9 +18,9 @@ def inputs(H, W, k, heads=2, d=4, batch=2, dtype=torch.float64):
     return qkv, torch.randn(heads, 2 * k - 1, 2 * k - 1, dtype=dtype)
 
 
-def with_gradients(function, qkv, rpb, k, **settings):
+def with_gradients(function, qkv, rpb, k):
     qkv, rpb = qkv.clone().requires_grad_(), rpb.clone().requires_grad_()
-    out = function(qkv, rpb, k, **settings)
+    out = function(qkv, rpb, k)
     weight = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1))
     (out * weight).sum().backward()
     return out.detach(), qkv.grad, rpb.grad
@@ -63,7 +63,7 @@ def test_flex_attention_gives_the_same_numbers_and_gradients(H, W, k, monkeypatc
     # torch refuses gradients on the CPU, though its reference formulation has them
     monkeypatch.setattr(torch.nn.attention.flex_attention, "_validate_device", lambda *tensors: None)
     qkv, rpb = inputs(H, W, k, d=16, dtype=torch.float32)
-    ours = with_gradients(flex, qkv, rpb, k, compiled=False)
+    ours = with_gradients(flex, qkv, rpb, k)
     for mine, plain in zip(ours, with_gradients(gathered, qkv, rpb, k), strict=True):
         assert (mine - plain).abs().max() < 2e-5
 

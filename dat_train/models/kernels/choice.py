@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dat_train.errors import UserError
 
-IMPLEMENTATIONS = ("plain", "parts", "triton")
+IMPLEMENTATIONS = ("plain", "parts", "triton", "flex")
 _said: str | None = None
 
 

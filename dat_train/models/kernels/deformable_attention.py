@@ -7,6 +7,7 @@ from torch.autograd.function import once_differentiable
 
 from dat_train.models.geometry import displacements, query_points
 from dat_train.models.kernels.choice import implementation
+from dat_train.models.kernels.flex import flex_deformable_attention
 from dat_train.models.kernels.parts import joined, parts, wants_gradient
 
 
@@ -33,6 +34,8 @@ def deformable_attention(
                 return _DeformableAttention.apply(q, kv.to(q.dtype), positions, table, geometry, keep)
         if chosen == "triton" and dropout == 0:
             return _by_triton(q, kv, positions, table, geometry)
+        if chosen == "flex" and dropout == 0:
+            return flex_deformable_attention(q, kv.to(q.dtype), positions, table, geometry)
     bias = table_bias(positions, table, q.shape[1], q.shape[2], geometry)
     return biased_attention(q, kv, table.shape[0], bias, dropout)
 

@@ -3,13 +3,15 @@
 A bias is computed where it is added, from four cells of the table; the backward pass computes it again. Forward: one
 program for every block of queries of a head, keys in blocks, softmax as it goes (Dao et al., FlashAttention,
 NeurIPS 2022). Backward: one kernel over blocks of queries for their gradient, one over blocks of keys for everything
-else. Positions get a gradient from every head, added up afterwards; the table's is added atomically, so its last bits
-depend on the moment, as those of `grid_sample` do on CUDA.
+else. Positions get a gradient from every head, the table from every image, added up afterwards; within an image the
+table's is added atomically, so its last bits depend on the moment, as those of `grid_sample` do on CUDA.
 
-TRITON_INTERPRET=1 runs the kernels on a CPU, which is how they are tested.
+TRITON_INTERPRET=1 runs the kernels on a CPU, which is how their numbers are tested; that they compile for a GPU is
+tested as well.
 """
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -17,37 +19,36 @@ from torch.autograd.function import once_differentiable
 
 from dat_train.models.geometry import query_points
 
-BLOCK_QUERIES, BLOCK_KEYS = 64, 32
+BLOCK_QUERIES, BLOCK_KEYS, WARPS = 64, 32, 8  # with fewer warps, registers spill
+RING = tl.constexpr(2)  # cells of zeros around the table, so that no place that is read needs a check
 
 
 @triton.jit
 def _axis(query, position, size):
-    """Where the table is read along an axis of `size` cells: the first of two cells, and the second one's share."""
+    """Where a table of `size` cells and its ring are read along an axis: the first cell, and the second one's share."""
     t = ((query[:, None] - position[None, :]) / 2 + 1) * ((size - 1) / 2)
+    t = tl.clamp(t, -2.0, size * 1.0)  # the ring is zero: there as well as further out
     first = tl.floor(t)
-    return first.to(tl.int32), t - first
-
-
-@triton.jit
-def _cell(table, y, x, TH: tl.constexpr, TW: tl.constexpr):
-    return tl.load(table + y * TW + x, mask=(y >= 0) & (y < TH) & (x >= 0) & (x < TW), other=0.0)
+    return first.to(tl.int32) + RING, t - first
 
 
 @triton.jit
 def _corners(table, query_y, query_x, position_y, position_x, TH: tl.constexpr, TW: tl.constexpr):
-    """The four cells around every (query, key), their first row and column, and the shares of the second ones."""
+    """The four cells around every (query, key), the place of the first, and the shares of the second ones."""
     y, share_y = _axis(query_y, position_y, TH)
     x, share_x = _axis(query_x, position_x, TW)
-    a = _cell(table, y, x, TH, TW)
-    b = _cell(table, y, x + 1, TH, TW)
-    c = _cell(table, y + 1, x, TH, TW)
-    d = _cell(table, y + 1, x + 1, TH, TW)
-    return a, b, c, d, y, x, share_y, share_x
+    place = y * (TW + 2 * RING) + x
+    a = tl.load(table + place)
+    b = tl.load(table + place + 1)
+    c = tl.load(table + place + TW + 2 * RING)
+    d = tl.load(table + place + TW + 2 * RING + 1)
+    return a, b, c, d, place, share_y, share_x
 
 
 @triton.jit
 def _mix(a, b, c, d, share_y, share_x):
-    return (a * (1 - share_x) + b * share_x) * (1 - share_y) + (c * (1 - share_x) + d * share_x) * share_y
+    ab = a + (b - a) * share_x
+    return ab + (c + (d - c) * share_x - ab) * share_y
 
 
 @triton.jit
@@ -83,7 +84,7 @@ def _forward(
     kv += image * M * 2 * HEADS * D + head * D
     out += image * N * HEADS * D + head * D
     positions += (image * GROUPS + head // (HEADS // GROUPS)) * M * 2
-    table += head * TH * TW
+    table += head * (TH + 2 * RING) * (TW + 2 * RING)
     qy, qx = _queries(rows, query_y, query_x, N, W)
     block_q = _rows(q, rows, channels, HEADS * D, N)
     largest = tl.full((BN,), float("-inf"), tl.float32)
@@ -94,7 +95,7 @@ def _forward(
         k = _rows(kv, columns, channels, 2 * HEADS * D, M)
         v = _rows(kv + HEADS * D, columns, channels, 2 * HEADS * D, M)
         py, px = _keys(columns, positions, M)
-        a, b, c, d, _, _, share_y, share_x = _corners(table, qy, qx, py, px, TH, TW)
+        a, b, c, d, _, share_y, share_x = _corners(table, qy, qx, py, px, TH, TW)
         logits = tl.dot(block_q, tl.trans(k), input_precision="ieee") * scale + _mix(a, b, c, d, share_y, share_x)
         logits = tl.where(columns[None, :] < M, logits, float("-inf"))
         new = tl.maximum(largest, tl.max(logits, 1))
@@ -121,7 +122,7 @@ def _backward_queries(
     start_q = image * N * HEADS * D + head * D
     kv += image * M * 2 * HEADS * D + head * D
     positions += (image * GROUPS + head // (HEADS // GROUPS)) * M * 2
-    table += head * TH * TW
+    table += head * (TH + 2 * RING) * (TW + 2 * RING)
     qy, qx = _queries(rows, query_y, query_x, N, W)
     block_q = _rows(q + start_q, rows, channels, HEADS * D, N)
     block_d = _rows(d_out + start_q, rows, channels, HEADS * D, N)
@@ -134,7 +135,7 @@ def _backward_queries(
         k = _rows(kv, columns, channels, 2 * HEADS * D, M)
         v = _rows(kv + HEADS * D, columns, channels, 2 * HEADS * D, M)
         py, px = _keys(columns, positions, M)
-        a, b, c, d, _, _, share_y, share_x = _corners(table, qy, qx, py, px, TH, TW)
+        a, b, c, d, _, share_y, share_x = _corners(table, qy, qx, py, px, TH, TW)
         logits = tl.dot(block_q, tl.trans(k), input_precision="ieee") * scale + _mix(a, b, c, d, share_y, share_x)
         p = tl.where(columns[None, :] < M, tl.exp(logits - row_lse[:, None]), 0.0)
         d_p = tl.dot(block_d, tl.trans(v), input_precision="ieee")
@@ -156,8 +157,8 @@ def _backward_keys(
     start_q = image * N * HEADS * D + head * D
     start_kv = image * M * 2 * HEADS * D + head * D
     positions += (image * GROUPS + head // (HEADS // GROUPS)) * M * 2
-    table += head * TH * TW
-    d_table += head * TH * TW
+    table += head * (TH + 2 * RING) * (TW + 2 * RING)
+    d_table += tl.program_id(1).to(tl.int64) * (TH + 2 * RING) * (TW + 2 * RING)
     k = _rows(kv + start_kv, columns, channels, 2 * HEADS * D, M)
     v = _rows(kv + start_kv + HEADS * D, columns, channels, 2 * HEADS * D, M)
     py, px = _keys(columns, positions, M)
@@ -171,7 +172,7 @@ def _backward_keys(
         row_stat = tl.program_id(1).to(tl.int64) * N + rows
         row_lse = tl.load(lse + row_stat, mask=rows < N, other=0.0)
         row_delta = tl.load(delta + row_stat, mask=rows < N, other=0.0)
-        a, b, c, d, y, x, share_y, share_x = _corners(table, qy, qx, py, px, TH, TW)
+        a, b, c, d, place, share_y, share_x = _corners(table, qy, qx, py, px, TH, TW)
         logits = tl.dot(block_q, tl.trans(k), input_precision="ieee") * scale + _mix(a, b, c, d, share_y, share_x)
         inside = (rows[:, None] < N) & (columns[None, :] < M)
         p = tl.where(inside, tl.exp(logits - row_lse[:, None]), 0.0)
@@ -180,26 +181,22 @@ def _backward_keys(
         d_logits = p * (d_p - row_delta[:, None])
         d_k += tl.dot(tl.trans(d_logits.to(block_q.dtype)), block_q, input_precision="ieee")
         # along an axis the table is read at t = ((query - position) / 2 + 1) (size - 1) / 2
-        along_y = (c - a) * (1 - share_x) + (d - b) * share_x
-        along_x = (b - a) * (1 - share_y) + (d - c) * share_y
+        along_y = (c - a) + (d - c - b + a) * share_x
+        along_x = (b - a) + (d - c - b + a) * share_y
         d_py -= tl.sum(d_logits * along_y, 0) * ((TH - 1) / 4)
         d_px -= tl.sum(d_logits * along_x, 0) * ((TW - 1) / 4)
-        _add_cell(d_table, y, x, d_logits * (1 - share_y) * (1 - share_x), inside, TH, TW)
-        _add_cell(d_table, y, x + 1, d_logits * (1 - share_y) * share_x, inside, TH, TW)
-        _add_cell(d_table, y + 1, x, d_logits * share_y * (1 - share_x), inside, TH, TW)
-        _add_cell(d_table, y + 1, x + 1, d_logits * share_y * share_x, inside, TH, TW)
+        lower = d_logits * share_y
+        upper = d_logits - lower
+        tl.atomic_add(d_table + place, upper - upper * share_x, mask=inside)
+        tl.atomic_add(d_table + place + 1, upper * share_x, mask=inside)
+        tl.atomic_add(d_table + place + TW + 2 * RING, lower - lower * share_x, mask=inside)
+        tl.atomic_add(d_table + place + TW + 2 * RING + 1, lower * share_x, mask=inside)
     place = d_kv + start_kv + columns[:, None] * (2 * HEADS * D) + channels[None, :]
     tl.store(place, (d_k * scale).to(d_kv.dtype.element_ty), mask=columns[:, None] < M)
     tl.store(place + HEADS * D, d_v.to(d_kv.dtype.element_ty), mask=columns[:, None] < M)
     d_positions += tl.program_id(1).to(tl.int64) * M * 2
     tl.store(d_positions + 2 * columns, d_py, mask=columns < M)
     tl.store(d_positions + 2 * columns + 1, d_px, mask=columns < M)
-
-
-@triton.jit
-def _add_cell(d_table, y, x, value, inside, TH: tl.constexpr, TW: tl.constexpr):
-    inside = inside & (y >= 0) & (y < TH) & (x >= 0) & (x < TW)
-    tl.atomic_add(d_table + y * TW + x, value, mask=inside)
 
 
 class TritonDeformableAttention(torch.autograd.Function):
@@ -214,12 +211,12 @@ class TritonDeformableAttention(torch.autograd.Function):
         heads = table.shape[0]
         N, M = H * W, kv.shape[1]
         q, kv = q.contiguous(), kv.contiguous()
-        single, table_single = positions.float().contiguous(), table.float().contiguous()
+        single, ringed = positions.float().contiguous(), F.pad(table.float(), (RING.value,) * 4)
         points = query_points(H, geometry, single), query_points(W, geometry, single)
         out, lse = torch.empty_like(q), single.new_empty(B * heads, N)
         sizes = _sizes(q, positions, table)
         grid = (triton.cdiv(N, BLOCK_QUERIES), B * heads)
-        _forward[grid](q, kv, single, table_single, *points, out, lse, (C // heads) ** -0.5, N, M, **sizes)
+        _forward[grid](q, kv, single, ringed, *points, out, lse, (C // heads) ** -0.5, N, M, **sizes)
         ctx.save_for_backward(q, kv, positions, table, out, lse, *points)
         return out
 
@@ -231,15 +228,17 @@ class TritonDeformableAttention(torch.autograd.Function):
         heads, G = table.shape[0], positions.shape[1]
         N, M = H * W, kv.shape[1]
         d_out = d_out.contiguous()
-        single, table_single = positions.float().contiguous(), table.float().contiguous()
+        single, ringed = positions.float().contiguous(), F.pad(table.float(), (RING.value,) * 4)
         delta = (d_out.float() * out.float()).view(B, N, heads, -1).sum(-1).transpose(1, 2).contiguous()
-        d_q, d_kv, d_table = torch.empty_like(q), torch.empty_like(kv), torch.zeros_like(table_single)
+        d_q, d_kv = torch.empty_like(q), torch.empty_like(kv)
         d_positions = single.new_empty(B, G, heads // G, M, 2)  # of every head
-        given = (q, kv, single, table_single, *points, d_out, lse, delta)
+        d_table = single.new_zeros(B, *ringed.shape)  # of every image
+        given = (q, kv, single, ringed, *points, d_out, lse, delta)
         sizes, scale = _sizes(q, positions, table), (C // heads) ** -0.5
         _backward_queries[triton.cdiv(N, BLOCK_QUERIES), B * heads](*given, d_q, scale, N, M, **sizes)
         _backward_keys[triton.cdiv(M, BLOCK_KEYS), B * heads](*given, d_kv, d_positions, d_table, scale, N, M, **sizes)
         d_positions = d_positions.sum(2).view(positions.shape).to(positions.dtype)
+        d_table = F.pad(d_table.sum(0), (-RING.value,) * 4)
         return d_q, d_kv, d_positions, d_table.to(table.dtype), None
 
 
@@ -248,5 +247,5 @@ def _sizes(q: Tensor, positions: Tensor, table: Tensor) -> dict[str, int]:
     heads, th, tw = table.shape
     return {
         "W": q.shape[2], "TH": th, "TW": tw, "HEADS": heads, "GROUPS": positions.shape[1],
-        "D": q.shape[3] // heads, "BN": BLOCK_QUERIES, "BM": BLOCK_KEYS,
+        "D": q.shape[3] // heads, "BN": BLOCK_QUERIES, "BM": BLOCK_KEYS, "num_warps": WARPS,
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.attention.flex_attention
 from torch import nn
 from torch.autograd import gradcheck
 from torch.func import functional_call
@@ -104,6 +105,18 @@ def values_and_gradients(function, inputs, name):
 def test_parts_give_the_plain_values_and_gradients(case):
     function, inputs = CASES[case]
     got, want = (values_and_gradients(function, inputs, name) for name in ("parts", "plain"))
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype and (a - b).abs().max() < 1e-12
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_flex_attention_gives_the_plain_values_and_gradients(geometry, monkeypatch):
+    """Its bias, computed by torch's dense reference; the kernel itself needs a GPU."""
+    # torch refuses gradients on the CPU, though its reference has them
+    monkeypatch.setattr(torch.nn.attention.flex_attention, "_validate_device", lambda *tensors: None)
+    inputs = attention_inputs(geometry, C=64)
+    got, want = (values_and_gradients(deformable_attention, inputs, name) for name in ("flex", "plain"))
     for a, b in zip(got, want, strict=True):
         assert a.dtype == b.dtype and (a - b).abs().max() < 1e-12
 

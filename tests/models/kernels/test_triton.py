@@ -1,4 +1,4 @@
-"""The CUDA kernels, run by Triton's interpreter on a CPU."""
+"""The CUDA kernels on a CPU: their numbers by Triton's interpreter, and compiled for GPUs that are not here."""
 
 import importlib.util
 import os
@@ -18,6 +18,22 @@ def test_kernels_give_the_plain_values_and_gradients():
         [sys.executable, "-m", "models.kernels.triton_agreement"], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="this torch came without Triton")
+@pytest.mark.long
+@pytest.mark.parametrize("capability", [80, 90], ids=["A100", "H100"])
+def test_kernels_compile_for_a_gpu_and_keep_to_its_registers(capability, tmp_path):
+    """In bfloat16, for DAT-T's stage 3; what spills lies in a thread's own memory, far from its registers."""
+    code = (TESTS / "models/kernels/triton_compiled.py").read_text()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(capability)], capture_output=True, text=True,
+        env=os.environ | {"TRITON_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    spilled = {name: int(size) for name, size in map(str.split, done.stdout.splitlines())}
+    assert set(spilled) == {"_forward", "_backward_queries", "_backward_keys"}
+    assert max(spilled.values()) <= 8, spilled  # bytes a thread
 
 
 def test_models_on_a_cpu_do_not_import_them():

@@ -7,9 +7,10 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from dat_train.models.kernels.choice import implementation
+from dat_train.models.kernels.choice import has_hooks, implementation
 from dat_train.models.kernels.linear import linear
 from dat_train.models.kernels.mlp import mlp_in_parts
+from dat_train.models.kernels.residual import residual
 
 
 class Linear(nn.Linear):
@@ -24,8 +25,7 @@ def is_bare(layer: nn.Module) -> bool:
 
     Only then may its weights be used without calling it.
     """
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return type(layer) is Linear and not any(hooks)
+    return type(layer) is Linear and not has_hooks(layer)
 
 
 class ConvNHWC(nn.Conv2d):
@@ -100,8 +100,12 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.lpu is not None:
             x = x + self.lpu(x)
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        if torch.jit.is_scripting():
+            x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+            return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        else:
+            x = residual(x, self.norm1, self.attn, self.ls1, drop_path=self.drop_path1)
+            return residual(x, self.norm2, self.mlp, self.ls2, drop_path=self.drop_path2)
 
 
 class PatchStem(nn.Module):

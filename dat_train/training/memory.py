@@ -15,7 +15,8 @@ def estimate_memory(
 
     Exact for weights, gradients, AdamW's moments and the average; activations are what the backward pass of one
     micro-batch keeps, counted on tensors without content (no memory, about a second). Left out: the batch itself,
-    workspaces and the allocator's slack, often 10 to 20 percent more.
+    workspaces and the allocator's slack, often 10 to 20 percent more. On a CPU stochastic depth spares what is kept of
+    the images it drops, which is not counted on.
     """
     parameters = list(model.parameters())
     weights = sum(p.numel() * p.element_size() for p in [*parameters, *model.buffers()])

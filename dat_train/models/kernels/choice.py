@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dat_train.errors import UserError
 
@@ -23,6 +23,13 @@ def implementation(x: Tensor) -> str:
     if _said is not None:
         return _said
     return "parts" if x.device.type == "cpu" else "plain"
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody looks at what this module, or one inside it, is given or computes."""
+    return any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in module.modules()
+    )
 
 
 @contextmanager

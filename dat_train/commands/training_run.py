@@ -77,7 +77,9 @@ def train(config: DictConfig, folder: RunFolder, processes: Processes, terminal:
     state = new_state(config, model.to(processes.device, precision.weights), precision, train_set.classes)
     restore(state, saved, folder, processes)
     if saved:
-        terminal.say(f"going on after step {state.step:,} of {plan.steps:,}")
+        going_on = f"going on after step {state.step:,} of {plan.steps:,}"
+        done = f"at step {state.step:,} already, {plan.steps:,} were asked for"
+        terminal.say(going_on if state.step < plan.steps else done)
 
     training = new_training(config, folder, processes, terminal, stop, plan, precision, state, (train_set, val_set))
     finished = training.run()

@@ -257,7 +257,7 @@ class Training:
         share = counters["unreadable_now"] / (plan.steps_per_epoch * plan.batch_size)
         if share > self.max_unreadable:
             raise UserError(
-                f"{counters['unreadable_now']} unreadable images in this epoch are {share:.1%} of it, more than "
+                f"{share:.1%} of this epoch's images cannot be read ({counters['unreadable_now']:,} so far), more than "
                 f"data.max_unreadable={self.max_unreadable:g}; look at the files named above"
             )
 

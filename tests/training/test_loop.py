@@ -13,6 +13,7 @@ from training.small_run import CLASSES, small_training, tiny_model
 
 from dat_train.data.mixing import Mixing
 from dat_train.errors import UserError
+from dat_train.models.kernels.choice import using
 from dat_train.training.checkpoint import load_checkpoint
 from dat_train.training.run_folder import read_rows
 
@@ -144,12 +145,12 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_no_step_waits_for_the_device(training, dtype):
-    """Batches come from elsewhere here: what the data does happens on the host."""
+    """By the formulation that devices get. Batches come from elsewhere: what the data does happens on the host."""
     one = training(epochs=1, images=96, dtype=dtype, clip_grad=1.0, log_every=1000)
     batches = list(one.make_loader(0))
     one.make_loader = lambda first: iter(batches)
     one._validate = lambda: True
-    with Waits() as waits:
+    with using("plain"), Waits() as waits:
         counts = watch(one, lambda training: waits.count)
         one.run()
         assert len(counts) == 6
@@ -326,7 +327,7 @@ def test_unreadable_images_are_named_once_and_counted(training):
 def test_too_many_unreadable_images_end_the_run(training):
     one = training(epochs=3, images=48, max_unreadable=0.05)
     with_unreadable(one, {3, 5, 40})
-    with pytest.raises(UserError, match=r"3 unreadable images in this epoch are 6.2% of it, more than data.max"):
+    with pytest.raises(UserError, match=r"6.2% of this epoch's images cannot be read \(3 so far\), more than data.max"):
         one.run()
     assert one.state.step <= 3 and "photo-40.jpg" in one.log.folder.log.read_text()
 

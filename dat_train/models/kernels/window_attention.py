@@ -153,6 +153,7 @@ class _WindowAttention(torch.autograd.Function):
         heads, scale = ctx.heads, (C // ctx.heads) ** -0.5
         windows = _windows(H, W, math.isqrt(ctx.bias_shape[-1]), ctx.shift)
         tokens, grad_tokens = x.reshape(B, H * W, C), grad_out.reshape(B, H * W, C)
+        need_x, *need_weights = ctx.needs_input_grad[:6]
         d_x, d_weights, end = [], [None] * 5, 0
         with torch.autocast("cpu", enabled=False):
             for qkv, p, o in zip(*[iter(kept)] * 3, strict=True):
@@ -166,12 +167,14 @@ class _WindowAttention(torch.autograd.Function):
                 torch.bmm(d_logits, k, out=d_heads[0]).mul_(scale)
                 torch.bmm(d_logits.mT, q, out=d_heads[1]).mul_(scale)
                 d_qkv = windows.merged(d_heads, 3, heads)
-                d_bias = d_logits.view(-1, *ctx.bias_shape).sum(0)
-                rows = windows.gathered(tokens[part])
-                shares = d_qkv.t() @ rows, d_qkv.sum(0), grad.t() @ o, grad.sum(0), d_bias
-                d_weights = [added(total, share) for total, share in zip(d_weights, shares, strict=True)]
-                d_x.append(windows.put_back(product(d_qkv, w_qkv.t())))
-        return joined(d_x).view_as(x), *(share.to(x.dtype) for share in d_weights), None, None, None
+                if any(need_weights):
+                    rows, d_bias = windows.gathered(tokens[part]), d_logits.view(-1, *ctx.bias_shape).sum(0)
+                    shares = d_qkv.t() @ rows, d_qkv.sum(0), grad.t() @ o, grad.sum(0), d_bias
+                    d_weights = [added(total, share) for total, share in zip(d_weights, shares, strict=True)]
+                if need_x:
+                    d_x.append(windows.put_back(product(d_qkv, w_qkv.t())))
+        d_weights = [d.to(x.dtype) if need else None for d, need in zip(d_weights, need_weights, strict=True)]
+        return joined(d_x).view_as(x) if need_x else None, *d_weights, None, None, None
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,6 +1,7 @@
 """A real run while its disk is full, read-only or gone, and with a last.pt that was damaged."""
 
 import os
+import re
 import signal
 import subprocess
 
@@ -148,8 +149,9 @@ def test_a_damaged_checkpoint_is_noticed_and_the_newest_whole_one_used(damage, t
     last.write_bytes(whole)
     with pytest.raises(CheckpointError):
         load_checkpoint(last)
+    newest = max(load_checkpoint(other)["step"] for other in last.parent.glob("*.pt") if other != last)
     again = RealRun(tmp_path, *SETTINGS)
     assert again.wait() == 0, again.output
     assert ("was altered after it was written" if damage == "a bit" else "is truncated") in again.output
-    assert "going on from runs/run/checkpoints/last-0000000" in again.output
+    assert re.search(rf"going on from runs/run/checkpoints/\S+, step {newest}\n", again.output)
     assert content(again.run) == through

@@ -2,6 +2,7 @@
 # make test    the test suite, in minutes
 # make ablations   every ablation of the papers on the digits, and their table; under 20 minutes on two cores
 # make test-long   the tests with real kills, torchrun, full disks and exports; CI runs them too
+# make test-gpu    the tests that need a CUDA device
 # make test-demo   the example with Gradio, in an environment of its own; CI runs it too
 # make lint    style and the floors of the house
 # All make .venv once and use it again; they need Python >= 3.11 and make, or say what is missing.
@@ -21,7 +22,7 @@ DEMO_STAMP := $(DEMO)/.installed-$(NUMBER)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUNS ?= runs
 
-.PHONY: test-long test-demo help venv train ablations test lint format clean
+.PHONY: test-long test-gpu test-demo help venv train ablations test lint format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -76,6 +77,9 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'long and not slow and not gpu and not demo'
+
+test-gpu: $(STAMP)
+	@$(VENV)/bin/python -m pytest -m gpu
 
 test-demo: $(DEMO_STAMP)
 	@$(DEMO)/bin/python -m pytest -m demo tests/test_examples.py

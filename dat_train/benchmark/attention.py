@@ -1,5 +1,7 @@
 """The attention module alone: forward, backward and memory, over map sizes and implementations."""
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -69,11 +71,23 @@ def benchmark_attention(
     results = []
     for mode, run in (("forward", forward), ("forward and backward", both)):
         tasks = {name: (lambda run=run, name=name: run(name)) for name in implementations(device)}
+        tasks = {name: task for name, task in tasks.items() if name == "plain" or _works(task, f"{name} {size}x{size}")}
         seconds = interleaved(tasks, repeats=repeats, warmup=warmup, device=device)
         for name, task in tasks.items():
             memory = peak_memory(task, [*layer.parameters(), x, upstream], device)
             results.append(Result(f"{name} {size}x{size}", mode, False, batch_size, seconds[name], memory))
     return results
+
+
+def _works(task: Callable[[], None], name: str) -> bool:
+    """Whether a kernel compiles and runs here; the others are measured without it."""
+    try:
+        task()
+    except Exception as error:  # whatever a compiler may raise
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(f"{name} is left out: {type(error).__name__}: {reason}", stacklevel=2)
+        return False
+    return True
 
 
 def baseline_name(size: int) -> str:

@@ -12,18 +12,25 @@ from torch.utils._pytree import tree_leaves
 def peak_memory(task: Callable[[], object], held: Iterable[Tensor], device: torch.device) -> int:
     """Bytes at the fullest moment of `task`, with the tensors `held` before it (weights, optimizer state).
 
-    On CUDA, what the allocator handed out at most. Elsewhere the tensors that live at once, counted operator by
-    operator: a number of the model and not of the moment, as a process' resident memory would be. What operators
-    allocate and free inside themselves is not in it.
+    On CUDA, what the allocator handed out at most, less what others had before. Elsewhere tensors that live at once are
+    counted operator by operator: a number of the model and not of the moment, as a process' resident memory would be.
+    What operators allocate and free inside themselves is not in it.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)  # of this model and whatever else is there
         task()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_allocated(device) - before + _bytes(held)
     with _LiveTensors(held) as live:
         task()
     return live.peak
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    """Of their storages, each counted once."""
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
 
 
 class _LiveTensors(TorchDispatchMode):

@@ -48,6 +48,8 @@ class Candidate:
         except (AssertionError, RuntimeError, ValueError) as error:
             raise UserError(f"{name} does not take images of {size} pixels: {error}") from None
         self.model.to(device, weights)
+        if compiled:  # models of a class share their code, and past torch's limit of graphs of it the next ran eagerly
+            torch._dynamo.config.recompile_limit = 64
         self.forward = torch.compile(self.model) if compiled else self.model
         self.device = device
         self.autocast = autocast

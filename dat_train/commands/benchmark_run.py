@@ -26,7 +26,10 @@ def run(config: DictConfig) -> None:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    precision = resolve_precision(config.dtype, resolve_device(config.device))
+    device = resolve_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where events are recorded and kernels launched
+    precision = resolve_precision(config.dtype, device)
     console = Console()
     attention = config.what[0] == "attention"
     rows = attention_rows(config, precision) if attention else model_rows(config, precision)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dat_train.errors import UserError
+from dat_train.models.modes import evaluating
 
 if TYPE_CHECKING:
     from dat_train.data.loader import Batch
@@ -79,7 +80,11 @@ def evaluate(
         UserError: no image at all could be read; labels or logits do not fit `num_classes`.
     """
     results, unreadable = [], []
-    with _evaluating(model) as forward, torch.inference_mode():
+    forward = _without_ddp(model)
+    # on the device once: a copy from ordinary memory waits for what the device still has to do
+    others = None if subset is None else _others(num_classes, subset).to(device)
+    right = None if right is None else right.to(device)
+    with evaluating(model), torch.inference_mode():
         for batch in loader:
             _check_labels(batch.labels, num_classes)
             unreadable += batch.unreadable
@@ -90,33 +95,26 @@ def evaluate(
                 logits = forward(images)  # (B, classes)
             if logits.shape[1] != num_classes:
                 raise UserError(f"the model has {logits.shape[1]} classes where {num_classes} are expected")
-            if subset is not None:
-                logits = _among(logits, subset)
+            if others is not None:
+                logits = logits.masked_fill(others & ~logits.isnan(), -torch.inf)
             labels = batch.labels.to(device, non_blocking=True)
             if right is not None:
-                labels = _likeliest(logits, right[batch.indices].to(device), labels)
+                labels = _likeliest(logits, right[batch.indices.to(device, non_blocking=True)], labels)
             results.append((batch.indices, labels, *_judge(logits, labels)))
     return _summarize(*_gather(_to_host(results), unreadable))
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """`model` in evaluation mode, without DDP around it, whose forward may wait for the other processes."""
+def _without_ddp(model: nn.Module) -> nn.Module:
+    """`model` without DDP around it, whose forward may wait for the other processes."""
     inner = getattr(model, "_orig_mod", model)  # of a compiled model
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield inner.module if isinstance(inner, DistributedDataParallel) else model
-    finally:
-        for module, training in modes:
-            module.training = training
+    return inner.module if isinstance(inner, DistributedDataParallel) else model
 
 
-def _among(logits: Tensor, subset: Sequence[int]) -> Tensor:
-    """Logits (B, classes) of the classes in `subset`, and minus infinity for the others; NaN stays."""
-    others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+def _others(num_classes: int, subset: Sequence[int]) -> Tensor:
+    """(num_classes,) True for the classes that are not in `subset`."""
+    others = torch.ones(num_classes, dtype=torch.bool)
     others[list(subset)] = False
-    return logits.masked_fill(others & ~logits.isnan(), -torch.inf)
+    return others
 
 
 def _likeliest(logits: Tensor, right: Tensor, labels: Tensor) -> Tensor:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dat_train.inspection.geometry import nearest_query, position_to_pixel, query_pixels, splat
-from dat_train.models.deformable import DeformableAttention, sample_bilinear
+from dat_train.models.deformable import DeformableAttention
 from dat_train.models.sampling import record_attention
 
 
@@ -161,11 +160,9 @@ def attention_weights(attention: DeformableAttention, x: Tensor, positions: Tens
     B, H, W, C = x.shape
     heads = attention.heads
     q = attention.q(x).view(B, H * W, heads, C // heads).transpose(1, 2)
-    if attention.pooled:
-        features = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), positions.shape[2:4]).flatten(2).transpose(1, 2)
-    else:
-        features = sample_bilinear(x, positions)  # (B, keys, C)
-    k = attention.kv(features)[..., :C].view(B, -1, heads, C // heads).transpose(1, 2)  # (B, heads, keys, C / heads)
+    k = (
+        attention.kv(attention.features(x, positions))[..., :C].view(B, -1, heads, C // heads).transpose(1, 2)
+    )  # (B, heads, keys, C / heads)
     logits = q @ k.transpose(2, 3) * (C // heads) ** -0.5
     if attention.bias is not None:
         logits = logits + attention.bias(positions, H, W).to(logits.dtype)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dat_train.models.deformable import SamplingPositions
+from dat_train.models.modes import evaluating
 from dat_train.models.sampling import Sampling, record_sampling
 
 MEASURES = ("offset_length", "offset_at_limit", "offset_outside")
@@ -58,15 +59,11 @@ class OffsetWatch:
 
     @torch.no_grad()
     def measure(self, model: nn.Module) -> dict[str, Tensor]:
-        """() on the device by name, as "offset_length/stage3.block2"; the model is left in training mode."""
+        """() on the device by name, as "offset_length/stage3.block2"; modules are left in the modes they had."""
         if self._images is None:
             self._images = self._make_images()
-        model.eval()
-        try:
-            with record_sampling(model) as layers:
-                model(self._images)
-        finally:
-            model.train()
+        with evaluating(model), record_sampling(model) as layers:
+            model(self._images)
         found = {}
         for name, sampling in layers.items():
             values = offset_statistics(model.get_submodule(f"{name}.sampling"), sampling)

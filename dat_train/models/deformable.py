@@ -193,7 +193,18 @@ class DeformableAttention(nn.Module):
     def _sample(self, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, keys, C) at the sampling positions, and the positions (B, groups, Hk, Wk, 2)."""
         positions, _ = self.sampling(q)
+        return self.features(x, positions), positions
+
+    def features(self, x: Tensor, positions: Tensor) -> Tensor:
+        """What keys and values are made of, (B, keys, C): a map (B, H, W, C) sampled at the positions, or pooled."""
         if self.pooled:
-            pooled = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), positions.shape[2:4])
-            return pooled.flatten(2).transpose(1, 2), positions
-        return sample_bilinear(x, positions), positions
+            return _pooled(x, positions.shape[2], positions.shape[3])
+        return sample_bilinear(x, positions)
+
+
+def _pooled(x: Tensor, Hk: int, Wk: int) -> Tensor:
+    """Averages of (B, H, W, C) over Hk x Wk cells: (B, Hk * Wk, C)."""
+    B, H, W, C = x.shape
+    if H % Hk == 0 and W % Wk == 0:
+        return x.view(B, Hk, H // Hk, Wk, W // Wk, C).mean((2, 4)).flatten(1, 2)
+    return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), (Hk, Wk)).flatten(2).transpose(1, 2)

@@ -156,7 +156,8 @@ def _block_mask(H: int, W: int, k: int, device: str):
         x = key % W - (query % W - k // 2).clamp(0, W - k)
         return (y >= 0) & (y < k) & (x >= 0) & (x < k)
 
-    return create_block_mask(is_neighbor, None, None, H * W, H * W, device=device)
+    with torch.inference_mode(False):  # a mask made while evaluating serves in training too, which may save it
+        return create_block_mask(is_neighbor, None, None, H * W, H * W, device=device)
 
 
 def _neighbors(size: int, k: int, device: torch.device) -> Tensor:

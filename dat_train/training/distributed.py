@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from dat_train.errors import UserError
 
+NCCL_PATIENCE = timedelta(minutes=2)  # by which NCCL waits longer than gloo
 START_PATIENCE = timedelta(minutes=10)  # for processes that import and start more slowly than this one
 NOTICE_PATIENCE = 5.0  # seconds in which all processes notice that one is lost
 
@@ -220,7 +221,8 @@ def start_processes(device: str = "auto", timeout_minutes: float = 10.0, determi
         store=dist.PrefixStore("groups", store),
         rank=rank,
         world_size=world_size,
-        timeout=timeout,
+        # longer than gloo's on CUDA: gloo tells who is missing, NCCL's watchdog ends the process
+        timeout=timeout + NCCL_PATIENCE if cuda else timeout,
         device_id=where if cuda else None,
     )
     control = dist.new_group(backend="gloo", timeout=timeout)

@@ -156,7 +156,7 @@ class Training:
                 forward,
                 broadcast_buffers=False,  # DAT's are constants
                 gradient_as_bucket_view=True,
-                static_graph=True,  # drop path multiplies by zero, so every step has the same graph
+                static_graph=True,  # every weight gets a gradient in every step, where drop path drops a branch too
             )
         self._rehearse(forward)
         return forward

@@ -41,7 +41,8 @@ def _saved_bytes(model: nn.Module, shape: tuple[int, int, int, int], precision: 
         return tensor
 
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = {name: mode.from_tensor(t) for name, t in [*model.named_parameters(), *model.named_buffers()]}
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        fake = {name: mode.from_tensor(t).to(precision.device) for name, t in tensors}  # the model may be elsewhere yet
         own = {tensor.untyped_storage()._cdata for tensor in fake.values()}
         images = torch.empty(shape, dtype=precision.weights, device=precision.device)
         with saved_tensors_hooks(keep, lambda tensor: tensor), precision.context():

@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+import dat_train.benchmark.attention
 from dat_train.benchmark.attention import benchmark_attention, implementations
 from dat_train.benchmark.clock import interleaved
 from dat_train.benchmark.memory import peak_memory
@@ -88,6 +89,14 @@ def test_ratio_is_the_median_over_rounds_of_throughput():
 def test_attention_is_measured_by_every_implementation(size):
     results = benchmark_attention(size, batch_size=1, device=CPU, dtype=torch.float32, repeats=1, warmup=1)
     assert len(results) == 2 * len(implementations(CPU)) and all(result.memory for result in results)
+
+
+def test_a_kernel_that_does_not_work_here_is_left_out(monkeypatch):
+    """Triton has no driver for a CPU."""
+    monkeypatch.setattr(dat_train.benchmark.attention, "implementations", lambda _: ["plain", "triton", "parts"])
+    with pytest.warns(UserWarning, match="triton 7x7 is left out"):
+        results = benchmark_attention(7, batch_size=1, device=CPU, dtype=torch.float32, repeats=1, warmup=1)
+    assert [result.name for result in results] == ["plain 7x7", "parts 7x7"] * 2
 
 
 def test_what_cannot_be_measured_is_named():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.attention.flex_attention
 
 from dat_train.models.neighborhood import NeighborhoodAttention
-from dat_train.models.neighborhood_attention import flex, gathered, neighborhood_attention, tiled
+from dat_train.models.neighborhood_attention import _block_mask, flex, gathered, neighborhood_attention, tiled
 
 CASES = [  # height, width, kernel
     (1, 1, 1), (7, 7, 7), (3, 8, 3), (14, 14, 7), (15, 14, 7), (16, 23, 5), (29, 15, 7), (22, 40, 11), (56, 28, 7),
@@ -66,6 +66,13 @@ def test_flex_attention_gives_the_same_numbers_and_gradients(H, W, k, monkeypatc
     ours = with_gradients(flex, qkv, rpb, k)
     for mine, plain in zip(ours, with_gradients(gathered, qkv, rpb, k), strict=True):
         assert (mine - plain).abs().max() < 2e-5
+
+
+def test_a_mask_made_while_evaluating_serves_in_training():
+    """Autograd saves no inference tensors."""
+    with torch.inference_mode():
+        mask = _block_mask(9, 8, 3, "cpu")
+    assert not any(isinstance(part, torch.Tensor) and part.is_inference() for part in mask.as_tuple())
 
 
 def test_dropout_drops_whole_weights():

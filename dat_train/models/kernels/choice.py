@@ -25,6 +25,11 @@ def implementation(x: Tensor) -> str:
     return "parts" if x.device.type == "cpu" else "plain"
 
 
+def must_be_deterministic(x: Tensor) -> bool:
+    """Whether work on `x` has to avoid what torch has no deterministic CUDA kernel for: the gradient of grid_sample."""
+    return x.is_cuda and torch.are_deterministic_algorithms_enabled()
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether somebody looks at what this module, or one inside it, is given or computes."""
     return any(

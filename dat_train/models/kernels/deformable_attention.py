@@ -6,9 +6,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dat_train.models.geometry import displacements, query_points
-from dat_train.models.kernels.choice import implementation
+from dat_train.models.kernels.choice import implementation, must_be_deterministic
 from dat_train.models.kernels.flex import flex_deformable_attention
 from dat_train.models.kernels.parts import joined, parts, wants_gradient
+from dat_train.models.kernels.sampling import grid_sample
 
 
 def deformable_attention(
@@ -48,12 +49,37 @@ def _by_triton(q: Tensor, kv: Tensor, positions: Tensor, table: Tensor, geometry
 
 def table_bias(positions: Tensor, table: Tensor, H: int, W: int, geometry: str) -> Tensor:
     """A table (heads, h, w) sampled at half the displacement: (B, heads, H*W, keys)."""
+    if not torch.jit.is_scripting():  # noqa: SIM102  alone, so that the compiler of scripts leaves out what is inside
+        if must_be_deterministic(positions):
+            return table_bias_by_products(positions, table, H, W, geometry)
     B, G = positions.shape[0], positions.shape[1]
     heads, h, w = table.shape[0], table.shape[1], table.shape[2]
     table = table.to(positions.dtype).view(1, G, heads // G, h, w).expand(B, -1, -1, -1, -1).flatten(0, 1)
     grid = (displacements(positions, H, W, geometry) / 2).flip(-1).flatten(0, 1)  # grid_sample wants (x, y)
-    bias = F.grid_sample(table, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    bias = grid_sample(table, grid)
     return bias.view(B, heads, H * W, -1)
+
+
+def table_bias_by_products(positions: Tensor, table: Tensor, H: int, W: int, geometry: str) -> Tensor:
+    """`table_bias` as two products, along rows and along columns, whose gradients are products too."""
+    B, G = positions.shape[:2]
+    heads, h, w = table.shape
+    points = _half_query_points(H, W, geometry, positions)
+    half = positions.flatten(2, 3).unsqueeze(3) / 2  # (B, G, keys, 1, 2)
+    rows = _interpolation(points[0].view(H) - half[..., 0], h)  # (B, G, keys, H, h)
+    columns = _interpolation(points[1].view(W) - half[..., 1], w)
+    tables = table.to(positions.dtype).view(G, heads // G, h, w)
+    by_row = torch.einsum("bgkih,gmhw->bgkimw", rows, tables)
+    return torch.einsum("bgkimw,bgkjw->bgmijk", by_row, columns).reshape(B, heads, H * W, -1)
+
+
+def _interpolation(t: Tensor, size: int) -> Tensor:
+    """Weights of an axis' cells at t, where -1 and 1 are the first and last, with grid_sample's slope: (..., size)"""
+    t = (t + 1) * ((size - 1) / 2)
+    first = t.detach().floor()
+    share, first = (t - first).unsqueeze(-1), first.unsqueeze(-1)
+    cells = torch.arange(size, dtype=t.dtype, device=t.device)
+    return (cells == first) * (1 - share) + (cells == first + 1) * share
 
 
 def biased_attention(q: Tensor, kv: Tensor, heads: int, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
@@ -85,7 +111,7 @@ class _DeformableAttention(torch.autograd.Function):
         weights, out = [], []
         for part in _image_parts(q, positions, heads):
             grid = _grid(positions[part], *points)
-            bias = F.grid_sample(_grouped(table, positions[part]), grid, "bilinear", "zeros", align_corners=True)
+            bias = grid_sample(_grouped(table, positions[part]), grid)
             queries, k, v = _heads(q[part], kv[part], heads)
             logits = bias.view(len(queries), H * W, -1).to(q.dtype).baddbmm_(queries, k.mT, alpha=d**-0.5)
             p = torch.softmax(logits, -1, out=logits)

@@ -23,6 +23,8 @@ def _reference() -> Callable[..., Tensor]:
 
 @functools.cache
 def _compiled() -> Callable[..., Tensor]:
+    dynamo = torch._dynamo.config  # a kernel for each size of maps, batch and mode; past the limit it would be dense
+    dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
     return torch.compile(_reference(), dynamic=False)
 
 
@@ -37,13 +39,15 @@ def flex_deformable_attention(q: Tensor, kv: Tensor, positions: Tensor, table: T
     query_y, query_x = query_points(H, geometry, positions), query_points(W, geometry, positions)
     key_y, key_x = positions.flatten(2, 3).unbind(-1)
     cells = F.pad(table.to(positions.dtype), (2, 2, 2, 2))  # with zeros: nothing that is read needs a check
+    # one table for each of the four reads: torch's compiler gives a tensor that it adds gradients to one read alone
+    upper_left, upper_right, lower_left, lower_right = (cells.clone() for _ in range(4))
 
     def with_bias(score: Tensor, b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         group = head // (heads // G)
         row, down = _place(query_y[query // W] - key_y[b, group, key], h)
         column, right = _place(query_x[query % W] - key_x[b, group, key], w)
-        upper = cells[head, row, column] * (1 - right) + cells[head, row, column + 1] * right
-        lower = cells[head, row + 1, column] * (1 - right) + cells[head, row + 1, column + 1] * right
+        upper = upper_left[head, row, column] * (1 - right) + upper_right[head, row, column + 1] * right
+        lower = lower_left[head, row + 1, column] * (1 - right) + lower_right[head, row + 1, column + 1] * right
         return score + (upper * (1 - down) + lower * down).to(score.dtype)
 
     out = flex_attention(q.device)(q.view(B, H * W, heads, -1).transpose(1, 2), k, v, score_mod=with_bias)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dat_train.models.kernels.choice import implementation
+from dat_train.models.kernels.choice import implementation, must_be_deterministic
 
 
 def sample_bilinear(x: Tensor, positions: Tensor) -> Tensor:
@@ -12,9 +12,8 @@ def sample_bilinear(x: Tensor, positions: Tensor) -> Tensor:
 
     Shape: x (B, H, W, C), positions (B, groups, Hk, Wk, 2) as (y, x) -> (B, Hk*Wk, C), in x's dtype.
     """
-    if not torch.jit.is_scripting():
-        chosen = implementation(x)
-        if chosen == "parts":
+    if not torch.jit.is_scripting():  # noqa: SIM102  alone, so that the compiler of scripts leaves out what is inside
+        if implementation(x) == "parts" or must_be_deterministic(x):
             return _sample_rows(x.to(positions.dtype), positions).to(x.dtype)
     return sample_bilinear_plain(x, positions)
 
@@ -24,14 +23,21 @@ def sample_bilinear_plain(x: Tensor, positions: Tensor) -> Tensor:
     B, H, W, C = x.shape
     G, Hk, Wk = positions.shape[1], positions.shape[2], positions.shape[3]
     grouped = x.view(B, H, W, G, C // G).permute(0, 3, 4, 1, 2).reshape(B * G, C // G, H, W)
-    sampled = F.grid_sample(
-        grouped.to(positions.dtype),
-        positions.flip(-1).reshape(B * G, Hk, Wk, 2),
-        mode="bilinear",
-        padding_mode="zeros",
-        align_corners=True,
-    )
+    sampled = grid_sample(grouped.to(positions.dtype), positions.flip(-1).reshape(B * G, Hk, Wk, 2))
     return sampled.view(B, C, Hk * Wk).transpose(1, 2).to(x.dtype)
+
+
+def grid_sample(x: Tensor, grid: Tensor) -> Tensor:
+    """torch's grid_sample: bilinear, zeros outside, -1 and 1 the centres of the border pixels.
+
+    On CUDA by torch's kernel: `F.grid_sample` calls cuDNN's, which compilers can neither look into nor trace with open
+    sizes.
+
+    Shape: x (N, C, H, W), grid (N, h, w, 2) as (x, y) -> (N, C, h, w).
+    """
+    if x.is_cuda:
+        return torch.grid_sampler_2d(x, grid, 0, 0, True)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
 def _sample_rows(x: Tensor, positions: Tensor) -> Tensor:
@@ -42,8 +48,8 @@ def _sample_rows(x: Tensor, positions: Tensor) -> Tensor:
     rows, row_weights = _neighbours(y * (H - 1), H)  # (B, Hk, Wk, G, 2)
     columns, column_weights = _neighbours(x_ * (W - 1), W)
     pixel = rows.unsqueeze(-1) * W + columns.unsqueeze(-2)  # (B, Hk, Wk, G, 2, 2)
-    image = torch.arange(B).view(B, 1, 1, 1, 1, 1)
-    group = torch.arange(G).view(G, 1, 1)
+    image = torch.arange(B, device=x.device).view(B, 1, 1, 1, 1, 1)
+    group = torch.arange(G, device=x.device).view(G, 1, 1)
     index = (image * (H * W) + pixel) * G + group
     weight = row_weights.unsqueeze(-1) * column_weights.unsqueeze(-2)
     sampled = F.embedding_bag(

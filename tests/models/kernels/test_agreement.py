@@ -1,6 +1,7 @@
 """Every implementation computes what the plain one computes, in value and in every gradient."""
 
 import pytest
+import timm
 import torch
 import torch.nn.attention.flex_attention
 from torch import nn
@@ -8,10 +9,17 @@ from torch.autograd import gradcheck
 from torch.func import functional_call
 
 import dat_train.errors
+import dat_train.models.kernels.deformable_attention
+import dat_train.models.kernels.sampling
 from dat_train.models.blocks import Mlp
+from dat_train.models.geometry import reference_points
 from dat_train.models.kernels import parts
 from dat_train.models.kernels.choice import using
-from dat_train.models.kernels.deformable_attention import deformable_attention
+from dat_train.models.kernels.deformable_attention import (
+    deformable_attention,
+    table_bias,
+    table_bias_by_products,
+)
 from dat_train.models.kernels.depthwise import depthwise_conv2d
 from dat_train.models.kernels.linear import SMALL, linear
 from dat_train.models.kernels.sampling import sample_bilinear
@@ -119,6 +127,38 @@ def test_flex_attention_gives_the_plain_values_and_gradients(geometry, monkeypat
     got, want = (values_and_gradients(deformable_attention, inputs, name) for name in ("flex", "plain"))
     for a, b in zip(got, want, strict=True):
         assert a.dtype == b.dtype and (a - b).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("offsets", [0, 1])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_a_bias_by_products_gives_the_sampled_values_and_gradients(geometry, offsets):
+    """Without offsets positions lie on the table's cells, where the slope is that of the cell behind."""
+    H = W = 4
+    axis = reference_points(2, geometry, torch.zeros((), dtype=torch.double))
+    reference = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)
+    torch.manual_seed(0)
+    positions = (reference + offsets * torch.rand(3, 2, 2, 2, 2, dtype=torch.double)).requires_grad_()
+    table = random(4, 2 * H - 1, 2 * W - 1)
+    got, want = (
+        values_and_gradients(lambda p, t: bias(p, t, H, W, geometry), (positions, table), "plain")  # noqa: B023
+        for bias in (table_bias_by_products, table_bias)
+    )
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).abs().max() < 1e-12
+
+
+def test_deterministic_algorithms_sample_nothing_that_torch_refuses(monkeypatch):
+    """What CUDA gets with deterministic=true: no grid_sample, whose gradient is added up in no order there."""
+    model = timm.create_model("dat_nano", num_classes=3).double().train()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.double)
+    with using("plain"):
+        want = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+        for module in (dat_train.models.kernels.sampling, dat_train.models.kernels.deformable_attention):
+            monkeypatch.setattr(module, "must_be_deterministic", lambda _: True)
+            monkeypatch.setattr(module, "grid_sample", None)
+        got = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).norm() <= 1e-11 * b.norm()
 
 
 @pytest.mark.parametrize("case", CASES)

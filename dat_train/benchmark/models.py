@@ -49,7 +49,7 @@ class Candidate:
             raise UserError(f"{name} does not take images of {size} pixels: {error}") from None
         self.model.to(device, weights)
         if compiled:  # models of a class share their code, and past torch's limit of graphs of it the next ran eagerly
-            torch._dynamo.config.recompile_limit = 64
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         self.forward = torch.compile(self.model) if compiled else self.model
         self.device = device
         self.autocast = autocast
@@ -94,6 +94,7 @@ def benchmark_models(
         seconds = interleaved(tasks, repeats=repeats, warmup=warmup, device=device)
         for name, candidate in candidates.items():
             candidate.optimizer.zero_grad()
+            torch.manual_seed(0)  # what stochastic depth drops is not in a CPU's memory
             countable = device.type == "cuda" or not compiled
             memory = peak_memory(tasks[name], candidate.held(), device) if countable else None
             parameters = count_parameters(candidate.model)

@@ -180,12 +180,12 @@ class DeformableAttention(nn.Module):
         sampled, positions = self._sample(x, q)  # (B, keys, C)
         kv = self.kv(sampled)
         dropout = self.attn_drop if self.training else 0.0
-        if hasattr(self.bias, "attend"):  # a table, which is sampled inside the attention
-            out = self.bias.attend(q, kv, positions, dropout)
-        elif self.bias is not None:
-            out = biased_attention(q, kv, self.heads, self.bias(positions, H, W), dropout)
-        else:
+        if self.bias is None:
             out = biased_attention(q, kv, self.heads, None, dropout)
+        elif hasattr(self.bias, "attend"):  # a table, which is sampled inside the attention
+            out = self.bias.attend(q, kv, positions, dropout)
+        else:
+            out = biased_attention(q, kv, self.heads, self.bias(positions, H, W), dropout)
         if self.dwc is not None:
             out = out + self.dwc(q)
         return self.proj_drop(self.proj(out))

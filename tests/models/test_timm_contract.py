@@ -1,11 +1,13 @@
-"""What timm's own model tests ask of an ordinary hierarchical backbone, and what the issue of its contract lists."""
+"""What timm's own model tests ask of an ordinary hierarchical backbone, and what its users' tools do."""
 
 import pytest
 import timm
 import torch
 from timm.optim import param_groups_layer_decay
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import dat_train.models
+from dat_train.models.kernels.choice import using
 
 NAMES = [
     "dat_nano", "dat_tiny", "dat_small", "dat_base", "dat_base_384",
@@ -200,9 +202,23 @@ def test_exports_with_a_dynamic_batch(name):
     assert torch.allclose(program.module()(five), model(five), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["dat_nano", "datpp_tiny"])
-def test_torchscript(name):
-    model = timm.create_model(name, num_classes=3, scriptable=True).eval()
+def test_make_fx_sees_ordinary_operators():
+    """In training with stochastic depth too: no image is left out, which a graph could not say."""
+    model = timm.create_model("dat_nano", num_classes=3, depths=(1, 1, 2, 1), drop_path_rate=0.3).train()
+    x = images(model, batch=2)
+    graph = make_fx(model)(x)
+    torch.manual_seed(0)
+    got = graph(x)
+    torch.manual_seed(0)
+    with using("plain"):
+        assert torch.equal(got, model(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), [("dat_nano", {}), ("datpp_tiny", {}), ("datpp_tiny", {"offsets": False, "depths": (1,) * 4})]
+)
+def test_torchscript(name, variant):
+    model = timm.create_model(name, num_classes=3, scriptable=True, **variant).eval()
     x = images(model)
     assert torch.allclose(torch.jit.script(model)(x), model(x), atol=1e-4)
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from dat_train.errors import UserError
 
@@ -18,7 +19,7 @@ def implementation(x: Tensor) -> str:
     "parts" on a CPU, where work cut to the cache's size pays (parts.py); "plain" on other devices, and wherever a
     compiler or exporter reads along, which can make something of ordinary operators alone.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or get_proxy_mode() is not None:
         return "plain"
     if _said is not None:
         return _said
@@ -32,7 +33,7 @@ def must_be_deterministic(x: Tensor) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether somebody looks at what this module, or one inside it, is given or computes."""
-    return any(
+    return torch.nn.modules.module._has_any_global_hook() or any(
         m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in module.modules()
     )
 

@@ -69,8 +69,9 @@ def table_bias_by_products(positions: Tensor, table: Tensor, H: int, W: int, geo
     rows = _interpolation(points[0].view(H) - half[..., 0], h)  # (B, G, keys, H, h)
     columns = _interpolation(points[1].view(W) - half[..., 1], w)
     tables = table.to(positions.dtype).view(G, heads // G, h, w)
-    by_row = torch.einsum("bgkih,gmhw->bgkimw", rows, tables)
-    return torch.einsum("bgkimw,bgkjw->bgmijk", by_row, columns).reshape(B, heads, H * W, -1)
+    with torch.autocast(positions.device.type, enabled=False):  # rounded, a position's gradient would be lost
+        by_row = torch.einsum("bgkih,gmhw->bgkimw", rows, tables)
+        return torch.einsum("bgkimw,bgkjw->bgmijk", by_row, columns).reshape(B, heads, H * W, -1)
 
 
 def _interpolation(t: Tensor, size: int) -> Tensor:

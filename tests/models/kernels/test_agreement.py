@@ -147,6 +147,21 @@ def test_a_bias_by_products_gives_the_sampled_values_and_gradients(geometry, off
         assert (a - b).abs().max() < 1e-12
 
 
+def test_a_bias_by_products_is_not_rounded_under_autocast():
+    """A position's gradient is the difference of neighbouring cells: far from zero, rounding would leave none of it."""
+    torch.manual_seed(0)
+    positions = (torch.rand(2, 2, 3, 3, 2) * 2 - 1).requires_grad_()
+    table = (3 + 0.01 * torch.randn(4, 13, 13)).requires_grad_()
+    results = []
+    for bias in (table_bias_by_products, table_bias):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = bias(positions, table, 7, 7, "cvpr")
+        upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
+        results.append([out, *torch.autograd.grad(out, (positions, table), upstream)])
+    for got, want in zip(*results, strict=True):
+        assert got.dtype == want.dtype and (got - want).norm() < 1e-4 * want.norm()
+
+
 def test_deterministic_algorithms_sample_nothing_that_torch_refuses(monkeypatch):
     """What CUDA gets with deterministic=true: no grid_sample, whose gradient is added up in no order there."""
     model = timm.create_model("dat_nano", num_classes=3).double().train()

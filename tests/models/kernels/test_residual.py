@@ -86,6 +86,11 @@ def test_a_hook_sees_the_whole_batch():
         torch.testing.assert_close(got, want)
     handle.remove()
     assert seen == [16]
+    with torch.nn.modules.module.register_module_forward_hook(
+        lambda _module, inputs, _out: seen.append(len(inputs[0]))
+    ):
+        step(half, x, "parts")
+    assert set(seen) == {16}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

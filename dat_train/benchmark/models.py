@@ -53,7 +53,8 @@ class Candidate:
         self.forward = torch.compile(self.model) if compiled else self.model
         self.device = device
         self.autocast = autocast
-        self.images = torch.randn(batch_size, self.model.in_chans, size, size, device=device, dtype=weights)
+        channels = getattr(self.model, "in_chans", 3)  # not every model of timm says
+        self.images = torch.randn(batch_size, channels, size, size, device=device, dtype=weights)
         self.labels = torch.randint(self.model.num_classes, (batch_size,), device=device)
         fused = device.type in ("cpu", "cuda", "mps")
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=fused)

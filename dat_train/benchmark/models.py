@@ -11,6 +11,7 @@ from dat_train.benchmark.memory import peak_memory
 from dat_train.benchmark.result import Result
 from dat_train.errors import UserError
 from dat_train.models import count_macs, count_parameters
+from dat_train.models.kernels.flex import allow_graphs
 
 MODES = ("inference", "training")
 
@@ -48,8 +49,8 @@ class Candidate:
         except (AssertionError, RuntimeError, ValueError) as error:
             raise UserError(f"{name} does not take images of {size} pixels: {error}") from None
         self.model.to(device, weights)
-        if compiled:  # models of a class share their code, and past torch's limit of graphs of it the next ran eagerly
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        if compiled:
+            allow_graphs(64)  # models of a class share their code
         self.forward = torch.compile(self.model) if compiled else self.model
         self.device = device
         self.autocast = autocast

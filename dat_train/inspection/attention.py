@@ -160,9 +160,8 @@ def attention_weights(attention: DeformableAttention, x: Tensor, positions: Tens
     B, H, W, C = x.shape
     heads = attention.heads
     q = attention.q(x).view(B, H * W, heads, C // heads).transpose(1, 2)
-    k = (
-        attention.kv(attention.features(x, positions))[..., :C].view(B, -1, heads, C // heads).transpose(1, 2)
-    )  # (B, heads, keys, C / heads)
+    k = attention.kv(attention.features(x, positions))[..., :C]  # (B, keys, C)
+    k = k.view(B, -1, heads, C // heads).transpose(1, 2)  # (B, heads, keys, C / heads)
     logits = q @ k.transpose(2, 3) * (C // heads) ** -0.5
     if attention.bias is not None:
         logits = logits + attention.bias(positions, H, W).to(logits.dtype)

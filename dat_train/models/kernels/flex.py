@@ -23,9 +23,13 @@ def _reference() -> Callable[..., Tensor]:
 
 @functools.cache
 def _compiled() -> Callable[..., Tensor]:
-    dynamo = torch._dynamo.config  # a kernel for each size of maps, batch and mode; past the limit it would be dense
-    dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
+    allow_graphs(64)  # a kernel for each size of maps, batch and mode; past the limit it would be dense
     return torch.compile(_reference(), dynamic=False)
+
+
+def allow_graphs(number: int) -> None:
+    """Let torch compile so many graphs of one function, which it runs eagerly beyond its limit of eight."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, number)
 
 
 def flex_deformable_attention(q: Tensor, kv: Tensor, positions: Tensor, table: Tensor, geometry: str) -> Tensor:

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 from dat_train.commands.trained import open_trained
-from dat_train.inspection.attention import look
-from dat_train.inspection.pictures import write_points
+from dat_train.viewer.attention import look
+from dat_train.viewer.pictures import write_points
 
 
 def predictor(ckpt: str):

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import dat_train.models  # noqa: F401  registers the names
-from dat_train.training.distributed import start_processes, stop_processes
+from dat_train.runtime.processes import start_processes, stop_processes
 
 
 def main() -> None:

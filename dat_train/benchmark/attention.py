@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from dat_train.benchmark.clock import interleaved
-from dat_train.benchmark.memory import peak_memory
+from dat_train.benchmark.peak_memory import peak_memory
 from dat_train.benchmark.result import Result
 from dat_train.errors import UserError
 from dat_train.models import DeformableAttention

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from dat_train.benchmark.clock import interleaved
-from dat_train.benchmark.memory import peak_memory
+from dat_train.benchmark.peak_memory import peak_memory
 from dat_train.benchmark.result import Result
 from dat_train.errors import UserError
 from dat_train.models import count_macs, count_parameters

@@ -12,10 +12,10 @@ from dat_train.config import to_dict
 from dat_train.errors import UserError
 from dat_train.models.averaging import average_states, greedy_soup
 from dat_train.models.weights import count_classes, load_weights, read_checkpoint
-from dat_train.training.checkpoint import save_checkpoint
-from dat_train.training.distributed import start_processes
-from dat_train.training.precision import resolve_precision
-from dat_train.training.terminal import Terminal
+from dat_train.runtime.checkpoint import save_checkpoint
+from dat_train.runtime.precision import resolve_precision
+from dat_train.runtime.processes import start_processes
+from dat_train.runtime.terminal import Terminal
 
 GREEDY = "greedy"
 

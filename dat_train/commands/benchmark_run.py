@@ -9,13 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import dat_train.models  # noqa: F401  registers the models
-from dat_train.benchmark import report
+from dat_train.benchmark import tables as report
 from dat_train.benchmark.attention import baseline_name, benchmark_attention
 from dat_train.benchmark.models import Candidate, benchmark_models
 from dat_train.benchmark.result import compared
 from dat_train.config import to_dict
-from dat_train.training.distributed import resolve_device
-from dat_train.training.precision import Precision, resolve_precision
+from dat_train.runtime.precision import Precision, resolve_precision
+from dat_train.runtime.processes import resolve_device
 
 
 def run(config: DictConfig) -> None:

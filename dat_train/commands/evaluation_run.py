@@ -13,14 +13,14 @@ from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import Batch, evaluation_loader
 from dat_train.errors import UserError
 from dat_train.evaluation.metrics import Evaluation, evaluate
-from dat_train.evaluation.report import result_text, write_report
 from dat_train.evaluation.resolutions import resolutions_text, write_resolutions
+from dat_train.evaluation.result_files import result_text, write_report
 from dat_train.models import count_parameters, load_weights
 from dat_train.models.weights import LoadReport, read_checkpoint
-from dat_train.training.distributed import Processes, start_processes, stop_processes
-from dat_train.training.precision import Precision, resolve_precision
-from dat_train.training.report import table
-from dat_train.training.terminal import Terminal, duration
+from dat_train.runtime.precision import Precision, resolve_precision
+from dat_train.runtime.processes import Processes, start_processes, stop_processes
+from dat_train.runtime.terminal import Terminal, duration
+from dat_train.training.summary import table
 
 NEWS_EVERY = 30.0  # seconds between lines where there is no terminal
 NAMED = 5  # unreadable images on the terminal; result.json has all

@@ -26,8 +26,8 @@ from dat_train.export.timm_folder import load_timm_folder, write_timm_folder
 from dat_train.export.traced import ProgramModel, write_program
 from dat_train.models import count_parameters
 from dat_train.models.weights import read_checkpoint
-from dat_train.training.distributed import Processes
-from dat_train.training.terminal import Terminal
+from dat_train.runtime.processes import Processes
+from dat_train.runtime.terminal import Terminal
 
 ALONE = Processes(0, 1, 0, torch.device("cpu"))  # exporting needs no accelerator, and checks without one
 

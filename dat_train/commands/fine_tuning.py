@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dat_train.errors import UserError
 from dat_train.models.hub import FOLDER, HUB
 from dat_train.models.weights import load_weights
+from dat_train.runtime.precision import Precision
 from dat_train.training.objective import Distillation, cross_entropy
-from dat_train.training.precision import Precision
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -18,23 +18,23 @@ from dat_train.data.mixing import Mixing
 from dat_train.data.order import MicroBatchSampler, SampleKey
 from dat_train.data.randomness import keyed_seed
 from dat_train.data.sources import open_datasets
-from dat_train.inspection.offsets import OffsetWatch
-from dat_train.training.distributed import Processes
+from dat_train.runtime.environment import environment
+from dat_train.runtime.precision import Precision
+from dat_train.runtime.processes import Processes
+from dat_train.runtime.stop_request import StopRequest
+from dat_train.runtime.terminal import Terminal
 from dat_train.training.ema import Ema
-from dat_train.training.environment import environment
 from dat_train.training.loggers import About, Logger, open_loggers
 from dat_train.training.loop import Training
 from dat_train.training.optimizer import build_optimizer
 from dat_train.training.plan import RunPlan
-from dat_train.training.precision import Precision
 from dat_train.training.resume import go_back
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.run_log import RunLog
 from dat_train.training.run_pictures import RunPictures
-from dat_train.training.signals import StopRequest
 from dat_train.training.state import TrainState
-from dat_train.training.terminal import Terminal
 from dat_train.training.writer import CheckpointWriter
+from dat_train.viewer.offsets import OffsetWatch
 
 LOOKED_AT = 16  # validation images on which offsets are measured
 MOST_WORKERS = 8  # more data processes than this for each training process rarely help

@@ -19,7 +19,7 @@ from dat_train.data.images import UnreadableImage, read_rgb
 from dat_train.data.listing import FROM_LIST, list_images
 from dat_train.data.loader import evaluation_loader
 from dat_train.errors import UserError
-from dat_train.training.distributed import Processes
+from dat_train.runtime.processes import Processes
 
 SOME_UNREADABLE = 1  # the exit code
 

@@ -33,8 +33,8 @@ def main() -> None:
 
 
 def report(config: "DictConfig") -> None:
-    from dat_train.inspection.page.report import write_run_page  # imports torch, which help and mistakes do without
-    from dat_train.inspection.run_record import open_runs
+    from dat_train.run_report.page import write_run_page  # imports torch, which help and mistakes do without
+    from dat_train.run_report.run_record import open_runs
 
     runs = open_runs(list(config.runs))
     try:

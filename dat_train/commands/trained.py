@@ -16,8 +16,8 @@ from dat_train.commands.parts import new_model
 from dat_train.data.augment import eval_transform
 from dat_train.errors import UserError
 from dat_train.models.weights import LoadReport, count_classes, load_weights, read_checkpoint
-from dat_train.training.distributed import resolve_device
-from dat_train.training.precision import Precision, resolve_precision
+from dat_train.runtime.precision import Precision, resolve_precision
+from dat_train.runtime.processes import resolve_device
 
 IMAGENET_CLASSES = 1000
 

@@ -14,19 +14,19 @@ from dat_train.config import differences, to_dict
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.imagenet_tests import TEST_SETS
 from dat_train.errors import UserError
-from dat_train.inspection.batch_picture import write_batch_picture
 from dat_train.models import count_macs, count_parameters, load_weights
-from dat_train.training import report
-from dat_train.training.distributed import Processes, start_processes, stop_processes
+from dat_train.runtime.precision import Precision, resolve_precision
+from dat_train.runtime.processes import Processes, start_processes, stop_processes
+from dat_train.runtime.stop_request import PREEMPTED, StopRequest
+from dat_train.runtime.terminal import Terminal
+from dat_train.training import summary as report
+from dat_train.training.failure_report import last_words
 from dat_train.training.freezing import freeze
-from dat_train.training.last_words import last_words
-from dat_train.training.memory import estimate_memory
+from dat_train.training.memory_estimate import estimate_memory
 from dat_train.training.plan import RunPlan
-from dat_train.training.precision import Precision, resolve_precision
 from dat_train.training.resume import open_run, restore
 from dat_train.training.run_folder import RunFolder
-from dat_train.training.signals import PREEMPTED, StopRequest
-from dat_train.training.terminal import Terminal
+from dat_train.viewer.batch_picture import write_batch_picture
 
 
 def run(config: DictConfig) -> None:

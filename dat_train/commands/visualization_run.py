@@ -11,12 +11,12 @@ from dat_train.commands.trained import Trained, load_trained
 from dat_train.data.images import UnreadableImage, read_rgb
 from dat_train.data.listing import list_images
 from dat_train.errors import UserError
-from dat_train.inspection import pictures
-from dat_train.inspection.attention import Look, look
-from dat_train.inspection.page.look import write_look
-from dat_train.inspection.tracing import attended_spots
 from dat_train.models import DeformableAttention
-from dat_train.training.terminal import Terminal
+from dat_train.runtime.terminal import Terminal
+from dat_train.viewer import pictures
+from dat_train.viewer.attention import Look, look
+from dat_train.viewer.page import write_look
+from dat_train.viewer.tracing import attended_spots
 
 
 def run(config: DictConfig) -> None:

@@ -41,7 +41,7 @@ def record_sampling(model: nn.Module) -> Iterator[dict[str, Sampling]]:
 class Attended(NamedTuple):
     """What one layer attended with: the layer, its input (B, H, W, C), and where it sampled.
 
-    Enough to compute its attention again; `attention_weights` in inspection/attention.py does.
+    Enough to compute its attention again; `attention_weights` in viewer/attention.py does.
     """
 
     attention: DeformableAttention

@@ -17,19 +17,19 @@ from dat_train.data.mixing import Mixing
 from dat_train.data.randomness import keyed_seed
 from dat_train.errors import UserError
 from dat_train.evaluation.metrics import Evaluation, evaluate
-from dat_train.inspection.offsets import OffsetWatch
-from dat_train.training.distributed import Processes
-from dat_train.training.feed import Feed
+from dat_train.runtime.feed import Feed
+from dat_train.runtime.precision import Precision
+from dat_train.runtime.processes import Processes
+from dat_train.runtime.stop_request import StopRequest
 from dat_train.training.freezing import training_mode
 from dat_train.training.objective import cross_entropy
 from dat_train.training.optimizer import set_learning_rate
 from dat_train.training.plan import RunPlan
-from dat_train.training.precision import Precision
 from dat_train.training.run_log import RunLog
 from dat_train.training.run_pictures import RunPictures
-from dat_train.training.signals import StopRequest
 from dat_train.training.state import TrainState
 from dat_train.training.writer import CheckpointWriter
+from dat_train.viewer.offsets import OffsetWatch
 
 
 @dataclass(kw_only=True)

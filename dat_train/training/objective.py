@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dat_train.errors import UserError
-from dat_train.training.precision import Precision
+from dat_train.runtime.precision import Precision
 
 KINDS = ("soft", "hard")
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dat_train.errors import UserError
-from dat_train.training.checkpoint import load_checkpoint
-from dat_train.training.distributed import Processes
+from dat_train.runtime.checkpoint import load_checkpoint
+from dat_train.runtime.processes import Processes
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.state import TrainState
 

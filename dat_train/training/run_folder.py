@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dat_train.errors import UserError
-from dat_train.training.checkpoint import CheckpointError, load_checkpoint, sync_folder
+from dat_train.runtime.checkpoint import CheckpointError, load_checkpoint, sync_folder
 
 LOCK_PATIENCE = 3.0  # seconds; the lock of a process that was just killed may take a moment to go, over NFS above all
 RESTART_PATIENCE = 60.0  # after torchrun's restart: the former rank 0 may be on a machine that has yet to notice

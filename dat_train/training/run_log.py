@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dat_train.training.distributed import Processes
+from dat_train.runtime.processes import Processes
+from dat_train.runtime.terminal import Terminal, duration
 from dat_train.training.loggers import Logger
 from dat_train.training.plan import RunPlan
 from dat_train.training.run_folder import RunFolder
-from dat_train.training.terminal import Terminal, duration
 
 
 class RunLog:

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from dat_train.evaluation.confusion_picture import write_confusion
 from dat_train.evaluation.metrics import Evaluation
-from dat_train.inspection.batch_picture import write_batch_picture
-from dat_train.inspection.confusion import write_confusion
-from dat_train.inspection.curves import write_curves
+from dat_train.run_report.curves import write_curves
 from dat_train.training.loggers import Logger
 from dat_train.training.run_folder import RunFolder
+from dat_train.viewer.batch_picture import write_batch_picture
 
 
 class RunPictures:

@@ -9,10 +9,10 @@ import torch
 import dat_train.benchmark.attention
 from dat_train.benchmark.attention import benchmark_attention, implementations
 from dat_train.benchmark.clock import interleaved
-from dat_train.benchmark.memory import peak_memory
 from dat_train.benchmark.models import Candidate, benchmark_models
-from dat_train.benchmark.report import write_chart, write_json
+from dat_train.benchmark.peak_memory import peak_memory
 from dat_train.benchmark.result import Result, compared
+from dat_train.benchmark.tables import write_chart, write_json
 from dat_train.errors import UserError
 
 CPU = torch.device("cpu")

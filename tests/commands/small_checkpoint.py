@@ -8,8 +8,8 @@ from hydra.core.global_hydra import GlobalHydra
 from dat_train.commands.cli import conf_dir, register
 from dat_train.commands.parts import new_model, new_state
 from dat_train.config import TrainConfig, to_dict
-from dat_train.training.checkpoint import write_checkpoint
-from dat_train.training.precision import resolve_precision
+from dat_train.runtime.checkpoint import write_checkpoint
+from dat_train.runtime.precision import resolve_precision
 
 DIGITS = [str(digit) for digit in range(10)]
 TINY = "++model.args={dims:[8,16,16,24],depths:[1,2,2,2],heads:[1,2,2,3],groups:[1,2,1,3]}"

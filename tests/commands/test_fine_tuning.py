@@ -13,8 +13,8 @@ from dat_train.commands.fine_tuning import objective
 from dat_train.commands.parts import new_model
 from dat_train.data.digits import write_digits
 from dat_train.errors import UserError
-from dat_train.training.checkpoint import load_checkpoint
-from dat_train.training.precision import resolve_precision
+from dat_train.runtime.checkpoint import load_checkpoint
+from dat_train.runtime.precision import resolve_precision
 
 SMALL = "++model.args={dims:[16,32,48,80],depths:[1,2,2,2]}"  # a narrower dat_nano
 TINY = "++model.args={dims:[8,16,16,24],depths:[1,1,2,1],heads:[1,2,2,3],groups:[1,2,2,3]}"

@@ -16,18 +16,18 @@ from dat_train.data.loader import evaluation_loader, train_loader
 from dat_train.data.mixing import Mixing
 from dat_train.data.order import MicroBatchSampler
 from dat_train.data.sources import open_datasets
-from dat_train.training.distributed import Processes, start_processes, stop_processes
+from dat_train.runtime.precision import resolve_precision
+from dat_train.runtime.processes import Processes, start_processes, stop_processes
+from dat_train.runtime.stop_request import StopRequest
+from dat_train.runtime.terminal import Terminal
 from dat_train.training.ema import Ema
 from dat_train.training.loop import Training
 from dat_train.training.optimizer import build_optimizer
 from dat_train.training.plan import RunPlan
-from dat_train.training.precision import resolve_precision
 from dat_train.training.resume import go_back, open_run, restore
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.run_log import RunLog
-from dat_train.training.signals import StopRequest
 from dat_train.training.state import TrainState
-from dat_train.training.terminal import Terminal
 from dat_train.training.writer import CheckpointWriter
 
 CLASSES = 4

@@ -13,9 +13,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from training.small_run import CLASSES, small_training, tiny_model
 
 from dat_train.evaluation import metrics
-from dat_train.training.distributed import Processes
+from dat_train.runtime.precision import Precision
+from dat_train.runtime.processes import Processes
 from dat_train.training.optimizer import build_optimizer
-from dat_train.training.precision import Precision
 
 CUDA = torch.device("cuda", 0)
 DAT_PP = {

@@ -6,10 +6,10 @@ from training.small_run import ALONE, in_processes, run_small, tiny_model
 from training.test_layout import furthest
 
 from dat_train.errors import UserError
-from dat_train.training.checkpoint import load_checkpoint
+from dat_train.runtime.checkpoint import load_checkpoint
+from dat_train.runtime.precision import resolve_precision
 from dat_train.training.freezing import freeze, training_mode
 from dat_train.training.objective import Distillation
-from dat_train.training.precision import resolve_precision
 
 
 def test_what_is_frozen_wholly_behaves_as_in_evaluation():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from training.small_run import in_processes, run_small
 
-from dat_train.training.checkpoint import load_checkpoint
+from dat_train.runtime.checkpoint import load_checkpoint
 
 
 def one_of(processes, folder, settings):

@@ -14,7 +14,7 @@ from training.small_run import CLASSES, small_training, tiny_model
 from dat_train.data.mixing import Mixing
 from dat_train.errors import UserError
 from dat_train.models.kernels.choice import using
-from dat_train.training.checkpoint import load_checkpoint
+from dat_train.runtime.checkpoint import load_checkpoint
 from dat_train.training.run_folder import read_rows
 
 PLAIN = {"drop_path_rate": 0.0, "proj_drop_rate": 0.0, "attn_drop_rate": 0.0}

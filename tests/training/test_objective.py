@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dat_train.errors import UserError
+from dat_train.runtime.precision import resolve_precision
 from dat_train.training.objective import Distillation, cross_entropy
-from dat_train.training.precision import resolve_precision
 
 CPU = torch.device("cpu")
 STATISTICS = {

@@ -6,10 +6,10 @@ import pytest
 from training.small_run import run_small, small_training
 
 from dat_train.errors import UserError
+from dat_train.runtime.checkpoint import load_checkpoint, write_checkpoint
+from dat_train.runtime.stop_request import StopRequest
 from dat_train.training import writer
-from dat_train.training.checkpoint import load_checkpoint, write_checkpoint
 from dat_train.training.run_folder import read_rows
-from dat_train.training.signals import StopRequest
 
 FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl")
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from training.small_run import ALONE
 
-from dat_train.training.distributed import Processes
+from dat_train.runtime.processes import Processes
+from dat_train.runtime.terminal import Terminal
 from dat_train.training.plan import RunPlan
 from dat_train.training.run_folder import RunFolder, read_rows
 from dat_train.training.run_log import RunLog
-from dat_train.training.terminal import Terminal
 
 PLAN = RunPlan(
     train_size=640,

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from training.small_run import CLASSES, MEAN, STD, small_training
 
-from dat_train.inspection.confusion import write_confusion
+from dat_train.evaluation.confusion_picture import write_confusion
 from dat_train.training.run_pictures import RunPictures
 
 

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from training.real_run import RealRun, content, ended, steps_done
 
-from dat_train.training.checkpoint import CheckpointError, load_checkpoint
+from dat_train.runtime.checkpoint import CheckpointError, load_checkpoint
 
 pytestmark = pytest.mark.long
 

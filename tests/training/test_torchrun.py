@@ -14,9 +14,9 @@ import pytest
 from training.real_run import SETTINGS, RealRun, ended, steps_done
 from training.test_layout import furthest
 
-from dat_train.training.checkpoint import load_checkpoint
+from dat_train.runtime.checkpoint import load_checkpoint
+from dat_train.runtime.stop_request import PREEMPTED
 from dat_train.training.run_folder import read_rows
-from dat_train.training.signals import PREEMPTED
 
 pytestmark = pytest.mark.long
 

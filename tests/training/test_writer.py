@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dat_train.errors import UserError
+from dat_train.runtime.checkpoint import load_checkpoint, write_checkpoint
 from dat_train.training import writer
-from dat_train.training.checkpoint import load_checkpoint, write_checkpoint
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.writer import CheckpointWriter
 

@@ -7,8 +7,8 @@ from training.small_run import tiny_model
 
 import dat_train.commands.training_run  # noqa: F401
 from dat_train.models import count_macs
-from dat_train.training.memory import estimate_memory
-from dat_train.training.precision import resolve_precision
+from dat_train.runtime.precision import resolve_precision
+from dat_train.training.memory_estimate import estimate_memory
 
 torch.set_num_threads(1)  # a process with more threads must not fork
 OverridesParser.create().parse_override("name=run")

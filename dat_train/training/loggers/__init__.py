@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dat_train.training.loggers.careful import Careful
+from dat_train.training.loggers.fail_safe import Careful
 from dat_train.training.loggers.logger import About, Logger
 from dat_train.training.loggers.mlflow import MlflowLogger
 from dat_train.training.loggers.tensorboard import TensorBoardLogger

@@ -7,8 +7,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dat_train.models  # noqa: F401  registers the models
-from dat_train.benchmark.memory import peak_memory
 from dat_train.benchmark.models import Candidate
+from dat_train.benchmark.peak_memory import peak_memory
 
 CPU = torch.device("cpu")
 

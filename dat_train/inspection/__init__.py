@@ -1,1 +1,0 @@
-"""Pictures of batches, runs and what a trained model looks at."""

@@ -1,0 +1,1 @@
+"""Curves, records and comparison pages of training runs."""

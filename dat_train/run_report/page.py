@@ -1,0 +1,200 @@
+"""One page on which runs are compared: settings, curves, numbers, classes, confusions, mistakes, faults."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dat_train.run_report.charts import Line, line_chart
+from dat_train.run_report.curves import smooth, thin_out
+from dat_train.run_report.evaluation_sections import classes, confusions, evaluations, mistakes
+from dat_train.run_report.page_pieces import dot, escaped, run_table, side_by_side, wide
+from dat_train.run_report.run_record import RunRecord
+from dat_train.runtime.html_page import write_page
+
+POINTS = 400  # of a line
+
+
+def write_run_page(runs: Sequence[RunRecord], path: Path) -> Path:
+    """Write the page of `runs`; images of mistakes are in it where they can still be read."""
+    sections = [
+        ("Results", results(runs)),
+        ("Curves", curves(runs)),
+        ("Settings", settings(runs)),
+        ("Evaluation", evaluations(runs)),
+        ("Classes", classes(runs)),
+        ("Confusions", side_by_side(runs, confusions)),
+        ("Surest mistakes", side_by_side(runs, mistakes)),
+        ("Faults met", faults(runs)),
+    ]
+    boxes = "".join(
+        f'<label><input type="checkbox" checked value="{number}">{dot(number)}{escaped(run.name)}</label>'
+        for number, run in enumerate(runs)
+    )
+    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections if content)
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
+    return write_page(
+        Path(__file__).with_name("report.html"), path, title=escaped(f"Report: {title}"), runs=boxes, body=body
+    )
+
+
+def results(runs: Sequence[RunRecord]) -> str:
+    """The final numbers of every run; the best of each is marked where there are several runs."""
+
+    def validations(name: str) -> Callable[[RunRecord], float | None]:
+        def last(run: RunRecord) -> float | None:
+            rows = [row for row in run.validations if row.get(f"val_{name}") is not None]
+            return rows[-1].get(f"ema_val_{name}", rows[-1][f"val_{name}"]) if rows else None
+
+        return last
+
+    def best(run: RunRecord) -> float | None:
+        values = [row.get("ema_val_top1", row.get("val_top1")) for row in run.validations]
+        return max((value for value in values if value is not None), default=None)
+
+    measures: list[tuple[str, Callable[[RunRecord], float | None], str, int]] = [  # title, value, format, better
+        ("best top-1, %", best, ".2f", 1),
+        ("last top-1, %", validations("top1"), ".2f", 1),
+        ("last top-5, %", validations("top5"), ".2f", 1),
+        ("last validation loss", validations("loss"), ".4f", -1),
+        ("epochs done", lambda run: run.last_step.get("epoch"), ".4g", 0),
+        ("parameters", lambda run: run.summary.get("parameters"), ",", 0),
+        ("MACs", lambda run: run.summary.get("macs"), ",", 0),
+        ("images per second, median", _median_throughput, ",.0f", 1),
+        ("seconds", lambda run: run.summary.get("seconds"), ",.0f", 0),
+    ]
+    rows = []
+    for title, value, form, better in measures:
+        values = [value(run) for run in runs]
+        if all(value is None for value in values):
+            continue
+        known = [better * value for value in values if value is not None]
+        cells = []
+        for number in values:
+            leads = better and len(set(known)) > 1 and number is not None and better * number == max(known)
+            text = "" if number is None else format(number, form)
+            cells.append(f'<td class="number{" best" if leads else ""}">{text}</td>')
+        rows.append(f'<tr><th scope="row">{title}</th>{"".join(cells)}</tr>')
+    machines = "".join(f"<td>{escaped(_machine(run))}</td>" for run in runs)
+    rows.append(f'<tr><th scope="row">ran on</th>{machines}</tr>')
+    unfinished = [run.name for run in runs if not run.summary]
+    note = f"<p class='soft'>Not finished: {escaped(', '.join(unfinished))}.</p>" if unfinished else ""
+    return wide(run_table(runs, rows)) + note
+
+
+def curves(runs: Sequence[RunRecord]) -> str:
+    """Every run's lines in one chart a measure."""
+
+    def lines(read: Callable[[RunRecord], tuple[Sequence[float], Sequence[float]]]) -> list[Line]:
+        found = []
+        for number, run in enumerate(runs):
+            x, y = (np.array(values, float) for values in read(run))
+            if len(x):
+                every = -(-len(x) // POINTS)
+                keep = np.union1d(np.arange(0, len(x), every), [len(x) - 1])
+                found.append(Line(number, x[keep], y[keep]))
+        return found
+
+    def validation(name: str) -> Callable[[RunRecord], tuple[list, list]]:
+        def values(run: RunRecord) -> tuple[list, list]:
+            rows = [row for row in run.validations if row.get(f"val_{name}") is not None]
+            return [row["epoch"] for row in rows], [row.get(f"ema_val_{name}", row[f"val_{name}"]) for row in rows]
+
+        return values
+
+    def loss(run: RunRecord) -> tuple[np.ndarray, np.ndarray]:
+        sound = run.steps[np.isfinite(run.steps[:, 1])]
+        return thin_out(sound[:, 0], smooth(sound[:, 1]), extremes=False) if len(sound) else ((), ())
+
+    def outside(run: RunRecord) -> tuple[list, list]:
+        means = [
+            np.mean([value for name, value in row.items() if name.startswith("offset_outside/") and value is not None])
+            for row in run.offsets
+        ]
+        return [row["epoch"] for row in run.offsets], [100 * mean for mean in means]
+
+    names = [run.name for run in runs]
+    charts = [
+        line_chart("training loss, smoothed", lines(loss), names),
+        line_chart("validation top-1", lines(validation("top1")), names, " %"),
+        line_chart("validation loss", lines(validation("loss")), names),
+        line_chart("learning rate", lines(lambda run: (run.steps[:, 0], run.steps[:, 2])), names),
+        line_chart("throughput", lines(lambda run: run.throughput.T), names, " images/s"),
+        line_chart("sampling points outside the map", lines(outside), names, " %"),
+    ]
+    drawn = "".join(charts)
+    return f'<div class="charts">{drawn}</div>' if drawn else "<p class='soft'>No step is done yet.</p>"
+
+
+def settings(runs: Sequence[RunRecord]) -> str:
+    """Settings side by side: first those that differ."""
+    tables = [_flat(run.config) for run in runs]
+    keys = list(dict.fromkeys(key for table in tables for key in table))
+    differing = [key for key in keys if len({repr(table.get(key, "")) for table in tables}) > 1]
+
+    def row(key: str, marked: bool) -> str:
+        values = [_shown(table[key]) if key in table else "" for table in tables]
+        cells = "".join(f"<td><code>{escaped(value)}</code></td>" for value in values)
+        return f'<tr{" class=differs" if marked else ""}><th scope="row"><code>{escaped(key)}</code></th>{cells}</tr>'
+
+    parts = []
+    if len(runs) > 1:
+        marked = [row(key, True) for key in differing]
+        parts.append(wide(run_table(runs, marked)) if marked else "<p>All settings are the same.</p>")
+    everything = wide(run_table(runs, [row(key, key in differing) for key in keys]))
+    parts.append(f"<details><summary>All {len(keys)} settings</summary>{everything}</details>")
+    return "".join(parts)
+
+
+def faults(runs: Sequence[RunRecord]) -> str:
+    """Skipped steps, unreadable images, restarts, and the warnings of each run's log."""
+    counts = {"steps skipped (not finite)": "skipped", "unreadable images met": "unreadable"}
+    rows = []
+    for title, key in counts.items():
+        cells = "".join(_fault(run.last_step.get(key, 0)) for run in runs)
+        rows.append(f'<tr><th scope="row">{title}</th>{cells}</tr>')
+    rows.append(f'<tr><th scope="row">restarts</th>{"".join(_fault(max(len(run.starts) - 1, 0)) for run in runs)}</tr>')
+    warnings = "".join(f"<td>{_warnings(run)}</td>" for run in runs)
+    rows.append(f'<tr><th scope="row">warnings in the log</th>{warnings}</tr>')
+    return wide(run_table(runs, rows))
+
+
+def _fault(count: int) -> str:
+    return f"<td{' class=fault' if count else ''}>{count:,}</td>"
+
+
+def _warnings(run: RunRecord) -> str:
+    lines = [
+        f"{start['started']}: went on at step {start['step']:,} on {start['host']}, "
+        f"{start['processes']} x {start['device']}"
+        for start in run.starts[1:]
+    ]
+    for text, count, time in run.warnings:
+        lines.append(f"{time}: {text}" + (f" (and {count - 1:,} alike)" if count > 1 else ""))
+    return "".join(f"<p>{escaped(line)}</p>" for line in lines) or "none"
+
+
+def _median_throughput(run: RunRecord) -> float | None:
+    return float(np.median(run.throughput[:, 1])) if len(run.throughput) else None
+
+
+def _machine(run: RunRecord) -> str:
+    if not run.starts:
+        return ""
+    start = run.starts[-1]
+    return f"{start['processes']} x {start['device']}, torch {start['torch']}"
+
+
+def _flat(config: dict, prefix: str = "") -> dict:
+    """Nested settings by dotted key."""
+    items: dict = {}
+    for name, value in config.items():
+        items |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return items
+
+
+def _shown(value: object) -> str:
+    """A setting's value as it is typed."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"[{','.join(map(_shown, value))}]" if isinstance(value, list) else str(value)

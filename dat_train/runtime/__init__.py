@@ -1,0 +1,1 @@
+"""Devices and processes, precision, terminal, and the checkpoint file: what every command needs."""

@@ -1,0 +1,168 @@
+"""What a model looked at in one image: sampling points and attention of its deformable layers, as plain arrays."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dat_train.models.deformable import DeformableAttention
+from dat_train.models.sampling import record_attention
+from dat_train.viewer.image_coordinates import nearest_query, position_to_pixel, query_pixels, splat
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One deformable layer on one image; (Hk, Wk) keys a group in rows, (H, W) queries in rows.
+
+    Attributes:
+        name: of the attention in the model, as "stages.2.blocks.1.attn".
+        stage, block: counted from 1, as in the papers.
+        size: (H, W) of its map; reduction: input pixels of a cell's side.
+        positions: (groups, keys, 2) where it sampled, (y, x) in [-1, 1].
+        points: (groups, keys, 2) the same in input pixels, (x, y).
+        reference: (keys, 2) the grid the points were shifted from, in input pixels, (x, y).
+        attention: (heads, queries, keys) weights; those of each query and head sum to 1. Head m is of group
+            m * groups // heads.
+    """
+
+    name: str
+    stage: int
+    block: int
+    size: tuple[int, int]
+    reduction: int
+    positions: np.ndarray
+    points: np.ndarray
+    reference: np.ndarray
+    attention: np.ndarray
+
+    @property
+    def title(self) -> str:
+        return f"stage {self.stage}, block {self.block}"
+
+    @property
+    def groups(self) -> int:
+        return self.positions.shape[0]
+
+    @property
+    def queries(self) -> np.ndarray:
+        """(queries, 2) in input pixels, (x, y)."""
+        return query_pixels(self.size, self.reduction)
+
+    def query_at(self, pixel: Sequence[float]) -> int:
+        """The query whose cell holds an input pixel (x, y)."""
+        return nearest_query(np.asarray(pixel), self.size, self.reduction)
+
+    def by_group(self) -> np.ndarray:
+        """(groups, queries, keys) the mean over each group's heads: those of a query and group sum to 1."""
+        heads, queries, keys = self.attention.shape
+        return self.attention.reshape(self.groups, heads // self.groups, queries, keys).mean(1)
+
+    def heat(self) -> np.ndarray:
+        """(H, W) how much all queries and heads together attend to each place of the map.
+
+        Its sum is the share of the attention that falls inside the map.
+        """
+        received = self.by_group().mean(1) / self.groups  # (groups, keys), summing to 1
+        return splat(received.reshape(-1), self.positions.reshape(-1, 2), self.size)
+
+    def outside(self) -> np.ndarray:
+        """(groups, keys) which points lie outside the map, beyond the centres of its border cells."""
+        return (np.abs(self.positions) > 1).any(-1)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model made of one image.
+
+    Attributes:
+        image: (height, width, 3) uint8, the model's input as a picture.
+        probabilities: (classes,)
+        layers: deformable ones, from the first to the last.
+    """
+
+    image: np.ndarray
+    probabilities: np.ndarray
+    layers: list[Layer]
+
+    def top(self, number: int) -> list[tuple[int, float]]:
+        """(class number, probability) of the likeliest classes."""
+        order = np.argsort(-self.probabilities, kind="stable")[:number]
+        return [(int(label), float(self.probabilities[label])) for label in order]
+
+    def last_of_stages(self) -> list[Layer]:
+        """The last deformable layer of each stage that has one."""
+        return list({layer.stage: layer for layer in self.layers}.values())
+
+    def heat(self) -> np.ndarray:
+        """(height, width) attention of each input pixel, the mean over layers; it sums to the share that is inside."""
+        return np.mean([self.on_pixels(layer, layer.heat()) for layer in self.layers], axis=0)
+
+    def on_pixels(self, layer: Layer, heat: np.ndarray) -> np.ndarray:
+        """A layer's (H, W) map on the input's pixels, (height, width): interpolated, with the same sum."""
+        height, width = self.image.shape[:2]
+        y, x = (
+            np.clip((np.arange(pixels) + 0.5) / layer.reduction - 0.5, 0, cells - 1)
+            for pixels, cells in zip((height, width), layer.size, strict=True)
+        )
+        rows = np.stack([np.interp(y, np.arange(layer.size[0]), column) for column in heat.T], axis=1)
+        smooth = np.stack([np.interp(x, np.arange(layer.size[1]), row) for row in rows], axis=0)
+        return smooth * (heat.sum() / smooth.sum()) if smooth.sum() else smooth
+
+
+@torch.inference_mode()
+def look(model: nn.Module, image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Look:
+    """Run `model` on one image and keep what it looked at.
+
+    Args:
+        model: a DAT in evaluation mode; its features may be any dtype.
+        image: (3, height, width), normalised with `mean` and `std`, on the model's device.
+    """
+    with record_attention(model) as attended:
+        logits = model(image[None])
+    reductions = [info["reduction"] for info in model.feature_info]
+    layers = []
+    for name, (attention, x, (positions, reference)) in attended.items():
+        stage, block = map(int, re.fullmatch(r"stages\.(\d+)\.blocks\.(\d+)\.attn", name).groups())
+        size, reduction = (x.shape[1], x.shape[2]), reductions[stage]
+        positions = positions[0].flatten(1, 2).double().cpu().numpy()  # (groups, keys, 2)
+        reference = reference.flatten(0, 1).double().cpu().numpy()
+        layers.append(
+            Layer(
+                name,
+                stage + 1,
+                block + 1,
+                size,
+                reduction,
+                positions,
+                position_to_pixel(positions, size, reduction),
+                position_to_pixel(reference, size, reduction),
+                attention_weights(attention, x, attended[name].sampling.positions)[0].float().cpu().numpy(),
+            )
+        )
+    shape = (3, 1, 1)
+    pixels = image.float().cpu() * torch.tensor(list(std)).view(shape) + torch.tensor(list(mean)).view(shape)
+    pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return Look(pixels, logits[0].double().softmax(0).cpu().numpy(), layers)
+
+
+def attention_weights(attention: DeformableAttention, x: Tensor, positions: Tensor) -> Tensor:
+    """The weights with which a layer took its values, computed again.
+
+    Args:
+        x: (B, H, W, C) its input; positions: (B, groups, Hk, Wk, 2) where it sampled.
+
+    Returns:
+        (B, heads, H * W, Hk * Wk), each row summing to 1.
+    """
+    B, H, W, C = x.shape
+    heads = attention.heads
+    q = attention.q(x).view(B, H * W, heads, C // heads).transpose(1, 2)
+    k = attention.kv(attention.features(x, positions))[..., :C]  # (B, keys, C)
+    k = k.view(B, -1, heads, C // heads).transpose(1, 2)  # (B, heads, keys, C / heads)
+    logits = q @ k.transpose(2, 3) * (C // heads) ** -0.5
+    if attention.bias is not None:
+        logits = logits + attention.bias(positions, H, W).to(logits.dtype)
+    return logits.softmax(-1)

@@ -1,0 +1,186 @@
+"""The report of runs: what is on the page is what the folders hold, and it works in a real browser."""
+
+import csv
+
+import numpy as np
+import pytest
+import yaml
+from browser import complaints, lowest_contrast, open_browser, set_theme
+from evaluation.made_up import made_up
+from PIL import Image
+from selenium.webdriver.common.by import By
+from training.small_run import run_small
+
+from dat_train.errors import UserError
+from dat_train.evaluation.result_files import write_report
+from dat_train.run_report.charts import Line, line_chart, ticks
+from dat_train.run_report.page import write_run_page
+from dat_train.run_report.run_record import open_runs
+from dat_train.viewer.offsets import OffsetWatch
+
+CLASSES = ["cat", "<dog>", "cow"]
+LABELS, PREDICTED = [0, 0, 1, 1, 2, 2], [0, 1, 1, 0, 2, 0]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two real runs, one stopped and gone on with and then evaluated; its images are files, of which one is gone."""
+    import torch
+
+    home = tmp_path_factory.mktemp("runs")
+    watch = OffsetWatch(2, lambda: torch.zeros(2, 3, 32, 32))
+    run_small(home / "a", max_steps=4, offsets=watch)
+    run_small(home / "a", offsets=watch)
+    run_small(home / "b", epochs=2, decay=0)
+    for name, lr in (("a", 0.1), ("b", 0.2)):
+        config = {"name": name, "optim": {"lr": lr, "betas": [0.9, 0.999]}, "compile": False, "init": None}
+        (home / name / "config.yaml").write_text(yaml.safe_dump(config))
+    samples = []
+    for place, label in enumerate(LABELS):
+        path = home / f"{place}.png"
+        Image.new("RGB", (8, 8), (40 * place, 0, 0)).save(path)
+        samples.append((str(path), label))
+    write_report(made_up(LABELS, PREDICTED), CLASSES, samples, home / "a" / "eval", {"checkpoint": "best.pt"})
+    (home / "1.png").unlink()
+    with (home / "a" / "log.txt").open("a") as log:
+        for free in (1, 22):
+            log.write(f"2026-01-02 03:04:0{free % 9}  warning: {free} MB left on </td> the disk\n")
+    return home
+
+
+@pytest.fixture(scope="module")
+def chrome(folders, tmp_path_factory):
+    with open_browser(tmp_path_factory.mktemp("profile")) as chrome:
+        page = write_run_page(open_runs([str(folders / "a"), str(folders / "b")]), folders / "report.html")
+        chrome.get(page.as_uri())
+        yield chrome
+        assert complaints(chrome) == []
+
+
+def section(chrome, title):
+    return chrome.find_element(By.XPATH, f"//section[h2='{title}']")
+
+
+def cells(chrome, title, head):
+    """The texts of a table's row."""
+    rows = section(chrome, title).find_elements(By.XPATH, f".//tr[th='{head}']/td")
+    return [cell.text for cell in rows]
+
+
+def test_results_are_those_of_the_folders(folders, chrome):
+    a, b = open_runs([str(folders / "a"), str(folders / "b")])
+    best = [max(row.get("ema_val_top1", row["val_top1"]) for row in run.validations) for run in (a, b)]
+    assert cells(chrome, "Results", "best top-1, %") == [f"{top1:.2f}" for top1 in best]
+    assert cells(chrome, "Results", "epochs done") == ["3", "2"]
+    assert cells(chrome, "Results", "images per second, median")[0] == f"{np.median(a.throughput[:, 1]):,.0f}"
+    assert len(a.throughput) and a.throughput[-1, 0] == 3
+
+
+def test_settings_that_differ_are_marked_and_stand_first(chrome):
+    marked = section(chrome, "Settings").find_elements(By.CSS_SELECTOR, "div > table")[0]
+    assert [row.text.split() for row in marked.find_elements(By.CSS_SELECTOR, "tr.differs")] == [
+        ["name", "a", "b"],
+        ["optim.lr", "0.1", "0.2"],
+    ]
+    section(chrome, "Settings").find_element(By.TAG_NAME, "summary").click()
+    assert cells(chrome, "Settings", "optim.betas") == ["[0.9,0.999]"] * 2
+    assert cells(chrome, "Settings", "compile") == ["false"] * 2 and cells(chrome, "Settings", "init") == ["null"] * 2
+
+
+def test_curves_lie_over_each_other_and_can_be_hidden(chrome):
+    charts = section(chrome, "Curves").find_elements(By.TAG_NAME, "figure")
+    titles = [chart.find_element(By.TAG_NAME, "figcaption").text for chart in charts]
+    assert titles == [
+        "training loss, smoothed",
+        "validation top-1, %",
+        "validation loss",
+        "learning rate",
+        "throughput, images/s",
+        "sampling points outside the map, %",
+    ]
+    shown = "return [...document.querySelectorAll('.run-1')].filter(e => e.getBoundingClientRect().width > 0).length"
+    assert chrome.execute_script(shown) == 5  # nobody watched b's offsets
+    box = chrome.find_element(By.CSS_SELECTOR, "#runs input[value='1']")
+    box.click()
+    assert chrome.execute_script(shown) == 0
+    box.click()
+    assert chrome.execute_script(shown) == 5
+
+
+def test_classes_confusions_and_mistakes_are_those_of_the_evaluation(chrome):
+    assert [cells(chrome, "Classes", name)[:2] for name in CLASSES] == [["2", "50.0 %"]] * 3
+    matrix = section(chrome, "Confusions").find_element(By.CSS_SELECTOR, "table.confusion")
+    lines = matrix.find_elements(By.TAG_NAME, "tr")
+    rows = [[cell.text for cell in line.find_elements(By.TAG_NAME, "td")] for line in lines]
+    assert rows[1:] == [["1", "1", ""], ["1", "1", ""], ["1", "", "1"]]
+    tiles = section(chrome, "Surest mistakes").find_elements(By.TAG_NAME, "figure")
+    assert [tile.text.partition(" (")[0] for tile in tiles] == ["<dog>, taken for cat", "cow, taken for cat"]
+    widths = chrome.execute_script("return [...document.querySelectorAll('.tiles img')].map(e => e.naturalWidth)")
+    assert widths == [8, 8]
+
+
+def test_a_run_that_was_not_evaluated_says_how(folders, chrome):
+    assert f"dat-eval ckpt={folders / 'b'}/checkpoints/best.pt" in section(chrome, "Evaluation").text
+
+
+def test_faults_are_named(chrome):
+    assert cells(chrome, "Faults met", "restarts") == ["1", "0"]
+    said, nothing = cells(chrome, "Faults met", "warnings in the log")
+    assert "went on at step 4 on" in said and "1 MB left on </td> the disk (and 1 alike)" in said and nothing == "none"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_is_readable(chrome, theme):
+    set_theme(chrome, theme)
+    ratio, text = lowest_contrast(chrome)
+    assert ratio >= 4.5, f"{text!r} has a contrast of {ratio:.2f}"
+    assert chrome.execute_script("return performance.getEntriesByType('resource').length") == 0
+
+
+def test_mistakes_are_kept_as_a_table_too(folders):
+    with (folders / "a/eval/wrong.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["true"], row["predicted"]) for row in rows] == [("cat", "<dog>"), ("<dog>", "cat"), ("cow", "cat")]
+
+
+def test_many_classes_are_cut_to_the_worst(folders, tmp_path):
+    names = [f"class {i}" for i in range(60)]
+    labels = list(range(60)) * 2
+    predicted = [*range(60), *[7] * 60]  # every second image of a class is taken for class 7
+    run = tmp_path / "many"
+    (run / "eval").mkdir(parents=True)
+    (run / "config.yaml").write_text("name: many\n")
+    write_report(made_up(labels, predicted), names, [("gone", label) for label in labels], run / "eval")
+    text = write_run_page(open_runs([str(run)]), tmp_path / "many.html").read_text()
+    assert "The 20 worst of 60." in text and '<table class="confusion">' not in text
+    assert "<td>class 0</td><td>class 7</td><td class=number>1</td>" in text
+    assert "None that can be shown." in text and "No step is done yet." in text
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is no run's folder"):
+        open_runs([str(tmp_path)])
+    with pytest.raises(UserError, match="is not there"):
+        open_runs([str(tmp_path / "none")])
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    for folder in ("x/run", "y/run"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.yaml").write_text("{}")
+    names = [run.name for run in open_runs([str(tmp_path / "x/run"), str(tmp_path / "y/run")])]
+    assert names == [str(tmp_path / "x/run"), str(tmp_path / "y/run")]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 10, [0, 2, 4, 6, 8, 10]), (-0.02, 1.04, [0, 0.5, 1]), (98.6, 99.4, [98.6, 98.8, 99, 99.2, 99.4])],
+)
+def test_ticks_are_round(low, high, expected):
+    assert ticks(low, high) == pytest.approx(expected)
+
+
+def test_a_chart_has_gaps_and_dots():
+    chart = line_chart("x", [Line(0, np.arange(5.0), np.array([1, np.nan, 3, 4, 5]))], ["a"])
+    assert chart.count("<circle") == 1 and chart.count("<polyline") == 1
+    assert line_chart("x", [Line(0, np.arange(2.0), np.full(2, np.nan))], ["a"]) == ""

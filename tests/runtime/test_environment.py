@@ -1,0 +1,40 @@
+"""What is told of where a run runs."""
+
+import subprocess
+
+import torch
+import yaml
+
+from dat_train.runtime.environment import environment, git_commit
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    return subprocess.check_output(["git", *identity, *arguments], cwd=folder, text=True).strip()
+
+
+def test_the_commit_of_a_folder_and_whether_files_differ_from_it(tmp_path):
+    assert git_commit(tmp_path) is None
+    git(tmp_path, "init", "-q")
+    assert git_commit(tmp_path) is None, "no commit yet"
+    (tmp_path / "a.txt").write_text("a")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "a")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "new.txt").touch()
+    assert git_commit(tmp_path / "runs") == commit, "files that git does not know do not matter"
+    (tmp_path / "a.txt").write_text("b")
+    assert git_commit(tmp_path) == f"{commit}+"
+
+
+def test_there_need_be_no_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert git_commit(tmp_path) is None
+
+
+def test_versions_machine_and_device(tmp_path):
+    found = environment(torch.device("cpu"), 2, tmp_path)
+    assert found["torch"] == torch.__version__ and found["device"] == "cpu" and found["processes"] == 2
+    assert found["git_commit"] is None and found["host"]
+    assert yaml.safe_load(yaml.safe_dump(found)) == found, "plain data"

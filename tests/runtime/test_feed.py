@@ -1,0 +1,143 @@
+"""Data workers that are killed, in training and in validation."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+from training.small_run import run_small, small_training
+
+from dat_train.data.loader import Batch
+from dat_train.runtime.feed import PATIENCE, Feed
+
+FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl")
+
+
+def content(folder) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+class Deadly:
+    """A data set that kills the worker process which is asked for one of its images for the first time.
+
+    Args:
+        index: of the image; mark: a file that says that it has happened.
+    """
+
+    def __init__(self, dataset, index: int, mark) -> None:
+        self.dataset, self.index, self.mark = dataset, index, mark
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key):
+        if key.index == self.index and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.dataset[key]
+
+
+def deadly(loader, index: int, mark):
+    """`loader`, with a data set that is deadly once."""
+    object.__setattr__(loader, "dataset", Deadly(loader.dataset, index, mark))
+    return loader
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """torch looks after its workers every 5 seconds; 0.2 here."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
+
+
+def test_a_worker_that_is_killed_changes_nothing(tmp_path, impatient):
+    settings = {"epochs": 1, "workers": 1}
+    assert run_small(tmp_path / "well", **settings)
+    training = small_training(tmp_path / "ill", **settings)
+    make_loader = training.make_loader
+    training.make_loader = lambda first: deadly(make_loader(first), 7, tmp_path / "in training")
+    training.val_loader = deadly(training.val_loader, 20, tmp_path / "in validation")  # in its third batch
+    assert training.run()
+    training.log.folder.unlock()
+    assert (tmp_path / "in training").exists() and (tmp_path / "in validation").exists()
+    log = training.log.folder.log.read_text()
+    assert "warning: a data worker died at step" in log
+    assert "warning: a data worker died at validation batch" in log
+    assert content(tmp_path / "well") == content(tmp_path / "ill")
+
+
+def a_batch(number: int) -> Batch:
+    return Batch(torch.full((1,), float(number)), torch.zeros(1), torch.zeros(1), [])
+
+
+def dying_loader(first: int):
+    yield a_batch(10 * first)
+    raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. \nmore")
+
+
+def test_batches_go_on_at_the_turn_where_the_worker_died():
+    """Two micro-batches a step; a loader gives one batch of a step, then dies."""
+    starts, warnings = [], []
+
+    def make_loader(first):
+        starts.append(first)
+        if len(starts) == 1:
+            return dying_loader(first)
+        return iter([a_batch(10 * first), a_batch(10 * first + 1)])
+
+    feed = Feed(make_loader, warnings.append)
+    assert [feed.next(4, turn).images.item() for turn in (0, 1)] == [40, 41]
+    assert starts == [4, 4]
+    assert warnings == [
+        "a data worker died at step 4 (DataLoader worker (pid 5) is killed by signal: Killed.); "
+        "starting the workers again"
+    ]
+
+
+def failing(error):
+    def make_loader(_first):
+        raise error
+        yield
+
+    return make_loader
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly"),
+        ConnectionResetError(104, "Connection reset by peer"),  # it died while it handed a batch over
+        EOFError(),
+    ],
+)
+def test_workers_that_keep_dying_end_the_run(error):
+    warnings = []
+    feed = Feed(failing(error), warnings.append)
+    with pytest.raises(type(error)):
+        feed.next(0, 0)
+    assert len(warnings) == PATIENCE and all("a data worker died at step 0 (" in line for line in warnings)
+
+
+def test_other_errors_of_the_data_are_real_ones():
+    warnings = []
+    feed = Feed(failing(RuntimeError("sizes do not match")), warnings.append)
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        feed.next(0, 0)
+    assert not warnings
+
+
+def test_a_worker_that_dies_does_not_interrupt_an_update(tmp_path):
+    """torch's own handler would raise in the main thread, wherever it is."""
+    training = small_training(tmp_path, workers=1)
+    iter(training.val_loader)  # torch sets its handler with the first workers: here, a validation's
+    before = signal.getsignal(signal.SIGCHLD)
+    feed = Feed(training.make_loader, print)
+    feed.next(0, 0)
+    assert signal.getsignal(signal.SIGCHLD) is before
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    time.sleep(0.2)  # an update, undisturbed
+    feed.close()
+    training.log.folder.unlock()

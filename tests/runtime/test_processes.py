@@ -1,0 +1,182 @@
+"""What several real processes of one run do when one of them fails, hangs, disagrees or is asked to stop."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+from training.real_run import RealRun, content, ended, ranks
+
+from dat_train.data.fake import FakeImages
+from dat_train.data.mixing import Mixing
+from dat_train.runtime.checkpoint import load_checkpoint
+from dat_train.runtime.stop_request import PREEMPTED
+from dat_train.training.run_folder import read_rows
+
+pytestmark = pytest.mark.long
+
+ALONE = "data.workers=0"  # training processes have no worker processes here, which makes them quicker
+
+
+@pytest.fixture(scope="module")
+def through(tmp_path_factory):
+    """The content of a run nobody disturbed."""
+    run = RealRun(tmp_path_factory.mktemp("through"), ALONE)
+    assert run.wait() == 0, run.output
+    return content(run.run)
+
+
+def said(runs: list[RealRun]) -> list[str]:
+    """The lines that begin with "error", of all processes."""
+    return [line for run in runs for line in run.output.splitlines() if line.startswith("error")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_leads_to_a_checkpoint_and_an_exit_code_to_requeue_on(number, through, tmp_path):
+    run = RealRun(tmp_path, ALONE, "checkpoint.every_minutes=10")
+    with ended(run):
+        run.wait_for_step(15)  # between two ends of epochs
+        begin = time.monotonic()
+        run.send(number)
+        assert run.wait(30) == PREEMPTED == 75
+    assert time.monotonic() - begin < 30
+    assert f"stopped by {number.name} after step" in run.output
+    assert load_checkpoint(run.run / "checkpoints/last.pt")["step"] >= 15
+    if number == signal.SIGTERM:
+        again = RealRun(tmp_path, ALONE, "checkpoint.every_minutes=10")
+        assert again.wait() == 0
+        assert [content(run.run)[name] == through[name] for name in ("metrics.jsonl",)] == [True]
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
+    runs = ranks(tmp_path, 2, ALONE)
+    with ended(*runs):
+        runs[0].wait_for_step(10)
+        runs[1].send(signal.SIGUSR1)
+        assert [run.wait(30) for run in runs] == [PREEMPTED, PREEMPTED]
+    assert "stopped by another process after step" in runs[0].output
+
+
+def test_before_training_begins_there_is_nothing_to_wait_for(tmp_path):
+    run = RealRun(tmp_path, ALONE, sabotage=slow_to_read)
+    with ended(run):
+        run.wait_for(lambda: "reading" in run.output)
+        run.send(signal.SIGTERM)
+        assert run.wait(10) == PREEMPTED
+
+
+def slow_to_read() -> None:
+    def read(*_, **__):
+        print("reading", flush=True)
+        for _ in range(1000):
+            time.sleep(0.1)
+
+    FakeImages.__init__ = read
+
+
+def test_a_rank_that_hangs_is_named_and_so_is_the_collective_and_a_second_signal_ends_the_wait(tmp_path):
+    runs = ranks(tmp_path, 2, ALONE, "timeout_minutes=0.1")
+    with ended(*runs):
+        runs[0].wait_for_step(6)
+        runs[1].send(signal.SIGSTOP)
+        assert runs[0].wait(60) == 2
+    (line,) = said(runs)
+    assert line.startswith("error: rank 1 does not answer (it hangs or is cut off): the all_")
+    assert "timeout_minutes=... waits longer" in line
+    assert load_checkpoint(runs[0].run / "checkpoints/last.pt")["step"] >= 5
+
+    runs = ranks(tmp_path, 2, ALONE)  # a signal is obeyed after the step, which does not end
+    with ended(*runs):
+        runs[0].wait_for_step(10)
+        runs[1].send(signal.SIGSTOP)
+        runs[0].send(signal.SIGTERM)
+        time.sleep(1.2)
+        assert runs[0].process.is_alive()
+        runs[0].send(signal.SIGTERM)
+        assert runs[0].wait(5) == PREEMPTED
+
+
+def broken_images() -> None:
+    read = FakeImages.read
+
+    def broken(images, index):
+        if images.samples[index][0].startswith("fake/val"):
+            raise ValueError(f"nobody expected\nimage {index}")
+        return read(images, index)
+
+    FakeImages.read = broken
+
+
+def test_a_crash_of_one_rank_is_one_line_that_says_which_and_why(tmp_path):
+    runs = ranks(tmp_path, 2, ALONE, sabotage={1: broken_images})
+    with ended(*runs):
+        assert [run.wait(60) for run in runs] == [2, 1]
+    (lost,), (crash,) = said(runs[:1]), said(runs[1:])
+    assert crash.startswith(
+        f"error on rank 1 ({os.uname().nodename}): ValueError: nobody expected image 1; the traceback"
+    )
+    assert lost.startswith("error: rank 1 has ended: the ")
+    log = (runs[0].run / "log-rank1.txt").read_text()
+    assert crash.endswith("runs/run/log-rank1.txt") and "Traceback" in log and 'raise ValueError(f"nobody' in log
+
+
+def test_ranks_that_disagree_stop_with_the_difference(tmp_path):
+    first, second = ranks(tmp_path, 2, extra={1: ["optim.lr=0.1"]})
+    with ended(first, second):
+        assert (first.wait(), second.wait()) == (2, 2)
+    (line,) = said([first, second])
+    assert line == (
+        "error: the processes disagree on the configuration: 'lr: 0.002' on rank 0, 'lr: 0.1' on rank 1; start every "
+        "process with the same command"
+    )
+
+
+def not_a_number() -> None:
+    mix = Mixing.__call__
+
+    def mixed(self, images, labels, *key):
+        images, targets = mix(self, images, labels, *key)
+        return (images * torch.nan if key[2] in (3, 4) or key[2] >= 20 else images), targets
+
+    Mixing.__call__ = mixed
+
+
+def test_a_gradient_of_one_rank_that_is_not_finite_is_skipped_by_all_and_too_many_end_the_run(tmp_path):
+    runs = ranks(tmp_path, 2, ALONE, "nonfinite_limit=5", sabotage={1: not_a_number})
+    with ended(*runs):
+        assert [run.wait() for run in runs] == [2, 2]
+    rows = [row for row in read_rows(runs[0].run / "metrics.jsonl") if "lr" in row]
+    assert [row["step"] for row in rows] == list(range(1, 26))
+    assert [row["skipped"] for row in rows] == [0, 0, 0, 1] + [2] * 16 + [3, 4, 5, 6, 7]
+    assert [row["step"] for row in rows if row["loss"] is None] == [4, 5, 21, 22, 23, 24, 25]
+    assert runs[0].output.count("going back to") == 1
+    (line,) = said(runs)
+    assert "the last 5 steps up to step 25 had a loss or gradient that is not finite, again" in line
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    first = RealRun(tmp_path, ALONE)
+    with ended(first):
+        first.wait_for_step(1)
+        second = RealRun(tmp_path, ALONE)
+        assert second.wait() == 2
+        assert f"another process trains in runs/run (process {first.process.pid} on" in second.output
+
+
+def test_sets_smaller_than_the_world_are_validated_whole(tmp_path):
+    settings = (
+        ALONE,
+        "data.fake_images=8",
+        "data.val_fraction=0.12",
+        "max_steps=2",
+        "epochs=2",
+    )  # one image to validate
+    one = RealRun(tmp_path / "one", *settings)
+    two = ranks(tmp_path / "two", 2, *settings)
+    with ended(one, *two):
+        assert [run.wait() for run in (one, *two)] == [0, 0, 0]
+    found = [[row for row in read_rows(run.run / "metrics.jsonl") if "val_loss" in row] for run in (one, two[0])]
+    assert len(found[0]) == 2
+    for alone, together in zip(*found, strict=True):
+        assert together == pytest.approx(alone, rel=1e-5)

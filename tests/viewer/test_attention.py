@@ -1,0 +1,152 @@
+"""What is drawn is what the model computes: weights, places, shares."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import dat_train.models  # noqa: F401  registers the models
+from dat_train.models import record_attention
+from dat_train.models.deformable import sample_bilinear
+from dat_train.viewer.attention import attention_weights, look
+from dat_train.viewer.image_coordinates import nearest_query, position_to_pixel, splat
+from dat_train.viewer.tracing import attended_spots, trace_back
+
+MEAN, STD = (0.5,) * 3, (0.25,) * 3
+TINY = {"dims": (8, 16, 16, 24), "depths": (1, 2, 2, 2), "heads": (1, 2, 4, 3), "groups": (1, 2, 2, 3)}
+VARIANTS = {
+    "cvpr": {},
+    "fixed": {"bias": "fixed"},
+    "log_cpb": {"bias": "log_cpb"},
+    "dwc": {"bias": "dwc"},
+    "dat++": {"geometry": "dat++", "offset_range": None, "strides": (8, 4, 2, 1)},
+    "pooled": {"geometry": "dat++", "offset_range": None, "offsets": False, "strides": (8, 4, 2, 1)},
+}
+
+
+def tiny(size=32, **kwargs):
+    """A model whose offsets and biases are large enough to matter."""
+    torch.manual_seed(0)
+    model = timm.create_model("dat_nano", num_classes=10, img_size=size, **(TINY | kwargs)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".sampling.proj." in name or ".bias.table" in name or ".q.weight" in name:
+                parameter.mul_(20)
+    return model.double()
+
+
+@pytest.fixture(scope="module")
+def seen():
+    model = tiny()
+    return model, look(model, torch.randn(3, 32, 32, dtype=torch.float64), MEAN, STD)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_recomputed_attention_times_values_is_the_layers_own_output(variant):
+    model = tiny(**VARIANTS[variant])
+    outputs = {}
+    for name, module in model.named_modules():
+        if name.endswith(".attn"):
+            module.register_forward_hook(lambda _m, _i, output, name=name: outputs.__setitem__(name, output))
+    with torch.inference_mode(), record_attention(model) as attended:
+        model(torch.randn(2, 3, 32, 32, dtype=torch.float64))
+        assert list(attended) == [f"stages.{i}.blocks.1.attn" for i in (1, 2, 3)]
+        for name, (attention, x, (positions, _)) in attended.items():
+            B, H, W, C = x.shape
+            weights = attention_weights(attention, x, positions)  # (B, heads, queries, keys)
+            assert torch.allclose(weights.sum(-1), torch.ones((), dtype=weights.dtype))
+            if attention.pooled:
+                features, _ = attention._sample(x, attention.q(x))
+            else:
+                features = sample_bilinear(x, positions)
+            v = attention.kv(features)[..., C:].view(B, -1, attention.heads, C // attention.heads).transpose(1, 2)
+            out = (weights @ v).transpose(1, 2).reshape(B, H, W, C)
+            if attention.dwc is not None:
+                out = out + attention.dwc(attention.q(x))
+            assert torch.allclose(attention.proj(out), outputs[name], atol=1e-9)
+
+
+def test_recording_leaves_nothing_behind_and_changes_nothing(seen):
+    model, _ = seen
+    image = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    with torch.inference_mode():
+        before = model(image)
+        with record_attention(model):
+            assert torch.equal(model(image), before)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_layers_are_counted_as_in_the_papers_and_lie_on_the_input(seen):
+    _, found = seen
+    assert [layer.title for layer in found.layers] == ["stage 2, block 2", "stage 3, block 2", "stage 4, block 2"]
+    assert [layer.reduction for layer in found.layers] == [4, 8, 16]
+    assert [layer.size for layer in found.layers] == [(8, 8), (4, 4), (2, 2)]
+    assert [layer.groups for layer in found.layers] == [2, 2, 3]
+    assert found.image.shape == (32, 32, 3) and found.probabilities.sum() == pytest.approx(1)
+    for layer in found.layers:
+        assert np.allclose(layer.attention.sum(-1), 1) and np.allclose(layer.by_group().sum(-1), 1)
+
+
+def test_the_centres_of_border_cells_are_minus_one_and_one():
+    corners = np.array([[-1, -1], [1, 1], [-1, 1], [0, 0]], float)  # (y, x)
+    assert position_to_pixel(corners, (4, 8), 8).tolist() == [[4, 4], [60, 28], [60, 4], [32, 16]]  # (x, y)
+
+
+def test_a_point_lies_where_sampling_takes_it_from():
+    """Sample a map that holds its own pixel coordinates: the sample at a position is the pixel that is drawn."""
+    size, reduction = (5, 7), 8
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in size), indexing="ij")
+    own_pixels = (torch.stack([x, y], dim=-1)[None] + 0.5) * reduction  # (1, H, W, 2)
+    positions = torch.rand(1, 1, 3, 3, 2, dtype=torch.float64) * 2 - 1
+    sampled = sample_bilinear(own_pixels, positions)[0].numpy()
+    assert np.allclose(position_to_pixel(positions.reshape(-1, 2).numpy(), size, reduction), sampled)
+
+
+def test_the_query_of_a_pixel_is_the_cell_it_lies_in(seen):
+    _, found = seen
+    layer = found.layers[0]
+    assert [layer.query_at(pixel) for pixel in layer.queries] == list(range(64))
+    assert nearest_query((0, 0), (8, 8), 4) == 0 and nearest_query((31.9, 4), (8, 8), 4) == 15
+    assert nearest_query((-5, 500), (8, 8), 4) == 56  # outside the picture: the nearest cell
+
+
+def test_heat_is_the_attention_that_falls_inside(seen):
+    _, found = seen
+    for layer in found.layers:
+        outside = 1 - layer.heat().sum()
+        assert -1e-6 <= outside < 1
+        assert (outside > 1e-6) == bool(layer.outside().any())
+        assert found.on_pixels(layer, layer.heat()).sum() == pytest.approx(layer.heat().sum())
+    assert any(layer.outside().any() for layer in found.layers)
+
+
+def test_heat_gives_back_what_sampling_takes():
+    """The heat map is the gradient of a sum of samples with respect to the map, by definition of sampling."""
+    positions = torch.rand(1, 1, 4, 4, 2, dtype=torch.float64) * 2.4 - 1.2
+    weights = torch.rand(16, dtype=torch.float64)
+    x = torch.zeros(1, 5, 6, 1, dtype=torch.float64, requires_grad=True)
+    (sample_bilinear(x, positions)[0, :, 0] * weights).sum().backward()
+    heat = splat(weights.numpy(), positions.reshape(-1, 2).numpy(), (5, 6))
+    assert np.allclose(heat, x.grad[0, :, :, 0].numpy())
+
+
+def test_tracing_back_multiplies_weights_and_names_parents(seen):
+    _, found = seen
+    levels = trace_back(found.layers, (20, 9), keys=3)
+    assert [len(level.points) for level in levels[:2]] == [1, 3]
+    last = found.layers[-1]
+    shares = (last.by_group() / last.groups)[:, last.query_at((20, 9))].reshape(-1)
+    assert np.allclose(levels[1].weights, np.sort(shares)[::-1][:3])
+    for above, level in pairwise(levels):
+        assert level.weights.sum() <= above.weights.sum() + 1e-9
+        assert set(level.parents.tolist()) <= set(range(len(above.points)))
+    everything = trace_back(found.layers[-1:], (20, 9), keys=10**6)
+    assert everything[1].weights.sum() == pytest.approx(1)
+
+
+def test_the_most_attended_spots_keep_their_distance():
+    heat = np.zeros((50, 100))
+    heat[10, 20], heat[11, 22], heat[40, 80] = 3, 2, 1
+    assert attended_spots(heat, 2) == [(20.5, 10.5), (80.5, 40.5)]

@@ -1,0 +1,214 @@
+"""The page on which attention can be explored, operated in a real browser."""
+
+import base64
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import timm
+import torch
+from browser import complaints, lowest_contrast, open_browser, set_theme
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
+
+import dat_train.models  # noqa: F401  registers the models
+from dat_train.viewer import page as pages
+from dat_train.viewer.attention import look
+from dat_train.viewer.page import fitting, write_look
+
+SIZE = 64
+MODEL = {"dims": (8, 16, 16, 24), "depths": (1, 2, 4, 2), "heads": (1, 2, 4, 3), "groups": (1, 1, 2, 3)}
+TITLE = "a <picture> & more.png"
+
+
+@pytest.fixture(scope="module")
+def seen():
+    torch.manual_seed(0)
+    model = timm.create_model("dat_nano", num_classes=4, img_size=SIZE, **MODEL).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".sampling.proj." in name or ".bias.table" in name:
+                parameter.mul_(40)
+    return look(model, torch.randn(3, SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.fixture(scope="module")
+def chrome(seen, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    write_look(seen, ["cat", "</script>", "dog", "cow"], TITLE, (20, 20), folder / "look.html")
+    with open_browser(folder / "profile") as chrome:
+        chrome.get((folder / "look.html").as_uri())
+        yield chrome
+
+
+@pytest.fixture(autouse=True)
+def afresh(chrome):
+    """Each test begins with a fresh page, and none leaves a complaint on the console."""
+    chrome.refresh()
+    yield
+    assert complaints(chrome) == []
+
+
+def drawn(chrome, *attributes):
+    """These attributes of every key's circle: (keys, attributes)."""
+    script = """
+    const circles = [...document.querySelectorAll("#keys circle")];
+    return circles.map((circle) => arguments[0].map((name) => +circle.getAttribute(name)))"""
+    return np.array(chrome.execute_script(script, attributes))
+
+
+def radii(chrome):
+    return drawn(chrome, "r")[:, 0]
+
+
+def expected(layer, weights):
+    """The radii of circles whose area is their weight, all covering a tenth; the lightest stay visible as dots."""
+    return np.maximum(0.006 * SIZE * 0.6, np.sqrt(weights.reshape(-1) * 0.1 * SIZE * SIZE / math.pi))
+
+
+def move_to(chrome, pixel, click=False):
+    """The mouse over a pixel of the model's input."""
+    stage = chrome.find_element(By.ID, "stage")
+    scale = stage.rect["width"] / SIZE
+    chain = ActionChains(chrome, duration=0)
+    chain.move_to_element_with_offset(stage, *(round((p - SIZE / 2) * scale) for p in pixel))
+    (chain.click() if click else chain).perform()
+
+
+def choose(chrome, control, text):
+    Select(chrome.find_element(By.ID, control)).select_by_visible_text(text)
+
+
+def press(chrome, *keys):
+    chrome.find_element(By.ID, "stage").send_keys(*keys)
+
+
+def reading(chrome):
+    return chrome.find_element(By.ID, "reading").text
+
+
+def test_moving_over_a_query_shows_its_keys_by_weight(seen, chrome):
+    layer = seen.layers[2]
+    assert layer.title == "stage 3, block 4" and layer.groups == 2
+    weights = layer.by_group() / layer.groups  # (groups, queries, keys)
+    for pixel in ((5, 5), (45, 21), (60, 60)):
+        before = radii(chrome)
+        move_to(chrome, pixel)
+        now = radii(chrome)
+        assert np.allclose(now, expected(layer, weights[:, layer.query_at(pixel)]), rtol=0.03)
+        assert not np.allclose(before, now)
+    assert np.allclose(drawn(chrome, "cx", "cy"), layer.points.reshape(-1, 2), atol=0.01)
+    assert "Query in row 8, column 8 of 8 x 8" in reading(chrome)
+
+
+def test_a_click_holds_the_query_and_another_lets_it_go(chrome):
+    move_to(chrome, (21, 21), click=True)
+    held = radii(chrome)
+    move_to(chrome, (50, 50))
+    assert np.array_equal(radii(chrome), held) and "held" in reading(chrome)
+    move_to(chrome, (21, 21), click=True)
+    move_to(chrome, (50, 50))
+    assert not np.array_equal(radii(chrome), held) and "held" not in reading(chrome)
+
+
+def test_the_keyboard_does_all_the_mouse_does(chrome):
+    move_to(chrome, (21, 21))
+    mouse = radii(chrome)
+    press(chrome, Keys.ARROW_RIGHT)
+    assert not np.array_equal(radii(chrome), mouse) and "row 3, column 4 of 8 x 8, held" in reading(chrome)
+    press(chrome, Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_UP)
+    assert np.array_equal(radii(chrome), mouse)
+    press(chrome, *[Keys.ARROW_UP] * 20)
+    assert "row 1, column 3" in reading(chrome)  # no further than the border
+    press(chrome, Keys.ESCAPE)
+    assert "held" not in reading(chrome)
+    press(chrome, Keys.TAB)
+    assert chrome.switch_to.active_element.get_attribute("id") == "stageChoice"
+
+
+def test_a_finger_moves_the_query(seen, chrome):
+    layer, stage = seen.layers[2], chrome.find_element(By.ID, "stage")
+    box = chrome.execute_script("const b = arguments[0].getBoundingClientRect(); return [b.x, b.y, b.width]", stage)
+    at = lambda pixel: [{"x": box[0] + pixel[0] * box[2] / SIZE, "y": box[1] + pixel[1] * box[2] / SIZE}]  # noqa: E731
+    for kind, points in (("touchStart", at((4, 4))), ("touchMove", at((44, 28))), ("touchEnd", [])):
+        chrome.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    weights = layer.by_group()[:, layer.query_at((44, 28))] / layer.groups
+    assert np.allclose(radii(chrome), expected(layer, weights), rtol=0.03)
+
+
+def test_stage_layer_group_and_head_are_chosen(seen, chrome):
+    query = (21, 21)
+    choose(chrome, "stageChoice", "2")
+    layer = seen.layers[0]
+    move_to(chrome, query)
+    assert np.allclose(radii(chrome), expected(layer, layer.by_group()[:, layer.query_at(query)]), rtol=0.03)
+    choose(chrome, "headChoice", "head 2")  # of the only group
+    assert np.allclose(radii(chrome), expected(layer, layer.attention[1, layer.query_at(query)]), rtol=0.03)
+    choose(chrome, "stageChoice", "3")
+    choose(chrome, "layerChoice", "block 2")
+    layer = seen.layers[1]
+    choose(chrome, "groupChoice", "group 2")
+    choose(chrome, "headChoice", "head 1")  # of that group: the third in the layer
+    assert np.allclose(radii(chrome), expected(layer, layer.attention[2, layer.query_at(query)]), rtol=0.03)
+
+
+def test_grid_arrows_and_heat_can_be_shown(seen, chrome):
+    count = """
+    const boxes = [...document.querySelectorAll("#grid circle, #arrows line")].map((e) => e.getBoundingClientRect());
+    return boxes.filter((box) => box.width + box.height > 0).length"""
+    layer = seen.layers[2]
+    assert chrome.execute_script(count) == 0
+    for name, number in (("showGrid", 64), ("showArrows", 64 + 2 * 64)):
+        chrome.find_element(By.ID, name).click()
+        assert chrome.execute_script(count) == number
+    chrome.find_element(By.ID, "showHeat").click()
+    heat = np.array(chrome.execute_async_script(_PIXELS)).reshape(*layer.size, 4)[..., 3]  # opacity is the heat
+    assert np.allclose(heat / 255, layer.heat() / layer.heat().max(), atol=0.03)
+
+
+_PIXELS = """
+const image = new Image();
+image.onload = () => {
+  const canvas = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  arguments[0]([...canvas.getContext("2d").getImageData(0, 0, image.width, image.height).data]);
+};
+image.src = document.getElementById("heat").getAttribute("href");
+"""
+
+
+def test_everything_is_in_the_page_and_nothing_else_is_asked_for(chrome):
+    assert chrome.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
+    assert chrome.title.startswith(TITLE) and TITLE in chrome.find_element(By.TAG_NAME, "h1").text
+    assert "</script>" in chrome.find_element(By.ID, "predictions").text  # a class of that name
+
+
+def test_controls_have_names(chrome):
+    for element in chrome.find_elements(By.CSS_SELECTOR, "select, input, #stage"):
+        assert element.accessible_name
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_is_readable(chrome, theme):
+    set_theme(chrome, theme)
+    ratio, text = lowest_contrast(chrome)
+    assert ratio >= 4.5, f"{text!r} has a contrast of {ratio:.2f}"
+    background = chrome.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background))) < 200) == (theme == "dark")
+
+
+def test_a_large_model_is_cut_until_it_fits(seen, monkeypatch, tmp_path):
+    assert fitting(seen.layers) == (False, 1)
+    monkeypatch.setattr(pages, "MOST_WEIGHTS", 90_000)
+    assert fitting(seen.layers) == (True, 1)
+    monkeypatch.setattr(pages, "MOST_WEIGHTS", 30_000)
+    assert fitting(seen.layers) == (True, 2)
+    text = write_look(seen, "abcd", "small", (3, 3), tmp_path / "small.html").read_text()
+    assert "the heads of a group are averaged, and of each row and column one query in 2" in text
+    layer = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])["layers"][1]
+    weights = (np.frombuffer(base64.b64decode(layer["attention"]), np.uint8) / 255.0) ** 2 * layer["most"]
+    kept = seen.layers[1].by_group().reshape(2, 8, 8, 64)[:, ::2, ::2]
+    assert np.allclose(weights.reshape(kept.shape), kept, atol=0.005 * layer["most"])

@@ -14,7 +14,8 @@ from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import evaluation_loader, train_loader
 from dat_train.data.order import MicroBatchSampler
-from dat_train.evaluation.metrics import evaluate
+from dat_train.evaluation.classification import evaluate
+from dat_train.runtime.precision import resolve_precision
 
 SIZE, MEAN, STD = 16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
@@ -53,9 +54,8 @@ def main() -> None:
     found = evaluate(
         model,
         evaluation_loader(held_out, batch_size=36),
-        device=torch.device("cpu"),
-        dtype=torch.float32,
         num_classes=2,
+        precision=resolve_precision("fp32", torch.device("cpu")),
     )
     print(f"{found.top1:.1f} % of {found.count} held-out pieces")
 

@@ -12,8 +12,8 @@ from dat_train.commands.parts import datasets, new_model, workers
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import Batch, evaluation_loader
 from dat_train.errors import UserError
-from dat_train.evaluation.metrics import Evaluation, evaluate
-from dat_train.evaluation.resolutions import resolutions_text, write_resolutions
+from dat_train.evaluation.classification import Evaluation, evaluate
+from dat_train.evaluation.resolutions import resolutions_csv, resolutions_text
 from dat_train.evaluation.result_files import result_text, write_report
 from dat_train.models import count_parameters, load_weights
 from dat_train.models.weights import LoadReport, read_checkpoint
@@ -64,7 +64,7 @@ def _run(config: DictConfig, settings: DictConfig, processes: Processes, termina
             results.append(write_report(evaluation, val_set.classes, val_set.samples, folder, facts))
             say(terminal, evaluation, val_set.classes, results[-1], weights, folder)
     if config.img_sizes and processes.is_main:
-        write_resolutions(results, output / "resolutions.csv")
+        (output / "resolutions.csv").write_text(resolutions_csv(results))
         terminal.say(f"\n{resolutions_text(results)}\n")
         terminal.say(f"in {output}: resolutions.csv, and a folder for each resolution")
 
@@ -93,11 +93,11 @@ def run_evaluation(
     evaluation = evaluate(
         model,
         watched(loader, terminal, start),
-        device=processes.device,
-        dtype=precision.autocast or precision.weights,
         num_classes=len(val_set.classes),
+        precision=precision,
+        processes=processes,
         subset=val_set.subset,
-        right=val_set.right,
+        valid_labels=val_set.right,
     )
     return evaluation, time.monotonic() - start
 

@@ -18,7 +18,7 @@ from dat_train.commands.trained import Trained, assemble
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import evaluation_loader
 from dat_train.errors import UserError
-from dat_train.evaluation.metrics import Evaluation, evaluate
+from dat_train.evaluation.classification import Evaluation, evaluate
 from dat_train.export.model_card import model_card
 from dat_train.export.onnx_file import OnnxModel, need_onnx, write_int8, write_onnx
 from dat_train.export.preprocessing import Preprocessing
@@ -176,7 +176,7 @@ def validation_set(trained: Trained) -> ImageDataset:
 def accuracy(model: nn.Module, trained: Trained, val_set: ImageDataset) -> Evaluation:
     settings = trained.settings
     loader = evaluation_loader(val_set, batch_size=settings.eval.batch_size, workers=workers(settings, ALONE))
-    return evaluate(model, loader, device=ALONE.device, dtype=torch.float32, num_classes=len(trained.classes))
+    return evaluate(model, loader, num_classes=len(trained.classes), precision=trained.precision)
 
 
 def report(found: dict[str, Evaluation], folder: Path) -> None:

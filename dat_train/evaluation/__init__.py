@@ -1,1 +1,1 @@
-"""Metrics of a model over a loader, and reports of them."""
+"""Metrics of a model over a data set, and the files that report them."""

@@ -1,23 +1,24 @@
-"""Whether a model is right as often as it says (Guo et al., ICML 2017)."""
+"""Calibration of a classifier: confidence compared with accuracy. Source: Guo et al., ICML 2017."""
 
 import numpy as np
 
-from dat_train.evaluation.metrics import Evaluation
+from dat_train.evaluation.classification import Evaluation
 
 BINS = 15
 
 
 def reliability(evaluation: Evaluation, bins: int = BINS) -> list[dict]:
-    """For each of `bins` equal intervals (low, high] of confidence: images, mean confidence, accuracy, both in [0, 1].
+    """Number of images, mean confidence and accuracy in each of `bins` equal intervals (low, high] of confidence.
 
-    Confidence and accuracy are None where an interval has no image. Images without a decision (NaN) are in none.
+    Confidence and accuracy are in [0, 1], or None for an empty interval. Images without a prediction (NaN) are left
+    out.
     """
     confidence = evaluation.confidence
-    right = evaluation.predicted == evaluation.labels
-    number = np.ceil(confidence * bins)  # of the interval, from 1; NaN stays NaN
+    correct = evaluation.predicted == evaluation.labels
+    interval = np.ceil(confidence * bins)  # counted from 1; NaN stays NaN
     rows = []
     for n in range(1, bins + 1):
-        inside = (number == n) | ((number == 0) & (n == 1))
+        inside = (interval == n) | ((interval == 0) & (n == 1))
         count = int(inside.sum())
         rows.append(
             {
@@ -25,16 +26,16 @@ def reliability(evaluation: Evaluation, bins: int = BINS) -> list[dict]:
                 "high": round(n / bins, 6),
                 "images": count,
                 "confidence": float(confidence[inside].mean()) if count else None,
-                "accuracy": float(right[inside].mean()) if count else None,
+                "accuracy": float(correct[inside].mean()) if count else None,
             }
         )
     return rows
 
 
 def calibration_error(evaluation: Evaluation, bins: int = BINS) -> float | None:
-    """Expected calibration error: the mean distance of confidence and accuracy, weighted by images, in percent.
+    """Expected calibration error in percent: |confidence - accuracy| of each interval, weighted by its images.
 
-    None where no image has a decision.
+    Returns None if no image has a prediction.
     """
     rows = [row for row in reliability(evaluation, bins) if row["images"]]
     count = sum(row["images"] for row in rows)

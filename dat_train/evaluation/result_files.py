@@ -1,4 +1,4 @@
-"""What one reads of an evaluation: accuracy of each class, confused classes, wrong predictions, and the numbers."""
+"""Result files of an evaluation: metrics, accuracy of each class, confusions, mistakes."""
 
 import csv
 import io
@@ -11,10 +11,12 @@ import numpy as np
 from rich.cells import cell_len, set_cell_size
 
 from dat_train.evaluation.calibration import calibration_error, reliability
-from dat_train.evaluation.metrics import Evaluation
-from dat_train.evaluation.wrong_picture import most_confident_mistakes, write_wrong_picture
+from dat_train.evaluation.classification import Evaluation
+from dat_train.evaluation.mistakes_picture import most_confident_mistakes, write_mistakes_picture
+from dat_train.runtime.display_text import one_line
 
-SHOWN_CONFUSED = 5  # pairs on the terminal; the file has all
+NAME_WIDTH = 24  # columns of a class name on the terminal
+MAX_CONFUSIONS = 5  # pairs on the terminal; confused.csv has all
 
 
 def write_report(
@@ -24,18 +26,18 @@ def write_report(
     folder: Path,
     facts: dict | None = None,
 ) -> dict:
-    """Write result.json, per_class.csv, confused.csv, wrong.csv and, where there are mistakes, wrong.png into `folder`.
+    """Write result.json, per_class.csv, confused.csv, wrong.csv and, if there are mistakes, wrong.png into `folder`.
 
     Args:
-        classes: names, by class number.
-        samples: (path, label) of every image of the set, by index.
+        classes: names by class number.
+        samples: (path, label) of every image of the data set, by index.
         facts: further entries of result.json (model, checkpoint, ...).
 
     Returns:
-        what result.json holds.
+        The content of result.json.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder is not writable.
     """
     folder.mkdir(parents=True, exist_ok=True)
     result = {
@@ -47,18 +49,21 @@ def write_report(
         "reliability": reliability(evaluation),
         "unreadable": evaluation.unreadable,
     } | (facts or {})
-    _write(folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     _write(
         folder / "per_class.csv", _csv(("index", "name", "images", "correct", "top1"), per_class(evaluation, classes))
     )
-    _write(folder / "confused.csv", _csv(("true", "predicted", "count", "share"), confused(evaluation, classes)))
-    _write(folder / "wrong.csv", _csv(("path", "true", "predicted", "confidence"), wrong(evaluation, classes, samples)))
-    write_wrong_picture(evaluation, classes, samples, folder / "wrong.png")
+    _write(folder / "confused.csv", _csv(("true", "predicted", "count", "share"), confusions(evaluation, classes)))
+    rows = mistakes(evaluation, classes, samples)
+    _write(folder / "wrong.csv", _csv(("path", "true", "predicted", "confidence"), rows))
+    write_mistakes_picture(evaluation, classes, samples, folder / "wrong.png")
+    # last: a folder with result.json is complete
+    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _write(folder / "result.json", text.encode("utf-8", "backslashreplace"))  # \udcNN, JSON's escape too
     return result
 
 
 def per_class(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[int, str, int, int, float | None]]:
-    """(class number, name, images, correct, top-1 in percent) of every class; top-1 is None without an image."""
+    """(class number, name, images, correct, top-1 in percent) of every class; top-1 is None without images."""
     correct = evaluation.labels[evaluation.predicted == evaluation.labels]
     images = np.bincount(evaluation.labels, minlength=len(classes)).tolist()
     hits = np.bincount(correct, minlength=len(classes)).tolist()
@@ -68,10 +73,10 @@ def per_class(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[int,
     ]
 
 
-def confused(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[str, str, int, float]]:
-    """(true class, predicted class, count, percent of the true class' images) of all confusions, most frequent first.
+def confusions(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[str, str, int, float]]:
+    """(true class, predicted class, count, percent of the true class) of all confusions, most frequent first.
 
-    Equal counts: the larger share first, then the lower class numbers.
+    Equal counts are ordered by share (highest first), then by class number.
     """
     wrong = evaluation.predicted != evaluation.labels
     pairs = np.stack([evaluation.labels[wrong], evaluation.predicted[wrong]], axis=1)  # (mistakes, 2)
@@ -85,11 +90,10 @@ def confused(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[str, 
     return [(classes[true], class_name(classes, predicted), count, share) for true, predicted, count, share in rows]
 
 
-def wrong(
+def mistakes(
     evaluation: Evaluation, classes: Sequence[str], samples: Sequence[tuple[str, int]]
 ) -> list[tuple[str, str, str, float]]:
-    """(path, true class, predicted class, confidence in percent) of all mistakes, the surest first."""
-    mistakes = most_confident_mistakes(evaluation, len(evaluation.labels))
+    """(path, true class, predicted class, confidence in percent) of all mistakes, most confident first."""
     return [
         (
             samples[evaluation.indices[place]][0],
@@ -97,29 +101,29 @@ def wrong(
             classes[evaluation.predicted[place]],
             100 * float(evaluation.confidence[place]),
         )
-        for place in mistakes
+        for place in most_confident_mistakes(evaluation, len(evaluation.labels))
     ]
 
 
 def class_name(classes: Sequence[str], number: int) -> str:
-    """The class' name; "(NaN)" where the model's logits were not numbers."""
+    """Name of a class; "(NaN)" for -1, the prediction from logits that are NaN."""
     return classes[number] if number >= 0 else "(NaN)"
 
 
 def result_text(evaluation: Evaluation, classes: Sequence[str]) -> str:
-    """The numbers and the most frequent confusions as lines for the terminal; at most 80 columns but for long names."""
+    """Metrics and the most frequent confusions as lines for the terminal."""
     top = f"top-{min(5, len(classes))}"
     numbers = [f"top-1 {evaluation.top1:.2f} %", f"loss {evaluation.loss:.4f}", f"{evaluation.count:,} images"]
     if len(classes) > 1:
         numbers.insert(1, f"{top} {evaluation.top5:.2f} %")
     lines = ["   ".join(numbers)]
-    pairs = confused(evaluation, classes)
+    pairs = confusions(evaluation, classes)
     if pairs:
         shown = [
-            (" ".join(f"{true} -> {predicted}".split()), count, share)
-            for true, predicted, count, share in pairs[:SHOWN_CONFUSED]
+            (f"{one_line(true, NAME_WIDTH)} -> {one_line(predicted, NAME_WIDTH)}", count, share)
+            for true, predicted, count, share in pairs[:MAX_CONFUSIONS]
         ]
-        title = "confused" if len(pairs) == len(shown) else f"confused (the first {len(shown)} of {len(pairs):,} pairs)"
+        title = "confused" if len(pairs) == len(shown) else f"confused (first {len(shown)} of {len(pairs):,} pairs)"
         width = max(cell_len(name) for name in (title, *(name for name, *_ in shown)))
         lines += ["", f"{title:<{width}}   images   of its class"]
         for name, count, share in shown:
@@ -127,13 +131,15 @@ def result_text(evaluation: Evaluation, classes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _csv(header: Sequence[str], rows: Sequence[tuple]) -> str:
+def _csv(header: Sequence[str], rows: Sequence[tuple]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([f"{value:.4f}" if isinstance(value, float) else value for value in row] for row in rows)
-    return text.getvalue()
+    return text.getvalue().encode("utf-8", "surrogateescape")  # a path may hold any bytes
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", errors="surrogateescape")  # a path may have any bytes
+def _write(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_bytes(content)
+    beside.replace(path)

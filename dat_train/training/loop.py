@@ -16,7 +16,7 @@ from dat_train.data.loader import Batch
 from dat_train.data.mixing import Mixing
 from dat_train.data.randomness import keyed_seed
 from dat_train.errors import UserError
-from dat_train.evaluation.metrics import Evaluation, evaluate
+from dat_train.evaluation.classification import Evaluation, evaluate
 from dat_train.runtime.feed import Feed
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
@@ -292,14 +292,13 @@ class Training:
         return True
 
     def _evaluate(self, model: nn.Module) -> Evaluation:
-        with self.processes.collective("all_gather of the validation's results"):
-            return evaluate(
-                model,
-                self._until_stopped(self.val_loader),
-                device=self.processes.device,
-                dtype=self.precision.autocast or self.precision.weights,
-                num_classes=self.num_classes,
-            )
+        return evaluate(
+            model,
+            self._until_stopped(self.val_loader),
+            num_classes=self.num_classes,
+            precision=self.precision,
+            processes=self.processes,
+        )
 
     def _until_stopped(self, batches: Collection[Batch]) -> Iterator[Batch]:
         """`batches`, until a process is asked to stop. Some may have one batch less; all look at what all have."""

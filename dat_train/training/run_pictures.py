@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from dat_train.evaluation.classification import Evaluation
 from dat_train.evaluation.confusion_picture import write_confusion
-from dat_train.evaluation.metrics import Evaluation
 from dat_train.run_report.curves import write_curves
 from dat_train.training.loggers import Logger
 from dat_train.training.run_folder import RunFolder

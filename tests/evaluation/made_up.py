@@ -1,8 +1,8 @@
-"""An evaluation from plain lists."""
+"""Evaluation from plain lists."""
 
 import numpy as np
 
-from dat_train.evaluation.metrics import Evaluation
+from dat_train.evaluation.classification import Evaluation
 
 
 def made_up(labels, predicted, confidence=None, loss=0.25, unreadable=()) -> Evaluation:

@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from training.small_run import CLASSES, small_training, tiny_model
 
-from dat_train.evaluation import metrics
+from dat_train.evaluation import classification
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.training.optimizer import build_optimizer
@@ -85,17 +85,17 @@ def test_evaluation_stays_on_the_device_until_its_end(tmp_path, monkeypatch):
     one = small_training(tmp_path)
     model, batches = one.state.model, list(one.val_loader)
 
-    def at_the_end(results) -> None:
+    def at_the_end(results, unreadable, processes) -> None:
         assert len(results) == len(batches)
         assert all(part.device == CUDA for _, *parts in results for part in parts)
         raise TransferError
 
-    monkeypatch.setattr(metrics, "_to_host", at_the_end)
+    monkeypatch.setattr(classification, "gather_by_index", at_the_end)
     # in inference mode torch tries a real transfer
     monkeypatch.setattr(torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else nullcontext())
-    monkeypatch.setattr(metrics, "_check_labels", lambda labels, num_classes: None)  # on the host
+    monkeypatch.setattr(classification, "_check_labels", lambda labels, num_classes: None)  # on the host
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         move(model, mode)
-        choices = {"num_classes": CLASSES, "subset": [0, 1, 2], "right": torch.zeros(50, 2, dtype=torch.long)}
+        choices = {"num_classes": CLASSES, "subset": [0, 1, 2], "valid_labels": torch.zeros(50, 2, dtype=torch.long)}
         with pytest.raises(TransferError):
-            metrics.evaluate(model, batches, device=CUDA, dtype=torch.float32, **choices)
+            classification.evaluate(model, batches, precision=Precision("fp32", torch.float32, None, CUDA), **choices)

@@ -65,6 +65,19 @@ def create_backbone(name: str, strides: Sequence[int] = STRIDES, norm: bool = Tr
     return DenseBackbone(body, body.feature_info.channels(), norm)
 
 
+def backbone_no_decay(model: nn.Module) -> set[str]:
+    """Names of the norms' parameters and of the relative position bias tables in the backbone of a dense model.
+
+    All other parameters decay as published, biases and neighborhood attention's tables (`rpb`) included.
+    """
+    tables = ("relative_position_bias_table", ".attn.bias.", ".attn.dwc.")
+    return {
+        name
+        for name, _ in model.named_parameters()
+        if name.startswith("backbone.") and ("norm" in name or any(mark in name for mark in tables))
+    }
+
+
 class StridedLevels(ExtraFPNBlock):
     """Extra pyramid levels by 3x3 convolutions with stride 2: the first of the last backbone output, without ReLU."""
 

@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dat_train.errors import UserError
-from dat_train.models.dense_backbone import ConvNormAct, DenseBackbone, Pyramid, create_backbone, init_normal, resize
+from dat_train.models.dense_backbone import (
+    ConvNormAct,
+    DenseBackbone,
+    Pyramid,
+    backbone_no_decay,
+    create_backbone,
+    init_normal,
+    resize,
+)
 
 IGNORED = 255  # label of pixels outside every class
 
@@ -132,19 +140,6 @@ class SegmentationModel(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Parameters without weight decay: norms and relative position bias tables of the backbone."""
         return backbone_no_decay(self)
-
-
-def backbone_no_decay(model: nn.Module) -> set[str]:
-    """Names of the norms' parameters and of the relative position bias tables in the backbone of a dense model.
-
-    All other parameters decay as published, biases and neighborhood attention's tables (`rpb`) included.
-    """
-    tables = ("relative_position_bias_table", ".attn.bias.", ".attn.dwc.")
-    return {
-        name
-        for name, _ in model.named_parameters()
-        if name.startswith("backbone.") and ("norm" in name or any(mark in name for mark in tables))
-    }
 
 
 def create_segmentation(

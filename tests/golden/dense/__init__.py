@@ -73,7 +73,7 @@ def assert_gradients_agree(golden: DenseGolden, tolerance: float) -> None:
         for name in want
         if abs(norms[name] - want[name]) > tolerance * want[name] + floor
     }
-    assert not off
+    assert off == {}
 
 
 def assert_buffers_agree(golden: DenseGolden) -> None:

@@ -1,0 +1,111 @@
+"""Mask R-CNN and Cascade Mask R-CNN, and detectors made from a timm model name."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dat_train.errors import UserError
+from dat_train.models.dense_backbone import (
+    DenseBackbone,
+    PooledLevel,
+    Pyramid,
+    StridedLevels,
+    backbone_no_decay,
+    create_backbone,
+)
+from dat_train.models.detection.boxes import Detections, MatchRule, Size
+from dat_train.models.detection.retinanet import RetinaHead, RetinaNet
+from dat_train.models.detection.roi_heads import BoxHead, MaskHead, RoIHeads
+from dat_train.models.detection.rpn import ProposalLimits, RPNHead
+
+DETECTORS = ("retinanet", "mask_rcnn", "cascade_mask_rcnn")
+CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+
+
+class MaskRCNN(nn.Module):
+    """Two-stage detector with masks; Cascade Mask R-CNN with three stages of heads.
+
+    Args:
+        backbone: outputs at strides 4, 8, 16, 32.
+        neck: pyramid of five levels, strides 4 to 64.
+        rpn_head: proposals.
+        roi_head: box and mask heads on the first four levels.
+    """
+
+    def __init__(self, backbone: DenseBackbone, neck: nn.Module, rpn_head: RPNHead, roi_head: RoIHeads) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.rpn_head = rpn_head
+        self.roi_head = roi_head
+        self.num_classes = roi_head.num_classes
+
+    def forward(
+        self, images: Tensor, sizes: Sequence[Size], targets: Sequence[dict] | None = None
+    ) -> dict[str, Tensor] | list[Detections]:
+        """Losses in training mode, detections otherwise.
+
+        Args:
+            images: (B, 3, H, W), padded right and below.
+            sizes: (height, width) of each image before padding.
+            targets: per image `boxes` (M, 4), `labels` (M,) and `masks` (M, h, w); in evaluation mode `original`, its
+                size (h, w) before resizing, if it differs.
+        """
+        levels = self.neck(self.backbone(images))
+        proposals, losses = self.rpn_head(levels, sizes, targets)
+        if self.training:
+            return losses | self.roi_head.losses(levels[:4], proposals, sizes, targets)
+        originals = [size if targets is None else targets[i].get("original", size) for i, size in enumerate(sizes)]
+        return self.roi_head.detect(levels[:4], proposals, sizes, originals)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.backbone.set_grad_checkpointing(enable)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Norms of the backbone and of the heads, and the relative position bias tables."""
+        return backbone_no_decay(self) | {name for name, _ in self.named_parameters() if ".bn." in name}
+
+
+def create_detector(model: str, head: str, num_classes: int, channels: int = 256, **kwargs) -> RetinaNet | MaskRCNN:
+    """Detector from a timm model name.
+
+    Args:
+        model: timm model name of the backbone.
+        head: "retinanet", "mask_rcnn" or "cascade_mask_rcnn".
+        num_classes: number of classes, background not counted.
+        channels: width of pyramid and heads; linear layers have four times as many.
+        kwargs: arguments of the timm model.
+
+    Raises:
+        UserError: unknown head, or a backbone without maps at the strides that it needs.
+    """
+    if head not in DETECTORS:
+        raise UserError(f"head={head!r} must be one of {', '.join(DETECTORS)}")
+    if head == "retinanet":
+        backbone = create_backbone(model, (8, 16, 32), **kwargs)
+        neck = Pyramid(backbone.channels, channels, StridedLevels(backbone.channels[-1], channels, 2))
+        return RetinaNet(backbone, neck, RetinaHead(channels, num_classes, channels), num_classes)
+    backbone = create_backbone(model, **kwargs)
+    if head == "mask_rcnn":
+        neck = Pyramid(backbone.channels, channels, StridedLevels(backbone.channels[-1], channels, 1))
+        heads = [BoxHead(channels, num_classes, width=4 * channels)]
+        masks = [MaskHead(channels, num_classes, channels)]
+        roi = RoIHeads(heads, masks, [MatchRule(0.5, 0.5, 0.5)])
+        return MaskRCNN(backbone, neck, RPNHead(channels), roi)
+    neck = Pyramid(backbone.channels, channels, PooledLevel())
+    heads = [
+        BoxHead(channels, num_classes, convs=4, linears=1, width=4 * channels, conv_width=channels, stds=stds)
+        for stds in CASCADE_STDS
+    ]
+    masks = [MaskHead(channels, num_classes, channels) for _ in heads]
+    rpn = RPNHead(channels, ProposalLimits(training=2000), beta=1 / 9, inside_only=True)
+    return MaskRCNN(backbone, neck, rpn, cascade_heads(heads, masks))
+
+
+def cascade_heads(heads: Sequence[BoxHead], masks: Sequence[MaskHead], sampled: int = 512) -> RoIHeads:
+    """Three stages with rising overlap (0.5, 0.6, 0.7) and falling weight (1, 0.5, 0.25)."""
+    rules = [MatchRule(iou, iou, iou, low_quality=False) for iou in (0.5, 0.6, 0.7)]
+    return RoIHeads(heads, masks, rules, weights=(1.0, 0.5, 0.25), sampled=sampled, giou=True)

@@ -12,8 +12,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from dat_train.commands.cli import conf_dir
-from dat_train.commands.help import first_comment
+from dat_train.cli.conf import conf_dir, first_comment
 
 HEADER = ("ablation", "what", "runs", "parameters", "macs", "best_top1", "lowest", "highest", "final_loss")
 

@@ -61,7 +61,7 @@ def test_compiled_with_open_batch_sizes_it_stays_whole():
 
 
 def command(module, *arguments, folder):
-    code = f"from dat_train.commands.{module} import main; main()"
+    code = f"from dat_train.cli.main import {module}; {module}()"
     run = [sys.executable, "-c", code, f"device={DEVICE.type}", *arguments]
     return subprocess.run(run, cwd=folder, capture_output=True, text=True)
 

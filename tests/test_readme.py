@@ -12,9 +12,10 @@ import timm
 import torch
 import yaml
 
-from dat_train.commands.cli import conf_dir, run_command
-from dat_train.commands.train import COMMAND
-from dat_train.config import EvalConfig, TrainConfig, settings
+from dat_train.cli.conf import conf_dir
+from dat_train.cli.main import run_command
+from dat_train.cli.settings import EvalConfig, TrainConfig, settings
+from dat_train.cli.table import TRAIN
 from dat_train.models import count_macs, count_parameters
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +38,7 @@ def test_every_training_command_of_the_readme_composes(line, monkeypatch, capsys
     arguments = words[1:] if words[0] == "dat-train" else words[words.index("-m") + 2 :]
     monkeypatch.setattr(sys, "argv", ["dat-train", *arguments])
     with pytest.raises(SystemExit) as stop:
-        run_command(COMMAND, lambda config: None)
+        run_command(TRAIN, lambda config, request: None)
     assert stop.value.code == 0, capsys.readouterr().err
 
 

@@ -3,11 +3,10 @@
 import pytest
 import timm
 import torch
-from hydra import compose, initialize_config_dir
+from commands.composing import composed
 
 import dat_train.models  # noqa: F401  registers the models
-from dat_train.commands.cli import conf_dir, register
-from dat_train.config import TrainConfig, to_dict
+from dat_train.cli.conf import conf_dir
 from dat_train.training.optimizer import parameter_groups
 from dat_train.training.plan import RunPlan
 
@@ -28,15 +27,13 @@ TOP1 = {
 }  # fmt: skip
 
 
-def composed(*overrides):
-    register("train", TrainConfig)
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("train", ["data=imagenet", "data.root=/data/imagenet", *overrides])
+def imagenet(*overrides):
+    return composed("data=imagenet", "data.root=/data/imagenet", "init=weights.pt", *overrides)
 
 
 @pytest.mark.parametrize("model", RECIPES)
 def test_defaults_are_the_published_recipe(model):
-    config = composed(f"model={model}")
+    config = imagenet(f"model={model}")
     drop_path, lr, end_lr, warmup, epochs, clip, decay, size = RECIPES[model]
     scale = config.batch_size / 1024
     assert config.model.drop_path_rate == drop_path
@@ -56,25 +53,25 @@ def test_defaults_are_the_published_recipe(model):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_an_experiment_spells_the_recipe_out_and_names_the_result(name):
-    spelled_out, by_model = (composed(f"{key}={name}") for key in ("experiment", "model"))
-    assert to_dict(spelled_out) == to_dict(by_model)
+    spelled_out, by_model = (imagenet(f"{key}={name}") for key in ("experiment", "model"))
+    assert spelled_out == by_model
     assert f"{TOP1[name]} % top-1 on ImageNet-1K" in (conf_dir() / "experiment" / f"{name}.yaml").read_text()
 
 
 def test_dat_p_is_trained_as_dat_pp():
-    dat_p, datpp = (to_dict(composed(f"model={name}")) | {"model": None} for name in ("datp_t", "datpp_t"))
+    dat_p, datpp = (imagenet(f"model={name}") | {"model": None} for name in ("datp_t", "datpp_t"))
     assert dat_p == datpp
 
 
 def test_the_learning_rate_follows_the_batch_size_unless_it_is_said():
-    assert composed("model=dat_t", "batch_size=256").optim.lr == pytest.approx(2.5e-4)
-    assert composed("model=dat_t", "batch_size=256", "optim.lr=3e-4").optim.lr == 3e-4
-    assert composed("model=dat_t", "batch_size=256").schedule.warmup_lr == pytest.approx(2.5e-7)
+    assert imagenet("model=dat_t", "batch_size=256").optim.lr == pytest.approx(2.5e-4)
+    assert imagenet("model=dat_t", "batch_size=256", "optim.lr=3e-4").optim.lr == 3e-4
+    assert imagenet("model=dat_t", "batch_size=256").schedule.warmup_lr == pytest.approx(2.5e-7)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_schedule_at_its_corners(name):
-    config = composed(f"experiment={name}")
+    config = imagenet(f"experiment={name}")
     plan = RunPlan(
         train_size=IMAGENET, epochs=config.epochs, max_steps=None, batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size, world_size=8, warmup_epochs=config.schedule.warmup_epochs,

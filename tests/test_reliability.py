@@ -4,8 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from dat_train.config import settings
-from dat_train.config.train import TrainConfig
+from dat_train.cli.settings import TrainConfig, settings
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/reliability.md").read_text()

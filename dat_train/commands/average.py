@@ -1,40 +1,91 @@
-"""dat-average: one model from the weights of several."""
+"""What dat-average does: checkpoints -> their weights -> the average -> a checkpoint."""
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from pathlib import Path
 
-from dat_train.commands.cli import run_command
-from dat_train.commands.command import Command
-from dat_train.config import AverageConfig
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from dat_train.commands.build_data import datasets
+from dat_train.commands.build_model import new_model
+from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.evaluating import run_evaluation
+from dat_train.commands.request import Request
+from dat_train.errors import UserError
+from dat_train.models.averaging import average_states, greedy_soup
+from dat_train.models.weights import count_classes, load_weights, read_checkpoint
+from dat_train.runtime.checkpoint import save_checkpoint
+from dat_train.runtime.precision import resolve_precision
+from dat_train.runtime.processes import start_processes
+from dat_train.runtime.terminal import Terminal
+from dat_train.settings import Settings
 
-COMMAND = Command(
-    name="average",
-    schema=AverageConfig,
-    groups=("model", "data"),
-    usage="""\
-dat-average CKPT CKPT ... [SETTING=VALUE ...]     average the weights of several checkpoints
-
-  dat-average runs/tuned-*/checkpoints/best.pt output=soup.pt                  their mean
-  dat-average runs/tuned-*/checkpoints/best.pt kind=greedy output=soup.pt      those that help (validation data)""",
-    notes="""\
-For models fine-tuned from the same weights (Wortsman et al., ICML 2022), or checkpoints of one run; models trained from
-different beginnings have no sensible average. What is written is a checkpoint for dat-eval and init=.
-kind=greedy chooses on the validation data of the first checkpoint, or data=NAME; test it on other images.""",
-    positional="ckpt",
-)
+GREEDY = "greedy"
 
 
-def main() -> None:
-    run_command(COMMAND, average)
+def run(config: Settings, request: Request) -> None:
+    """Average as `config` says and write the checkpoint.
+
+    Raises:
+        UserError: fewer than two checkpoints, files that are none, or models that differ.
+    """
+    if len(config.ckpt) < 2:
+        raise UserError(f"ckpt has {len(config.ckpt)} checkpoint, an average needs two: dat-average CKPT CKPT ...")
+    content = read_checkpoint(config.ckpt[0])
+    settings = request.settings_for(trained_with(content), config.ckpt[0], config.kind == GREEDY)
+    terminal = Terminal()
+    try:
+        states = [_weights(config, settings, path) for path in config.ckpt]
+        chosen = list(range(len(states)))
+        if config.kind == GREEDY:
+            chosen, state = _greedy(config, settings, terminal, states)
+        else:
+            state = average_states(states)
+    finally:
+        terminal.close()
+    members = [config.ckpt[number] for number in chosen]
+    classes = list(content.get("classes") or ())
+    output = Path(config.output)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint({"model": state, "config": settings.plain(), "classes": classes, "average": members}, output)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error.strerror}); set output=PATH") from error
+    terminal.say(f"the average of {', '.join(members)}")
+    terminal.say(f"in {output}; to evaluate it:\n  dat-eval ckpt={output}")
 
 
-def average(config: "DictConfig") -> None:
-    from dat_train.commands.average_run import run  # imports torch, which help and mistakes do without
+def _weights(config: Settings, settings: Settings, path: str) -> dict[str, Tensor]:
+    """The weights in `path`, as the model names them."""
+    classes = count_classes(read_checkpoint(path), path)
+    model = new_model(settings, classes or 0)
+    load_weights(model, path, ema=config.ema)
+    return model.state_dict()
 
-    run(config)
+
+def _greedy(
+    config: Settings, settings: Settings, terminal: Terminal, states: list[dict[str, Tensor]]
+) -> tuple[list[int], dict[str, Tensor]]:
+    """Numbers of the checkpoints that raise validation accuracy together, and their average."""
+    average_states(states)  # refuses models that differ before any of them is evaluated
+    processes = start_processes(config.device)
+    precision = resolve_precision(settings.dtype, processes.device)
+    _, val_set = datasets(settings, processes)
+    model = new_model(settings, len(val_set.classes)).to(processes.device, precision.weights)
+    if model.state_dict()["head.fc.weight"].shape != states[0]["head.fc.weight"].shape:
+        raise UserError(
+            f"data={settings.data.name} has {len(val_set.classes):,} classes, the checkpoints others; set data=..."
+        )
+
+    def top1(state: dict[str, Tensor]) -> float:
+        model.load_state_dict(state)
+        evaluation, _ = run_evaluation(settings, processes, terminal, precision, model, val_set)
+        return evaluation.top1
+
+    terminal.say(f"top-1 in percent on {settings.data.name}, {len(val_set):,} images")
+    chosen, state, _ = greedy_soup(states, top1, terminal.say)
+    return chosen, state
 
 
 if __name__ == "__main__":
-    main()
+    # The command line is a floor above, so it is imported by name and only here.
+    import_module("dat_train.cli.main").main("average")

@@ -1,43 +1,100 @@
-"""dat-bench: how fast models are and how much memory they take, ours beside any of timm's."""
+"""What dat-bench does: settings -> measurements -> table, JSON, chart."""
 
-from typing import TYPE_CHECKING
+import platform
+from importlib import import_module
+from pathlib import Path
 
-from dat_train.commands.cli import run_command
-from dat_train.commands.command import Command
-from dat_train.config import BenchConfig
+import timm
+import torch
+from rich.console import Console
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-COMMAND = Command(
-    name="bench",
-    schema=BenchConfig,
-    groups=("model",),
-    usage="""\
-dat-bench [models|attention] [SETTING=VALUE ...]     measure speed and memory
-
-  dat-bench model=dat_t baseline=swin_tiny_patch4_window7_224            beside timm's Swin-T
-  dat-bench others=[dat_small,resnet50] modes=[inference] chart=speed.png
-  dat-bench model=dat_t dtype=bf16 compile=[false,true] json=speed.json
-  dat-bench attention sizes=[7,14]                                       the attention module alone""",
-    notes="""\
-Everything is measured in one process, in turns; the numbers are medians, `spread` is the distance between the
-quartiles as a share of the median, ratios are medians over rounds. Warm-up calls are not reported. Peak memory: on
-CUDA what the allocator gave out; elsewhere the tensors that live at once, counted operator by operator, which does
-not depend on the moment as a process' resident memory would.""",
-    positional="what",
-)
+import dat_train.models  # noqa: F401  registers the models
+from dat_train.benchmark import tables as report
+from dat_train.benchmark.attention import baseline_name, benchmark_attention
+from dat_train.benchmark.models import Candidate, benchmark_models
+from dat_train.benchmark.result import compared
+from dat_train.commands.request import Request
+from dat_train.runtime.precision import Precision, resolve_precision
+from dat_train.runtime.processes import resolve_device
+from dat_train.settings import Settings
 
 
-def main() -> None:
-    run_command(COMMAND, bench)
+def run(config: Settings, request: Request) -> None:
+    """Measure as `config` says and show it.
+
+    Raises:
+        UserError: errors the user can fix.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = resolve_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where events are recorded and kernels launched
+    precision = resolve_precision(config.dtype, device)
+    console = Console()
+    attention = config.what[0] == "attention"
+    rows = attention_rows(config, precision) if attention else model_rows(config, precision)
+    facts = machine(precision)
+    title = f"{facts['device']}, {precision.name}, batch {config.batch_size}"
+    console.print(title)
+    for table in report.tables(rows):
+        console.print(table)
+    if config.json:
+        report.write_json(Path(config.json), facts | {"settings": config.plain()}, rows)
+    if config.chart:
+        report.write_chart(Path(config.chart), title, rows, config.baseline)
 
 
-def bench(config: "DictConfig") -> None:
-    from dat_train.commands.benchmark_run import run  # imports torch, which help and mistakes do without
+def model_rows(config: Settings, precision: Precision) -> list[dict]:
+    """The chosen model, the others and the baseline, in all modes, eager and compiled as said."""
+    names = dict.fromkeys([config.baseline, config.model.timm_name, *config.others])
+    own = config.model.args | {"img_size": config.model.img_size}
+    results = []
+    for compiled in config.compile:
+        candidates = {
+            name: Candidate(
+                name,
+                size=config.img_size or config.model.img_size,
+                batch_size=config.batch_size,
+                device=precision.device,
+                weights=precision.weights,
+                autocast=precision.autocast,
+                compiled=compiled,
+                drop_path_rate=config.model.drop_path_rate,
+                **own if name == config.model.timm_name else {},
+            )
+            for name in names
+            if name
+        }
+        settings = {"repeats": config.repeats, "warmup": config.warmup, "compiled": compiled}
+        results += benchmark_models(candidates, config.modes, **settings)
+    return compared(results, config.baseline)
 
-    run(config)
+
+def attention_rows(config: Settings, precision: Precision) -> list[dict]:
+    """Every implementation at every size, beside the plain one."""
+    rows = []
+    for size in config.sizes:
+        results = benchmark_attention(
+            size,
+            batch_size=config.batch_size,
+            device=precision.device,
+            dtype=precision.autocast or precision.weights,
+            repeats=config.repeats,
+            warmup=config.warmup,
+        )
+        rows += compared(results, baseline_name(size))
+    return rows
+
+
+def machine(precision: Precision) -> dict:
+    """Where it was measured."""
+    name = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    if precision.device.type == "cuda":
+        name = torch.cuda.get_device_name(precision.device)
+    return {"device": name, "dtype": precision.name, "torch": torch.__version__, "timm": timm.__version__}
 
 
 if __name__ == "__main__":
-    main()
+    # The command line is a floor above, so it is imported by name and only here.
+    import_module("dat_train.cli.main").main("bench")

@@ -1,41 +1,165 @@
-"""dat-eval: evaluate a checkpoint, ours or a released one, on a validation set."""
+"""What dat-eval does: checkpoint and settings -> model and images -> evaluation -> report."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
 
-from dat_train.commands.cli import run_command
-from dat_train.commands.command import Command
-from dat_train.config import EvalConfig
+from torch import nn
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from dat_train.commands.build_data import datasets
+from dat_train.commands.build_model import new_model
+from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.evaluating import run_evaluation
+from dat_train.commands.output_folder import beside_run
+from dat_train.commands.request import Request
+from dat_train.errors import UserError
+from dat_train.evaluation.classification import Evaluation
+from dat_train.evaluation.resolutions import resolutions_csv, resolutions_text
+from dat_train.evaluation.result_files import result_text, write_report
+from dat_train.models import count_parameters, load_weights
+from dat_train.models.weights import LoadReport, read_checkpoint
+from dat_train.runtime.precision import Precision, resolve_precision
+from dat_train.runtime.processes import Processes, start_processes, stop_processes
+from dat_train.runtime.terminal import Terminal
+from dat_train.settings import Settings
+from dat_train.training.summary import table
 
-COMMAND = Command(
-    name="eval",
-    schema=EvalConfig,
-    groups=("model", "data"),
-    usage="""\
-dat-eval ckpt=PATH [SETTING=VALUE ...]     evaluate a checkpoint on a validation set
-
-  dat-eval ckpt=runs/dat_s-imagenet/checkpoints/best.pt                  as it was trained
-  dat-eval ckpt=... img_size=384                                         at another resolution
-  dat-eval ckpt=... img_sizes=[192,224,256]                              at several, with a table
-  dat-eval ckpt=... data=imagenet_a data.root=/data/imagenet-a           another test set, the classes it has
-  dat-eval model=dat_t data=imagenet data.root=/data/imagenet ckpt=dat_tiny_in1k_224.pth     released weights""",
-    notes="""\
-Everything not said is as the checkpoint was trained. eval.resize: the authors resize to a square whatever the aspect
-ratio ("squash") and then crop, which their numbers need; timm and torchvision resize the short side ("short_side").""",
-)
-
-
-def main() -> None:
-    run_command(COMMAND, evaluate)
+MAX_NAMED_FILES = 5  # unreadable images on the terminal; result.json has all
 
 
-def evaluate(config: "DictConfig") -> None:
-    from dat_train.commands.evaluation_run import run  # imports torch, which help and mistakes do without
+def run(config: Settings, request: Request) -> None:
+    """Evaluate as `config` and the checkpoint say, and write the reports.
 
-    run(config)
+    Raises:
+        UserError: errors the user can fix.
+    """
+    settings = request.settings_for(trained_with(read_checkpoint(config.ckpt)), config.ckpt, True)
+    processes = start_processes(config.device, settings.timeout_minutes, settings.deterministic)
+    terminal = Terminal(screen=processes.is_main)
+    try:
+        processes.check_same(config.as_yaml(), "configuration")
+        _run(config, settings, processes, terminal)
+    finally:
+        terminal.close()
+    stop_processes()
+
+
+def _run(config: Settings, settings: Settings, processes: Processes, terminal: Terminal) -> None:
+    output = output_folder(config)
+    processes.on_main(lambda: make(output))  # before the hours an evaluation may take, not after
+    precision = resolve_precision(settings.dtype, processes.device)
+    model, results = None, []
+    for size in config.img_sizes or [settings.img_size]:
+        settings = settings.changed(img_size=size)
+        _, val_set = datasets(settings, processes)
+        if model is None:
+            model, weights = trained_model(config, settings, val_set.classes)
+            model.to(processes.device, precision.weights)
+        evaluation, seconds = run_evaluation(settings, processes, terminal, precision, model, val_set)
+        if processes.is_main:
+            terminal.close()
+            facts = facts_of(config, settings, model, weights, precision)
+            facts |= {"processes": processes.world_size, "seconds": round(seconds, 3)}
+            facts |= {"images_per_second": round(len(val_set) / seconds, 2)}
+            folder = output / str(size) if config.img_sizes else output
+            results.append(write_report(evaluation, val_set.classes, val_set.samples, folder, facts))
+            say(terminal, evaluation, val_set.classes, results[-1], weights, folder)
+    if config.img_sizes and processes.is_main:
+        (output / "resolutions.csv").write_text(resolutions_csv(results))
+        terminal.say(f"\n{resolutions_text(results)}\n")
+        terminal.say(f"in {output}: resolutions.csv, and a folder for each resolution")
+
+
+# The parts
+
+
+def output_folder(config: Settings) -> Path:
+    """As said; else eval/ in the run's folder, or ./eval."""
+    return Path(config.output) if config.output else beside_run(config.ckpt, "eval")
+
+
+def make(output: Path) -> None:
+    """Make the folder of the reports.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "result.json").unlink(missing_ok=True)  # of an earlier evaluation, which must not pass for this one's
+    except OSError as error:
+        raise UserError(f"the reports cannot be written to {output} ({error.strerror}); set output=FOLDER") from error
+
+
+def trained_model(config: Settings, settings: Settings, classes: Sequence[str]) -> tuple[nn.Module, LoadReport]:
+    """The model with the checkpoint's weights.
+
+    Raises:
+        UserError: weights of another architecture or number of classes.
+    """
+    model = new_model(settings, len(classes))
+    weights = load_weights(model, config.ckpt, ema=config.ema)
+    if weights.classes != len(classes):
+        has = f"{weights.classes:,} classes" if weights.classes else "no classifier"
+        data = f"data={settings.data.name} has {len(classes):,} classes"
+        raise UserError(f"{config.ckpt} has {has}, {data}; set data=...")
+    return model, weights
+
+
+def facts_of(config: Settings, settings: Settings, model: nn.Module, weights: LoadReport, precision: Precision) -> dict:
+    """What result.json says beside the numbers."""
+    return {
+        "model": settings.model.name,
+        "parameters": count_parameters(model),
+        "checkpoint": config.ckpt,
+        "weights": weights.source,
+        "data": settings.data.name,
+        "data_root": settings.data.root,
+        "img_size": settings.img_size,
+        "resize": settings.eval.resize,
+        "crop_pct": settings.eval.crop_pct,
+        "interpolation": settings.eval.interpolation,
+        "mean": list(settings.data.mean),
+        "std": list(settings.data.std),
+        "batch_size": settings.eval.batch_size,
+        "dtype": precision.name,
+        "device": precision.device.type,
+    }
+
+
+def say(
+    terminal: Terminal,
+    evaluation: Evaluation,
+    classes: Sequence[str],
+    facts: dict,
+    weights: LoadReport,
+    output: Path,
+) -> None:
+    """The result on the terminal."""
+    crop = f"{facts['resize']} to {int(facts['img_size'] / facts['crop_pct'] + 1e-6)}, centre crop {facts['img_size']}"
+    topics = [
+        ("weights", f"{facts['checkpoint']} ({facts['weights']})"),
+        *(("", note) for note in weights.notes),
+        ("model", f"{facts['model']}, {facts['parameters'] / 1e6:.2f} M parameters"),
+        ("data", f"{facts['data']}, {facts['data_root'] or 'made on the fly'}"),
+        ("images", f"{crop}, {facts['interpolation']}"),
+        ("device", f"{facts['device']}, {facts['dtype']}, {facts['images_per_second']:,.0f} images/s"),
+    ]
+    if evaluation.unreadable:
+        count = len(evaluation.unreadable)
+        topics.append(("unreadable", f"{count:,} image{'s' * (count > 1)}, left out of all numbers:"))
+        topics += [("", path) for path in evaluation.unreadable[:MAX_NAMED_FILES]]
+        if len(evaluation.unreadable) > MAX_NAMED_FILES:
+            topics.append(("", "..."))
+    if facts["ece"] is not None:
+        topics.append(("calibration", f"error {facts['ece']:.2f} % (ECE, {len(facts['reliability'])} intervals)"))
+    names = ("result.json", "per_class.csv", "confused.csv", "wrong.csv", "wrong.png")
+    names = [name for name in names if (output / name).exists()]
+    terminal.say(table(topics))
+    terminal.say(f"\n{result_text(evaluation, classes)}\n")
+    terminal.say(f"in {output}: {', '.join(names)}")
 
 
 if __name__ == "__main__":
-    main()
+    # The command line is a floor above, so it is imported by name and only here.
+    import_module("dat_train.cli.main").main("eval")

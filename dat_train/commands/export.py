@@ -1,47 +1,221 @@
-"""dat-export: a trained model for timm and the Hugging Face hub, as ONNX, or as a torch.export program."""
+"""What dat-export does: checkpoint -> model -> files, checked -> accuracies."""
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
-from dat_train.commands.cli import run_command
-from dat_train.commands.command import Command
-from dat_train.config import ExportConfig
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import nn
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from dat_train.commands.build_data import datasets, workers
+from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.request import Request
+from dat_train.commands.trained import Trained, assemble
+from dat_train.data.dataset import ImageDataset
+from dat_train.data.loader import evaluation_loader
+from dat_train.errors import UserError
+from dat_train.evaluation.classification import Evaluation, evaluate
+from dat_train.export.model_card import model_card
+from dat_train.export.onnx_file import OnnxModel, need_onnx, write_int8, write_onnx
+from dat_train.export.preprocessing import Preprocessing
+from dat_train.export.timm_folder import load_timm_folder, write_timm_folder
+from dat_train.export.traced import ProgramModel, write_program
+from dat_train.models import count_parameters
+from dat_train.models.weights import read_checkpoint
+from dat_train.runtime.processes import Processes
+from dat_train.runtime.terminal import Terminal
+from dat_train.settings import Settings
 
-COMMAND = Command(
-    name="export",
-    schema=ExportConfig,
-    groups=("model", "data"),
-    usage="""\
-dat-export ckpt=PATH format=FORMAT [SETTING=VALUE ...]     take a trained model elsewhere
-
-  dat-export ckpt=runs/digits/checkpoints/best.pt                             a folder for timm and the Hub
-  dat-export ckpt=runs/digits/checkpoints/best.pt format=onnx int8=true       ONNX, also in 8 bits
-  dat-export ckpt=runs/digits/checkpoints/best.pt format=torch_export         a .pt2 file
-  dat-export model=dat_t ckpt=dat_tiny_in1k_224.pth format=onnx               released weights""",
-    notes="""\
-safetensors    model.safetensors, config.json with preprocessing and class names, README.md, the model card:
-               timm.create_model("local-dir:FOLDER", pretrained=True) after import dat_train.models
-onnx           model.onnx for any batch, preprocessing.json, with int8=true model.int8.onnx; needs onnx, onnxruntime
-               and onnxscript (the extra "export")
-torch_export   model.pt2 for any batch, preprocessing.json
-
-Every export is loaded again and compared with the checkpoint: equal logits for safetensors, within 1e-4 for the others.
-validate=true also compares accuracies on the validation set, which has to be where it was in training, or data.root=
-says where.""",
-)
-
-
-def main() -> None:
-    run_command(COMMAND, export)
+ALONE = Processes(0, 1, 0, torch.device("cpu"))  # exporting needs no accelerator, and checks without one
 
 
-def export(config: "DictConfig") -> None:
-    from dat_train.commands.export_run import run  # imports torch, which help and mistakes do without
+def run(config: Settings, request: Request) -> None:
+    """Export as `config` says.
 
-    run(config)
+    Raises:
+        UserError: errors the user can fix.
+    """
+    if config.int8 and config.format != "onnx":
+        raise UserError(f"int8=true is for format=onnx, not for format={config.format}")
+    if config.format == "onnx":
+        need_onnx()
+    measure = config.int8 if config.validate is None else config.validate
+    content = read_checkpoint(config.ckpt)
+    settings = request.settings_for(trained_with(content), config.ckpt, measure)
+    settings = settings.changed(dtype="fp32")  # half precision is a property of a device, not of the file
+    trained = assemble(settings, content, config.ckpt, config.ema, "cpu")
+    val_set = validation_set(trained) if measure else None  # before the work, not after
+    folder = output_folder(config)
+    terminal = Terminal()
+    terminal.say(str(trained.weights))
+
+    models = {"PyTorch": trained.model} | write(config, trained, content, folder, terminal)
+    if val_set is not None:
+        found = {}
+        for name, model in models.items():
+            terminal.progress(len(found), len(models), f"evaluating {name}")
+            found[name] = accuracy(model, trained, val_set)
+        terminal.close()
+        report(found, folder)
+    names = ", ".join(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")))
+    terminal.say(f"in {folder}: {names}")
+
+
+# The files
+
+
+def write(
+    config: Settings, trained: Trained, content: dict[str, Any], folder: Path, terminal: Terminal
+) -> dict[str, nn.Module]:
+    """Write the export and return what was written, loaded again, by name."""
+    steps = preprocessing(trained.settings)
+    if config.format == "safetensors":
+        write_timm_folder(trained.model, folder, trained.classes, steps, card(config, trained, content, steps))
+        terminal.say("timm loads it with equal logits")
+        return {"timm": load_timm_folder(folder)}
+
+    size = (trained.settings.img_size, trained.settings.img_size)
+    text = steps.as_json(trained.classes)
+    notes = {"preprocessing.json": text, "classes.json": json.dumps(trained.classes, ensure_ascii=False)}
+    (folder / "preprocessing.json").write_text(text + "\n", encoding="utf-8")
+    if config.format == "torch_export":
+        difference = write_program(trained.model, folder / "model.pt2", size, notes)
+        models = {"torch_export": ProgramModel(folder / "model.pt2")}
+    else:
+        difference = write_onnx(trained.model, folder / "model.onnx", size, notes)
+        models = {"onnx": OnnxModel(folder / "model.onnx")}
+        if config.int8:
+            write_int8(folder / "model.onnx", folder / "model.int8.onnx")
+            models["onnx int8"] = OnnxModel(folder / "model.int8.onnx")
+    terminal.say(f"logits within {difference:.1e} of PyTorch's")
+    return models
+
+
+def output_folder(config: Settings) -> Path:
+    """The folder, made: as said; else export/FORMAT in the run's folder, where the checkpoint is a run's, or here.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    above = Path(config.ckpt).parent
+    of_run = above.name == "checkpoints" and (above.parent / "config.yaml").is_file()
+    default = (above.parent if of_run else Path()) / "export" / config.format
+    folder = Path(config.output) if config.output else default
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("accuracy.json", "model.int8.onnx"):  # of an earlier export, which this one may not write again
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"output={folder} cannot be made ({error.strerror}); set output=FOLDER") from error
+    return folder
+
+
+def preprocessing(settings: Settings) -> Preprocessing:
+    view, data = settings.eval, settings.data
+    return Preprocessing(
+        settings.img_size, view.resize, view.crop_pct, view.interpolation, list(data.mean), list(data.std)
+    )
+
+
+def card(config: Settings, trained: Trained, content: dict[str, Any], steps: Preprocessing) -> str:
+    """The model card: what the checkpoint knows of its training, and nothing it does not."""
+    settings, facts = trained.settings, [("weights", trained.weights.source)]
+    data = top1 = None
+    if "step" in content and "config" in content:  # of a run of ours
+        data = settings.data.name
+        top1 = top1_of(config, content)
+        facts += [
+            ("data", data),
+            ("training", f"{content['epoch']} epochs, {content['step']:,} steps of {settings.batch_size} images"),
+            ("optimizer", f"AdamW, learning rate {settings.optim.lr:g}, weight decay {settings.optim.weight_decay:g}"),
+            ("augmentation", settings.augment.name),
+            ("seed", str(settings.seed)),
+        ]
+        if top1 is not None:
+            facts.append(("top-1, validation", f"{top1:.2f} %"))
+    return model_card(
+        settings.name or settings.model.name,
+        settings.model.timm_name,
+        count_parameters(trained.model),
+        trained.classes,
+        steps,
+        facts,
+        top1,
+        data,
+    )
+
+
+def top1_of(config: Settings, content: dict[str, Any]) -> float | None:
+    """The validated accuracy of these very weights, seen as in training; None where it is not known."""
+    changed = [config.img_size, config.ema, *config.eval.values()]
+    best = content.get("best") or {}
+    same = best.get("step") == content["step"] and all(value is None for value in changed)
+    return best["top1"] if same else None
+
+
+# Accuracies
+
+
+def validation_set(trained: Trained) -> ImageDataset:
+    """
+    Raises:
+        UserError: it is not there, or has other classes.
+    """
+    _, val_set = datasets(trained.settings, ALONE)
+    if len(val_set.classes) != len(trained.classes):
+        raise UserError(
+            f"the model has {len(trained.classes):,} classes, data={trained.settings.data.name} has "
+            f"{len(val_set.classes):,}; set data=..., or validate=false"
+        )
+    return val_set
+
+
+def accuracy(model: nn.Module, trained: Trained, val_set: ImageDataset) -> Evaluation:
+    settings = trained.settings
+    loader = evaluation_loader(val_set, batch_size=settings.eval.batch_size, workers=workers(settings, ALONE))
+    return evaluate(model, loader, num_classes=len(trained.classes), precision=trained.precision)
+
+
+def report(found: dict[str, Evaluation], folder: Path) -> None:
+    """Say the accuracies, and write them to accuracy.json."""
+    before = next(iter(found.values()))
+    rows = [
+        {
+            "model": name,
+            "top1": result.top1,
+            "top5": result.top5,
+            "loss": result.loss,
+            "images": result.count,
+            "other_predictions": int((result.predicted != before.predicted).sum()),
+        }
+        for name, result in found.items()
+    ]
+    (folder / "accuracy.json").write_text(json.dumps(rows, indent=2) + "\n")
+    Console(highlight=False).print(accuracy_table(rows))
+
+
+def accuracy_table(rows: Sequence[dict]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model")
+    for title in ("top-1", "cost", "loss", "other predictions"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        cost = rows[0]["top1"] - row["top1"]
+        table.add_row(
+            row["model"],
+            f"{row['top1']:.2f} %",
+            f"{cost:+.2f}" if row is not rows[0] else "",
+            f"{row['loss']:.4f}",
+            f"{row['other_predictions']:,} of {row['images']:,}" if row is not rows[0] else "",
+        )
+    return table
 
 
 if __name__ == "__main__":
-    main()
+    # The command line is a floor above, so it is imported by name and only here.
+    import_module("dat_train.cli.main").main("export")

@@ -1,43 +1,123 @@
-"""dat-predict: what a trained model sees in images."""
+"""What dat-predict does: checkpoint and paths -> model and batches -> rows."""
 
-from typing import TYPE_CHECKING
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
 
-from dat_train.commands.cli import run_command
-from dat_train.commands.command import Command
-from dat_train.config import PredictConfig
+import torch
+from rich.console import Console
+from rich.progress import Progress
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from dat_train.commands.build_data import workers
+from dat_train.commands.prediction_writers import Guess, Prediction, writer_for
+from dat_train.commands.request import Request
+from dat_train.commands.trained import Trained, load_trained
+from dat_train.data.dataset import UNREADABLE, ImageDataset
+from dat_train.data.images import UnreadableImage, read_rgb
+from dat_train.data.listing import FROM_LIST, list_images
+from dat_train.data.loader import evaluation_loader
+from dat_train.errors import UserError
+from dat_train.runtime.processes import Processes
+from dat_train.settings import Settings
 
-COMMAND = Command(
-    name="predict",
-    schema=PredictConfig,
-    groups=("model",),
-    usage="""\
-dat-predict ckpt=PATH IMAGE ... [SETTING=VALUE ...]     the most probable classes of images
-
-  dat-predict ckpt=runs/digits/checkpoints/best.pt photo.jpg more/photos      files and folders
-  dat-predict ckpt=... 'holiday/**/*.jpg' top=1                               a pattern
-  find . -name '*.png' | dat-predict ckpt=... - format=csv output=found.csv   a list
-  dat-predict model=dat_t ckpt=dat_tiny_in1k_224.pth photo.jpg                released weights""",
-    notes="""\
-ckpt is a checkpoint of dat-train, a folder written by dat-export, or released weights with model=NAME. Images are told
-in the order they were named. One that cannot be read is reported and left out, and the exit code is 1 at the end.
-format=csv has a row for each image: path, class and probability of the first, of the second, ...; format=jsonl an
-object: {"path": ..., "top": [{"class": ..., "index": ..., "probability": ...}, ...]}.""",
-    positional="images",
-)
+SOME_UNREADABLE = 1  # the exit code
 
 
-def main() -> None:
-    run_command(COMMAND, predict)
+def run(config: Settings, request: Request) -> None:
+    """Predict as `config` says; exits with SOME_UNREADABLE when an image could not be read.
+
+    Raises:
+        UserError: other errors the user can fix.
+    """
+    paths = list_images(config.images, sys.stdin if FROM_LIST in config.images else ())
+    if not paths:
+        raise UserError("the list on standard input names no image")
+    trained = load_trained(config, request)
+    writer = writer_for(config.format, paths, trained.classes, config.top)
+    alone = Processes(0, 1, 0, trained.precision.device)
+    readers = workers(trained.settings, alone) if len(paths) > config.batch_size else 0
+    unreadable = 0
+    with _bar(config.output) as bar, _output(config.output) as write:
+        task = bar.add_task("predicting", total=len(paths))
+        write(writer.header())
+        for prediction in predictions(trained, paths, config.top, config.batch_size, readers):
+            if prediction.guesses:
+                write(writer.row(prediction))
+            else:
+                unreadable += 1
+                bar.console.print(f"warning: {prediction.why}", soft_wrap=True, markup=False, highlight=False)
+            bar.advance(task)
+    if unreadable:
+        print(f"{unreadable:,} of {len(paths):,} images could not be read", file=sys.stderr)
+        sys.exit(SOME_UNREADABLE)
 
 
-def predict(config: "DictConfig") -> None:
-    from dat_train.commands.prediction_run import run  # imports torch, which help and mistakes do without
+def predictions(
+    trained: Trained, paths: Sequence[str], top: int, batch_size: int, readers: int = 0
+) -> Iterator[Prediction]:
+    """The predictions for images, in the order of `paths`, as batches are computed.
 
-    run(config)
+    Args:
+        top: guesses for each; there are no more than classes.
+        readers: processes that read images.
+    """
+    top = min(top, len(trained.classes))
+    images = ImageDataset([(path, 0) for path in paths], trained.classes, trained.transform, stand_in=False)
+    device = trained.precision.device
+    for batch in evaluation_loader(images, batch_size=batch_size, workers=readers, pin_memory=device.type == "cuda"):
+        with torch.inference_mode(), trained.precision.context():
+            logits = trained.model(batch.images.to(device, trained.precision.weights, non_blocking=True))
+        best = logits.float().softmax(-1).topk(top)  # (B, top) values, indices
+        rows = zip(batch.indices.tolist(), batch.labels.tolist(), *(part.tolist() for part in best), strict=True)
+        for index, label, probabilities, numbers in rows:
+            if label == UNREADABLE:
+                yield Prediction(paths[index], [], _reason(paths[index]))
+            else:
+                guesses = zip(numbers, probabilities, strict=True)
+                yield Prediction(paths[index], [Guess(trained.classes[number], number, p) for number, p in guesses])
+
+
+def _reason(path: str) -> str:
+    """Why an image could not be read, in one line."""
+    try:
+        read_rgb(path)
+    except UnreadableImage as error:
+        return " ".join(str(error).split())
+    return f"{path}: could be read only the second time"
+
+
+def _bar(output: str | None) -> Progress:
+    """A progress bar on standard error, where that is a terminal."""
+    rows_below = output is None and sys.stdout.isatty()  # the table goes to the same terminal: it has to flow around
+    return Progress(
+        console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True, redirect_stdout=rows_below
+    )
+
+
+@contextlib.contextmanager
+def _output(path: str | None) -> Iterator[Callable[[str], object]]:
+    """What writes a text to the file, or to standard output.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    if path is None:
+        try:
+            yield lambda text: sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has seen enough, as in "| head"
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    try:
+        with Path(path).open("w", encoding="utf-8", newline="") as file:
+            yield file.write
+    except OSError as error:
+        raise UserError(f"output={path} cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":
-    main()
+    # The command line is a floor above, so it is imported by name and only here.
+    import_module("dat_train.cli.main").main("predict")

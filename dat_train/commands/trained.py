@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from PIL.Image import Image
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
-from dat_train.commands.evaluation_settings import settings_of
-from dat_train.commands.parts import new_model
+from dat_train.commands.build_model import new_model
+from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.request import Request
 from dat_train.data.augment import eval_transform
 from dat_train.errors import UserError
 from dat_train.models.weights import LoadReport, count_classes, load_weights, read_checkpoint
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import resolve_device
+from dat_train.settings import Settings
 
 IMAGENET_CLASSES = 1000
 
@@ -38,12 +39,12 @@ class Trained:
     model: nn.Module
     classes: list[str]
     transform: Callable[[Image], Tensor]
-    settings: DictConfig
+    settings: Settings
     precision: Precision
     weights: LoadReport
 
 
-def load_trained(config: DictConfig) -> Trained:
+def load_trained(config: Settings, request: Request) -> Trained:
     """In a command: the model of config.ckpt, under what was typed.
 
     Args:
@@ -53,7 +54,8 @@ def load_trained(config: DictConfig) -> Trained:
         UserError: a file that cannot be read, does not say what it is of, or has no classifier.
     """
     content = read_checkpoint(config.ckpt)
-    return assemble(settings_of(config, content, images=False), content, config.ckpt, config.ema, config.device)
+    settings = request.settings_for(trained_with(content), config.ckpt, False)
+    return assemble(settings, content, config.ckpt, config.ema, config.device)
 
 
 def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "auto") -> Trained:
@@ -63,17 +65,17 @@ def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "au
         UserError: a file that cannot be read, or no checkpoint of dat-train.
     """
     content = read_checkpoint(ckpt)
-    config = content.get("config")
-    if not isinstance(config, dict) or "timm_name" not in config.get("model", {}):
+    config = trained_with(content)
+    if "kind" not in config.get("data", {}):
         raise UserError(f"{ckpt} does not say what it was trained with; use timm.create_model and load_weights")
-    return assemble(OmegaConf.create(config), content, ckpt, ema, device)
+    return assemble(Settings(config), content, ckpt, ema, device)
 
 
-def assemble(settings: DictConfig, content: dict[str, Any], ckpt: str | Path, ema: bool | None, device: str) -> Trained:
+def assemble(settings: Settings, content: dict[str, Any], ckpt: str | Path, ema: bool | None, device: str) -> Trained:
     """The model that `settings` describe with the weights in the checkpoint.
 
     Args:
-        settings: as of a training run, for example from `settings_of`.
+        settings: as of a training run, for example from `Request.settings_for`.
         content: of the file `ckpt`.
 
     Raises:

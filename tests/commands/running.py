@@ -1,12 +1,13 @@
 """Running the real commands in processes of their own, as a user does."""
 
 import contextlib
-import importlib
 import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from dat_train.cli.main import main
 
 MODULES = {
     "dat-train": "dat_train.commands.train",
@@ -24,13 +25,13 @@ def run(
     command: str, *arguments: str, cwd: Path, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess:
     """Run `command` with `arguments` in folder `cwd`; never raises for its exit code."""
-    return _run(["-m", MODULES[command], *arguments], cwd, timeout, environment)
+    return _run(["-m", "dat_train.cli.main", command.removeprefix("dat-"), *arguments], cwd, timeout, environment)
 
 
 def run_task(task: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """Run a dat-train whose work is the Python statement `task`, which sees the settings as `config`."""
-    imports = "from dat_train.commands.cli import run_command\nfrom dat_train.commands.train import COMMAND\n"
-    code = f"{imports}def task(config):\n    {task}\nrun_command(COMMAND, task)"
+    imports = "from dat_train.cli.main import run_command\nfrom dat_train.cli.table import TRAIN\n"
+    code = f"{imports}def task(config, request):\n    {task}\nrun_command(TRAIN, task)"
     return _run(["-c", code, *arguments], cwd, 60, environment)
 
 
@@ -47,13 +48,12 @@ def _run(arguments: list[str], cwd: Path, timeout: float, environment: dict) -> 
 
 def run_here(command: str, *arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess:
     """Run `command` as `run` does, but in this process, which has imported everything already."""
-    module = importlib.import_module(MODULES[command])
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         former = sys.argv, sys.stdin
         sys.argv, sys.stdin = [command, *arguments], io.StringIO(stdin)
         try:
-            module.main()
+            main(command.removeprefix("dat-"))
         except SystemExit as end:
             code = end.code
         finally:

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+import torch
+from commands.composing import composed
 
-from dat_train.commands.cli import conf_dir, register
-from dat_train.commands.parts import new_model, new_state
-from dat_train.config import TrainConfig, to_dict
+from dat_train.commands.build_model import new_model
+from dat_train.commands.build_training import new_state
 from dat_train.runtime.checkpoint import write_checkpoint
 from dat_train.runtime.precision import resolve_precision
 
@@ -21,14 +20,9 @@ def write_small_checkpoint(path: Path, *overrides: str, classes=DIGITS, model: s
     Args:
         model: the override that makes dat_nano tiny; "" leaves the model as it is.
     """
-    from torch import device
-
-    GlobalHydra.instance().clear()
-    register("train", TrainConfig)
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("train", ["experiment=digits", *([model] if model else []), *overrides])
-    precision = resolve_precision(config.dtype, device("cpu"))
+    config = composed("experiment=digits", *([model] if model else []), *overrides)
+    precision = resolve_precision(config.dtype, torch.device("cpu"))
     state = new_state(config, new_model(config, len(classes)), precision, classes)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(state.save(0, to_dict(config)), path)
+    write_checkpoint(state.save(0, config.plain()), path)
     return path

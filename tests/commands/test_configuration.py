@@ -6,9 +6,10 @@ from typing import NamedTuple
 import pytest
 from commands.running import run, run_task
 
-from dat_train.commands.cli import run_command
-from dat_train.commands.train import COMMAND
-from dat_train.config import TrainConfig, differences, settings
+from dat_train.cli.main import run_command
+from dat_train.cli.settings import MAY_CHANGE
+from dat_train.cli.table import TRAIN
+from dat_train.training.changed_settings import differences
 
 OK = ("model=dat_nano", "data=digits")
 WRONG = {
@@ -80,10 +81,10 @@ def train(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # it sets this; taken back after the test
 
-    def train(*arguments, task=lambda config: print(config.name)):
+    def train(*arguments, task=lambda config, request: print(config.name)):
         monkeypatch.setattr(sys, "argv", ["dat-train", *arguments])
         with pytest.raises(SystemExit) as stop:
-            run_command(COMMAND, task)
+            run_command(TRAIN, task)
         return Result(stop.value.code, *capsys.readouterr())
 
     return train
@@ -144,7 +145,7 @@ def test_every_run_of_a_sweep_has_a_folder_of_its_own(train, tmp_path):
 
 
 def test_a_sweep_over_models_takes_the_recipe_of_each(train):
-    result = train("model=dat_t,dat_b", "data=digits", "-m", task=lambda config: print(config.optim.clip_grad))
+    result = train("model=dat_t,dat_b", "data=digits", "-m", task=lambda config, request: print(config.optim.clip_grad))
     assert result.out.split() == ["5.0", "1.0"], result.err
 
 
@@ -177,7 +178,7 @@ def test_an_experiment_chooses_and_the_command_line_has_the_last_word(train):
 
 
 def test_any_argument_of_the_model_can_be_given(train):
-    result = train(*OK, "model.args.depths=[1,1,1,1]", task=lambda config: print(config.model.args))
+    result = train(*OK, "model.args.depths=[1,1,1,1]", task=lambda config, request: print(config.model.args))
     assert result.out == "{'depths': [1, 1, 1, 1]}\n", result.err
 
 
@@ -211,14 +212,20 @@ def test_mistakes_in_own_files_are_named_too(text, message, train, tmp_path):
 
 def test_only_changes_that_matter_are_differences():
     old = {"epochs": 10, "seed": 0, "device": "cpu", "model": {"name": "a", "args": {}}, "log": {"every": 5}}
-    assert differences(old, old) == []
-    assert differences(old, old | {"device": "cuda", "log": {"every": 50}, "epochs": 11}) == []
-    assert differences(old, old | {"epochs": 9, "seed": 1}) == [("epochs", 10, 9), ("seed", 0, 1)]
-    assert differences(old, old | {"model": {"name": "a", "args": {"x": 2}}}) == [("model.args.x", None, 2)]
+    assert differences(old, old, MAY_CHANGE) == []
+    assert differences(old, old | {"device": "cuda", "log": {"every": 50}, "epochs": 11}, MAY_CHANGE) == []
+    assert differences(old, old | {"epochs": 9, "seed": 1}, MAY_CHANGE) == [("epochs", 10, 9), ("seed", 0, 1)]
+    assert differences(old, old | {"model": {"name": "a", "args": {"x": 2}}}, MAY_CHANGE) == [("model.args.x", None, 2)]
 
 
 def test_what_decides_the_numbers_is_not_harmless():
-    harmless = {item.key for item in settings(TrainConfig) if item.harmless}
-    assert {"device", "data.workers", "checkpoint.every_minutes", "log.wandb", "epochs", "micro_batch_size"} <= harmless
+    assert {
+        "device",
+        "data.workers",
+        "checkpoint.every_minutes",
+        "log.wandb",
+        "epochs",
+        "micro_batch_size",
+    } <= MAY_CHANGE
     for key in ("batch_size", "seed", "img_size", "dtype", "optim.lr", "augment.mixup", "data.kind", "model.timm_name"):
-        assert key not in harmless
+        assert key not in MAY_CHANGE

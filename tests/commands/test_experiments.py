@@ -9,8 +9,8 @@ import pytest
 import torch
 from commands.in_process import composed, train
 
-from dat_train.commands.cli import choices
-from dat_train.commands.parts import new_model
+from dat_train.cli.conf import choices
+from dat_train.commands.build_model import new_model
 from dat_train.models import count_macs, count_parameters
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ import torch
 from commands.in_process import composed, train
 from safetensors.torch import save_file
 
-from dat_train.commands.fine_tuning import objective
-from dat_train.commands.parts import new_model
+from dat_train.commands.build_model import new_model
+from dat_train.commands.build_objective import objective
 from dat_train.data.digits import write_digits
 from dat_train.errors import UserError
 from dat_train.runtime.checkpoint import load_checkpoint

@@ -8,14 +8,12 @@ import pytest
 from commands.running import run
 
 from dat_train import __version__
-from dat_train.commands import average, bench, evaluate, export, predict, report, train, visualize
-from dat_train.commands.cli import choices
-from dat_train.config import settings
-
-COMMANDS = [module.COMMAND for module in (train, evaluate, predict, export, average, visualize, report, bench)]
+from dat_train.cli.conf import choices
+from dat_train.cli.settings import settings
+from dat_train.cli.table import COMMANDS
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
 def test_help_names_every_setting_and_choice(command, tmp_path):
     text = run(f"dat-{command.name}", "--help", cwd=tmp_path).stdout
     for item in settings(command.schema):
@@ -26,7 +24,7 @@ def test_help_names_every_setting_and_choice(command, tmp_path):
     assert max(len(line) for line in text.splitlines()) <= 120
 
 
-@pytest.mark.parametrize("command", [f"dat-{command.name}" for command in COMMANDS])
+@pytest.mark.parametrize("command", [f"dat-{name}" for name in COMMANDS])
 def test_without_arguments_it_says_what_to_type(command, tmp_path):
     result = run(command, cwd=tmp_path)
     assert result.returncode == 0 and f"{command} --help" in result.stdout and len(result.stdout.splitlines()) < 15
@@ -35,8 +33,8 @@ def test_without_arguments_it_says_what_to_type(command, tmp_path):
 def test_help_imports_neither_torch_nor_hydra(tmp_path):
     code = (
         "import sys; sys.argv = ['dat-train', '--help']\n"
-        "from dat_train.commands.train import main\n"
-        "try: main()\n"
+        "from dat_train.cli.main import train\n"
+        "try: train()\n"
         "except SystemExit: print({'torch', 'hydra', 'wandb'} & set(sys.modules), file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from dat_train.commands import evaluate
-from dat_train.commands.overrides import read_arguments
+from dat_train.cli.arguments import read_arguments
+from dat_train.cli.table import EVALUATE
 from dat_train.errors import UserError
 
-COMMAND = dataclasses.replace(evaluate.COMMAND, positional="images")
+COMMAND = dataclasses.replace(EVALUATE, positional="images")
 
 
 def test_arguments_without_a_name_are_told_from_settings(tmp_path, monkeypatch):
@@ -29,4 +29,4 @@ def test_a_misspelt_setting_is_no_file():
 
 def test_a_command_without_positional_setting_takes_settings_alone():
     with pytest.raises(UserError, match=r"'picture.png' is no setting: write NAME=VALUE"):
-        read_arguments(evaluate.COMMAND, ["ckpt=c.pt", "picture.png"])
+        read_arguments(EVALUATE, ["ckpt=c.pt", "picture.png"])

@@ -7,8 +7,8 @@ import yaml
 from commands.running import run
 from hydra.errors import MissingConfigException
 
-from dat_train.commands.overrides import composition_error
-from dat_train.commands.train import COMMAND
+from dat_train.cli.composition_errors import composition_error
+from dat_train.cli.table import TRAIN
 
 TINY = [
     *("model=dat_nano", "model.args.dims=[8,16,16,24]", "model.args.depths=[1,1,2,1]", "model.args.heads=[1,2,2,3]"),
@@ -30,7 +30,7 @@ def test_the_launcher_for_slurm_composes_with_one_gpu_a_run(tmp_path):
 
 def test_without_the_launcher_it_says_what_to_install():
     error = MissingConfigException("not found", missing_cfg_file="hydra/launcher/submitit_slurm", options=["basic"])
-    assert composition_error(COMMAND, error).endswith("pip install 'dat-train[slurm]'")
+    assert composition_error(TRAIN, error).endswith("pip install 'dat-train[slurm]'")
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from training.small_run import warm_context
 
-from dat_train.commands.train import main
+from dat_train.cli.main import train as main
 
 SETTINGS = [  # 60 steps in 10 epochs of a DAT of 30 thousand parameters, all kinds of randomness in it
     *("model=dat_nano", "model.args.dims=[8,16,16,24]", "model.args.depths=[1,1,2,1]", "model.args.heads=[1,2,2,3]"),

@@ -5,7 +5,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from training.small_run import tiny_model
 
-import dat_train.commands.training_run  # noqa: F401
+import dat_train.commands.train  # noqa: F401
 from dat_train.models import count_macs
 from dat_train.runtime.precision import resolve_precision
 from dat_train.training.memory_estimate import estimate_memory

@@ -1,0 +1,138 @@
+"""Composition of a command's settings by Hydra, and the call of the command, once or for every run of a sweep."""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from dat_train.cli.arguments import read_arguments
+from dat_train.cli.composition_errors import composition_error
+from dat_train.cli.conf import UNSET, choices, conf_dir
+from dat_train.cli.exits import stop
+from dat_train.cli.settings import MAY_CHANGE, TrainConfig, validate
+from dat_train.cli.settings_for_checkpoint import settings_for_checkpoint
+from dat_train.cli.table import Command
+from dat_train.commands.request import Request
+from dat_train.errors import UserError
+from dat_train.settings import Settings
+
+FULL_LR_BATCH = 1024  # images of an update that the rate in linear_lr is for
+
+
+def launch(command: Command, run: Callable[[Settings, Request], object] | None = None) -> None:
+    """Read the arguments in sys.argv, compose the settings and run the command.
+
+    Args:
+        run: function to call instead of the command's own.
+
+    Raises:
+        UserError: wrong arguments or settings. An error inside a run of a sweep exits at once.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; main translates
+    sys.argv[1:], overrides, unnamed = read_arguments(command, sys.argv[1:])
+    swept = {key for key, override in overrides.items() if override.is_sweep_override()}
+    register(command.name, command.schema)
+
+    def task(config: DictConfig) -> None:
+        # Hydra would start the other runs of a sweep after a UserError, so it becomes an exit here
+        try:
+            register(command.name, command.schema)  # a run of a sweep may be in another process
+            settings = complete(command, config, unnamed, swept)
+            work = run or importlib.import_module(f"dat_train.commands.{command.module}").run
+            work(settings, make_request(command, settings))
+        except OmegaConfBaseException as error:
+            stop(f"error: {composition_error(command, error)}", 2)
+        except UserError as error:
+            stop(f"error: {error}", 2)
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.name)(task)()
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(composition_error(command, error)) from None
+
+
+def register(name: str, schema: type) -> None:
+    """Register with Hydra the schema of conf/NAME.yaml, the resolver linear_lr, and the choice `unset`."""
+    OmegaConf.register_new_resolver("linear_lr", linear_lr, replace=True)
+    ConfigStore.instance().store(name=f"schema_{name}", node=schema)
+    for group in ("model", "data"):  # a sweep over models is first composed without a model
+        ConfigStore.instance().store(group=group, name=UNSET, node={})
+
+
+def complete(command: Command, config: DictConfig, unnamed: list[str], swept: set[str]) -> Settings:
+    """Resolve the composed settings, check them, and name the run.
+
+    Args:
+        unnamed: arguments for the command's positional setting.
+        swept: keys that a sweep varies.
+
+    Raises:
+        UserError: a setting that is missing or impossible.
+    """
+    chosen = HydraConfig.get().runtime.choices
+    for group in command.groups:
+        if chosen[group] == UNSET:
+            raise UserError(f"{group} is not set: {group}=NAME with one of {', '.join(choices(group))}")
+    OmegaConf.resolve(config)
+    values = OmegaConf.to_container(config)
+    if unnamed:
+        values[command.positional] = unnamed  # as typed: Hydra's grammar does not apply to file names
+    for key in sorted(OmegaConf.missing_keys(config)):
+        if key == command.positional and unnamed:
+            continue
+        hint = "ckpt=PATH, e.g. runs/digits/checkpoints/best.pt" if key == "ckpt" else f"{key}=VALUE"
+        if key == command.positional:
+            hint = f"dat-{command.name} {key.upper()} ..."
+        raise UserError(f"{key} is not set: {hint} (dat-{command.name} --help lists all settings)")
+    validate(values, command.schema)
+    if command.schema is TrainConfig:
+        values["name"] = run_name(values, swept)
+    return Settings(values)
+
+
+def make_request(command: Command, config: Settings) -> Request:
+    """The request for a command with composed settings."""
+    job = HydraConfig.get()
+    chosen = {group: name for group in ("model", "data") if (name := job.runtime.choices.get(group))}
+    typed = [override.lstrip("+").partition("=")[0] for override in job.overrides.task]
+
+    def settings_for(trained: dict, ckpt: str, images: bool = True) -> Settings:
+        register("train", TrainConfig)
+        return settings_for_checkpoint(config, trained, ckpt, chosen=chosen, typed=typed, images=images)
+
+    return Request(settings_for, MAY_CHANGE)
+
+
+def linear_lr(rate: float, batch_size: int) -> float:
+    """Scale a learning rate per 1024 images to another batch size by the linear scaling rule (Goyal et al., 2017).
+
+    Used in conf/ as ${linear_lr:1e-3,${batch_size}}.
+    """
+    return float(rate) * batch_size / FULL_LR_BATCH
+
+
+def run_name(values: dict, swept: set[str]) -> str:
+    """Name of the run's folder: `name`, or MODEL-DATA; a sweep adds its values, so that no two runs share a folder."""
+    name = values["name"] or f"{values['model']['name']}-{values['data']['name']}"
+    if "name" in swept:
+        return name
+    in_name = set() if values["name"] else {"model", "data"}
+    job = HydraConfig.get()
+    swept = swept | set(job.sweeper.get("params") or {})  # a configuration file may also declare a sweep
+    typed = {key.lstrip("+"): value for key, _, value in (item.partition("=") for item in job.overrides.task)}
+    added = (f"{key}_{_without_quotes(typed[key])}" for key in sorted(swept - in_name) if key in typed)
+    return "-".join([name, *added])
+
+
+def _without_quotes(value: str) -> str:
+    """A value as part of a folder's name that needs no quotes in a shell."""
+    return re.sub(r"[^\w.+-]+", "_", value).strip("_")

@@ -1,0 +1,67 @@
+"""Help for people, made from conf/ and the schema, without importing Hydra or torch."""
+
+import dataclasses
+import re
+import textwrap
+from typing import Any
+
+import yaml
+
+from dat_train.cli.conf import choices, conf_dir, first_comment
+from dat_train.cli.settings import MISSING, TrainConfig, settings
+from dat_train.cli.table import Command
+from dat_train.settings import flat
+
+_WIDTH = 110
+
+
+def usage(command: Command) -> str:
+    """What to type, in a few lines."""
+    return f"{command.usage}\n\ndat-{command.name} --help lists models, data and all settings."
+
+
+def full(command: Command) -> str:
+    """All a user can say to `command`: examples, choices, settings with their defaults."""
+    parts = [command.usage, command.notes]
+    for group in command.groups:
+        rows = [(f"{group}={name}", first_comment(conf_dir() / group / f"{name}.yaml")) for name in choices(group)]
+        parts.append("\n".join(_row(left, right) for left, right in rows))
+    return "\n\n".join([*parts, _settings(command)])
+
+
+def _settings(command: Command) -> str:
+    defaults = flat(yaml.safe_load((conf_dir() / f"{command.name}.yaml").read_text()))
+    lines = ["Settings (default):"]
+    group = ""
+    for item in settings(command.schema):
+        prefix = item.key.rpartition(".")[0]
+        if item.key.endswith(".name") and prefix:
+            continue  # follows from the choice
+        if prefix != group:
+            lines.append("")
+            group = prefix
+        text = item.help
+        if item.limit and "one of" in item.limit.text:
+            text += f"; {item.limit.text.removeprefix('must be ')}"
+        default = _shown(defaults.get(item.key, item.default))
+        star = " *" if item.harmless and command.schema is TrainConfig else ""
+        lines.append(_row(item.key + star, text + (f" ({default})" if default else "")))
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """A default as a user would type it; "" where there is none, or it depends on the choices above."""
+    if value in (None, MISSING, dataclasses.MISSING):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if scaled := re.fullmatch(r"\$\{linear_lr:(\S+?),\$\{batch_size\}\}", str(value)):
+        return f"{scaled[1]} x batch_size / 1024"
+    return re.sub(r"\$\{(.*?)\}", r"\1", str(value))
+
+
+def _row(left: str, right: str) -> str:
+    lines = textwrap.wrap(right, _WIDTH - 30) or [""]
+    if len(left) > 26:
+        return f"  {left}\n" + "\n".join(" " * 30 + line for line in lines)
+    return "\n".join(f"  {left if i == 0 else '':<26}  {line}" for i, line in enumerate(lines))

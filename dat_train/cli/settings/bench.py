@@ -1,0 +1,35 @@
+"""Settings of dat-bench."""
+
+from dataclasses import dataclass, field
+
+from dat_train.cli.settings.limits import DEVICE, DTYPE, NOT_NEGATIVE, POSITIVE, Limit
+from dat_train.cli.settings.setting import setting
+from dat_train.cli.settings.train import ModelConfig
+
+WHAT = Limit(lambda value: value in (["models"], ["attention"]), "must be models or attention, one of them")
+MODES = Limit(
+    lambda value: value and set(value) <= {"inference", "training"} and len(set(value)) == len(value),
+    "must be a list of inference, training",
+)
+ONCE = Limit(lambda value: value and len(set(value)) == len(value), "must be a list of false, true, each once at most")
+SIZES = Limit(lambda value: value and all(size > 0 for size in value), "must be a list of sides of maps, as in [7,14]")
+
+
+@dataclass
+class BenchConfig:
+    what: list[str] = setting("models: whole models; attention: the attention module alone", WHAT)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    others: list[str] = setting("further timm models, ours or not, as in others=[resnet50,dat_small]")
+    baseline: str | None = setting("timm model the others are compared with; null: no comparison")
+    modes: list[str] = setting("inference; training: forward, backward and optimizer step", MODES)
+    compile: list[bool] = setting("eager (false), by torch.compile (true), or both: compile=[false,true]", ONCE)
+    sizes: list[int] = setting("attention: sides of the maps", SIZES)
+    batch_size: int = setting("images of a call", POSITIVE)
+    img_size: int | None = setting("side of the images, pixels; null: the model's", POSITIVE)
+    dtype: str = setting("auto: bf16 on CUDA, else fp32; bf16 and fp16 by autocast", DTYPE)
+    device: str = setting("auto: the GPU if there is one; cpu, cuda or mps", DEVICE)
+    threads: int | None = setting("CPU threads; null: PyTorch's choice", POSITIVE)
+    repeats: int = setting("reported calls of each", POSITIVE)
+    warmup: int = setting("calls of each before them", NOT_NEGATIVE)
+    json: str | None = setting("file for everything that was measured, as JSON", default=None)
+    chart: str | None = setting("file for a bar chart, PNG", default=None)

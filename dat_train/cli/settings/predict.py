@@ -1,0 +1,16 @@
+"""Settings of dat-predict."""
+
+from dataclasses import dataclass
+
+from dat_train.cli.settings.limits import POSITIVE, one_of
+from dat_train.cli.settings.setting import setting
+from dat_train.cli.settings.trained_model import RunningModelConfig
+
+
+@dataclass
+class PredictConfig(RunningModelConfig):
+    images: list[str] = setting("files, folders, quoted patterns, or - for a list on standard input")
+    top: int = setting("number of classes for each image", POSITIVE)
+    format: str = setting("output format", one_of("table", "csv", "jsonl"))
+    output: str | None = setting("file to write; null: standard output", default=None)
+    batch_size: int = setting("images at a time", POSITIVE)

@@ -1,0 +1,50 @@
+"""Declaration of a setting in a schema, and all settings of a schema by dotted key."""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from dat_train.cli.settings.limits import Limit
+
+MISSING = "???"  # OmegaConf's mark of a value that must be given
+
+
+def setting(meaning: str, limit: Limit | None = None, *, harmless: bool = False, default: Any = MISSING) -> Any:
+    """Dataclass field of a setting.
+
+    Args:
+        meaning: text of --help.
+        limit: values it may take beyond its type.
+        harmless: whether it may change when a run is continued.
+        default: default value; without one, conf/ must have it.
+    """
+    metadata = {"help": meaning, "limit": limit, "harmless": harmless}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a schema."""
+
+    key: str
+    type: Any
+    help: str
+    limit: Limit | None
+    harmless: bool
+    default: Any  # MISSING if conf/ has the default
+
+
+def settings(schema: type, prefix: str = "") -> Iterator[Setting]:
+    """All settings of a schema, depth first; its own ones come before inherited ones."""
+    hints = typing.get_type_hints(schema)
+    own = vars(schema).get("__annotations__", {})
+    for item in sorted(dataclasses.fields(schema), key=lambda item: item.name not in own):
+        kind, key = hints[item.name], prefix + item.name
+        if dataclasses.is_dataclass(kind):
+            yield from settings(kind, f"{key}.")
+        else:
+            yield Setting(key, kind, default=item.default, **item.metadata)

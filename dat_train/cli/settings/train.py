@@ -1,0 +1,190 @@
+"""Settings of dat-train: names, types, meaning and limits. Their values are in conf/*.yaml."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dat_train.cli.settings.limits import (
+    ABOVE_ZERO,
+    BELOW_ONE,
+    BETAS,
+    CHANNELS,
+    CROP,
+    DEVICE,
+    DISTILLATION,
+    DTYPE,
+    FOLDER,
+    INTERPOLATION,
+    KIND,
+    NOT_NEGATIVE,
+    PAIR,
+    POSITIVE,
+    RESIZE,
+    SHARE,
+    one_of,
+)
+from dat_train.cli.settings.setting import setting, settings
+
+
+@dataclass
+class ModelConfig:
+    name: str = setting("configuration name, as in model=NAME")
+    timm_name: str = setting("name of the timm model")
+    img_size: int = setting("resolution the model is made for, pixels", POSITIVE)
+    drop_path_rate: float = setting("stochastic depth of the last block; grows linearly from 0", BELOW_ONE)
+    args: dict[str, Any] = setting("further arguments of the model, e.g. model.args.depths=[2,2,2,2]", default={})
+    grad_checkpointing: bool = setting(
+        "recompute activations in the backward pass: less memory, more time", harmless=True
+    )
+
+
+@dataclass
+class DataConfig:
+    name: str = setting("configuration name, as in data=NAME")
+    kind: str = setting("how the images are found", KIND)
+    root: str | None = setting("folder the images are in", harmless=True)
+    workers: int | None = setting(
+        "data processes of each training process; null: its share of cores, at most 8",
+        NOT_NEGATIVE,
+        harmless=True,
+    )
+    val_fraction: float = setting("share held out where there is no val/ folder", SHARE)
+    split_seed: int = setting("seed of that split", NOT_NEGATIVE)
+    max_unreadable: float = setting("stop when a larger share of images cannot be read", SHARE, harmless=True)
+    mean: list[float] = setting("channel means images are normalised with", CHANNELS)
+    std: list[float] = setting("channel standard deviations images are normalised with", CHANNELS)
+    fake_images: int = setting("data=fake: number of training images", POSITIVE)
+    fake_classes: int = setting("data=fake: number of classes", POSITIVE)
+
+
+@dataclass
+class AugmentConfig:
+    name: str = setting("configuration name, as in augment=NAME")
+    scale: list[float] | None = setting(
+        "random resized crop: range of area; null: resize to img_size without cropping", PAIR
+    )
+    ratio: list[float] = setting("random resized crop: range of aspect ratio", PAIR)
+    interpolation: str = setting("how crops are resized", INTERPOLATION)
+    hflip: float = setting("probability of a horizontal flip", SHARE)
+    vflip: float = setting("probability of a vertical flip", SHARE)
+    rand_augment: str | None = setting("timm's RandAugment policy; null: none")
+    color_jitter: float = setting("brightness, contrast and saturation jitter where RandAugment is off", NOT_NEGATIVE)
+    random_erasing: float = setting("probability of erasing a rectangle (per-pixel noise)", SHARE)
+    mixup: float = setting("alpha of mixup; 0: off", NOT_NEGATIVE)
+    cutmix: float = setting("alpha of cutmix; 0: off", NOT_NEGATIVE)
+    switch_prob: float = setting("probability of cutmix where both are on", SHARE)
+    label_smoothing: float = setting("mass spread over all classes", BELOW_ONE)
+    repeats: int = setting("augmented copies of a sample in a row (repeated augmentation); 1: off", POSITIVE)
+
+
+@dataclass
+class OptimConfig:
+    lr: float = setting("peak learning rate, taken as it is given; the default follows batch_size", NOT_NEGATIVE)
+    weight_decay: float = setting("AdamW's, for weights of two or more dimensions except bias tables", NOT_NEGATIVE)
+    betas: list[float] = setting("AdamW's", BETAS)
+    eps: float = setting("AdamW's", POSITIVE)
+    clip_grad: float = setting("largest gradient norm; 0: no clipping", NOT_NEGATIVE)
+    layer_decay: float = setting("learning rate of a layer over that of the layer above it; 1: all alike", ABOVE_ZERO)
+    head_lr_factor: float = setting("learning rate of the classifier over that of the others", POSITIVE)
+
+
+@dataclass
+class DistillConfig:
+    teacher: str | None = setting("timm model that teaches, also local-dir:FOLDER or hf-hub:NAME; null: none")
+    weights: str | None = setting("its weights; null: timm's own. A checkpoint of dat-train needs no teacher=")
+    kind: str = setting("soft: the teacher's probabilities; hard: its decision", DISTILLATION)
+    alpha: float = setting("the teacher's share of the loss", SHARE)
+    tau: float = setting("temperature of both softmaxes, kind soft", POSITIVE)
+
+
+@dataclass
+class ScheduleConfig:
+    warmup_epochs: float = setting("epochs of linear warm-up, counted inside `epochs`", NOT_NEGATIVE)
+    warmup_lr: float = setting("learning rate warm-up starts from", NOT_NEGATIVE)
+    min_lr: float = setting("learning rate the cosine ends at", NOT_NEGATIVE)
+
+
+@dataclass
+class EmaConfig:
+    decay: float = setting("decay of the averaged weights, e.g. 0.9999; 0: no averaging", BELOW_ONE)
+
+
+@dataclass
+class ValidationConfig:
+    every_epochs: int = setting("epochs between validations", POSITIVE)
+    batch_size: int = setting("validation images per device at a time", POSITIVE, harmless=True)
+    resize: str = setting("short_side as timm and torchvision; squash as the authors: whatever the aspect", RESIZE)
+    crop_pct: float = setting("side of the centre crop over the resized side; 1: no crop", CROP)
+    interpolation: str = setting("how validation images are resized", INTERPOLATION)
+
+
+@dataclass
+class CheckpointConfig:
+    every_minutes: float = setting("minutes between checkpoints inside an epoch", NOT_NEGATIVE, harmless=True)
+    keep: int = setting("older checkpoints kept besides last.pt and best.pt", NOT_NEGATIVE, harmless=True)
+
+
+@dataclass
+class LogConfig:
+    every: int = setting("steps between progress lines and writes of metrics.jsonl", POSITIVE, harmless=True)
+    tensorboard: bool = setting("write TensorBoard files into the run's folder", harmless=True)
+    wandb: bool = setting("log to Weights & Biases", harmless=True)
+    wandb_project: str = setting("its project", harmless=True)
+    wandb_mode: str | None = setting(
+        "null: online where a login is known, else offline", one_of("online", "offline"), harmless=True
+    )
+    mlflow: bool = setting("log to MLflow", harmless=True)
+    mlflow_uri: str | None = setting(
+        "its server or database; null: MLFLOW_TRACKING_URI, else runs_dir/mlflow.db", harmless=True
+    )
+    mlflow_experiment: str = setting("its experiment", harmless=True)
+
+
+@dataclass
+class InspectConfig:
+    every: int = setting(
+        "steps between looks at the offsets (length, share at the limit, share outside); 0: never",
+        NOT_NEGATIVE,
+        harmless=True,
+    )
+
+
+@dataclass
+class TrainConfig:
+    name: str | None = setting(
+        "the run's folder under runs_dir; null: MODEL-DATA; in a sweep, what is swept is added", FOLDER, harmless=True
+    )
+    runs_dir: str = setting("folder of all runs", harmless=True)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    img_size: int = setting("training resolution, pixels", POSITIVE)
+    epochs: int = setting("length of the schedule; may only grow when a run is continued", POSITIVE, harmless=True)
+    max_steps: int | None = setting(
+        "stop after so many steps; the schedule stays that of `epochs`", POSITIVE, harmless=True
+    )
+    batch_size: int = setting("images of one update, over all devices and micro-batches", POSITIVE)
+    micro_batch_size: int = setting(
+        "images one device computes at a time; the rest is gradient accumulation", POSITIVE, harmless=True
+    )
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    seed: int = setting("everything random follows from it", NOT_NEGATIVE)
+    resume: str = setting("auto: continue the run's folder; never: start afresh; or a checkpoint's path", harmless=True)
+    init: str | None = setting("weights to start from: a file, or timm's local-dir:FOLDER or hf-hub:OWNER/NAME")
+    freeze: list[str] = setting("parts of the model that are not trained, as in [stem,stages.0]")
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    device: str = setting("auto: the GPU if there is one; cpu, cuda or mps", DEVICE, harmless=True)
+    dtype: str = setting("auto: bf16 on CUDA, else fp32", DTYPE)
+    compile: bool = setting("torch.compile the model", harmless=True)
+    deterministic: bool = setting("bit-exact on a GPU too, slower")
+    eval: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    inspect: InspectConfig = field(default_factory=InspectConfig)
+    nonfinite_limit: int = setting("stop after so many skipped (non-finite) steps in a row", POSITIVE, harmless=True)
+    timeout_minutes: float = setting("give up waiting for another process after so long", POSITIVE, harmless=True)
+    show_batch: bool = setting("write a picture of one augmented batch and stop", harmless=True)
+
+
+MAY_CHANGE = frozenset(item.key for item in settings(TrainConfig) if item.harmless)  # when a run is continued

@@ -1,0 +1,24 @@
+"""Settings of dat-visualize."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dat_train.cli.settings.limits import POSITIVE
+from dat_train.cli.settings.setting import setting
+from dat_train.cli.settings.trained_model import RunningModelConfig
+
+
+@dataclass
+class VisualizeConfig(RunningModelConfig):
+    image: str = setting("image file, folder of images, or quoted pattern")
+    query: list[Any] | None = setting(
+        "pixel [x,y] of the model's input whose attention is drawn, or [[x,y],...]; null: the most attended spots",
+        default=None,
+    )
+    pictures: bool = setting("write the pictures (PNG)")
+    page: bool = setting("write look.html, which needs no network")
+    most_images: int = setting("of a folder; the others are left out", POSITIVE)
+    output: str | None = setting(
+        "folder for the results, with a folder for each image; null: looking/ in the run's folder, or ./looking",
+        default=None,
+    )

@@ -1,0 +1,76 @@
+"""Settings to use a checkpoint with: those it was trained with, or a recipe's, and over them what was typed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose
+from omegaconf import OmegaConf
+
+from dat_train.cli.conf import choices
+from dat_train.cli.settings import TrainConfig, settings, validate
+from dat_train.errors import UserError
+from dat_train.settings import Settings, flat, merged
+
+NORMALIZATION = ("mean", "std")  # in the group data, but a property of the trained model
+MACHINE_SETTING = "device"  # of the machine the training ran on, not of the model
+DEFAULT_DATA = "imagenet"  # source of normalization for released weights where no data is chosen
+
+
+def settings_for_checkpoint(
+    config: Settings, trained: dict[str, Any], ckpt: str, *, chosen: dict[str, str], typed: Sequence[str], images: bool
+) -> Settings:
+    """Return the settings of a training run from which the checkpoint's model, data and transform are built.
+
+    Args:
+        config: settings of dat-eval or another command that uses a trained model; null means as in the checkpoint.
+        trained: configuration in the checkpoint, or {}.
+        ckpt: the checkpoint's path, for messages.
+        chosen: typed choices of the groups model and data. A model replaces the checkpoint's model. Data replaces
+            the data set and keeps the checkpoint's normalization and evaluation view.
+        typed: keys of all settings that were typed.
+        images: whether images of the data set are going to be read; if not, data.root is not required.
+
+    Raises:
+        UserError: model or data are known neither from the checkpoint nor from `chosen`; impossible settings.
+    """
+    trained, chosen = dict(trained), dict(chosen)
+    if "kind" not in trained.get("data", {}) and not images:
+        chosen.setdefault("data", DEFAULT_DATA)
+    _require(ckpt, chosen, trained)
+    if trained and "model" in chosen:
+        del trained["model"]
+    if trained and "data" in chosen:
+        trained["data"] = {name: trained["data"][name] for name in NORMALIZATION}
+
+    defaults = compose("train", [f"{group}={name}" for group, name in chosen.items()])
+    whole = OmegaConf.create(merged(merged(OmegaConf.to_container(defaults), trained), _typed(config, typed)))
+    OmegaConf.resolve(whole)
+    plain = OmegaConf.to_container(whole) | {"init": None}  # weights the training started from are not needed
+    validate(plain, TrainConfig, images=images)
+    return Settings(plain)
+
+
+def _require(ckpt: str, chosen: dict[str, str], trained: dict[str, Any]) -> None:
+    decisive = {"model": "timm_name", "data": "kind"}
+    missing = [group for group in decisive if group not in chosen and decisive[group] not in trained.get(group, {})]
+    if missing:
+        ways = " and ".join(f"{group}=NAME (one of {', '.join(choices(group))})" for group in missing)
+        raise UserError(f"{ckpt} does not say what it was trained with: add {ways}")
+
+
+def _typed(config: Settings, names: Sequence[str]) -> dict[str, Any]:
+    """Nested values of the typed settings, with the names they have in dat-train; choices of groups are left out."""
+    names = [name for name in names if name not in ("model", "data", MACHINE_SETTING)]
+    known = {item.key for item in settings(TrainConfig)}
+    typed: dict[str, Any] = {}
+    for key, value in flat(config).items():
+        if value is None or not any(f"{key}.".startswith(f"{name}.") for name in names):
+            continue
+        if key not in known and not key.startswith("model.args."):
+            continue  # a setting of the command alone, as ckpt
+        *groups, last = ("eval.batch_size" if key == "batch_size" else key).split(".")
+        place = typed
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return typed

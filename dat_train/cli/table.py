@@ -1,0 +1,200 @@
+"""The table of commands: name, settings, choices, help texts and the module that does the work."""
+
+from dataclasses import dataclass
+
+from dat_train.cli.settings import (
+    AverageConfig,
+    BenchConfig,
+    EvalConfig,
+    ExportConfig,
+    PredictConfig,
+    ReportConfig,
+    TrainConfig,
+    VisualizeConfig,
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command dat-NAME.
+
+    Attributes:
+        name: name of the command after "dat-", and of its defaults, conf/NAME.yaml.
+        module: module in commands/ whose `run(config, request)` does the work; imported only then, because it imports
+            torch.
+        schema: dataclass of its settings.
+        groups: folders of conf/ it chooses from.
+        usage: short usage with examples.
+        notes: further text of --help, printed before the settings.
+        positional: name of a setting, a list, that takes the arguments without NAME=, as in dat-report runs/A runs/B.
+    """
+
+    name: str
+    module: str
+    schema: type
+    groups: tuple[str, ...]
+    usage: str
+    notes: str
+    positional: str | None = None
+
+
+TRAIN = Command(
+    name="train",
+    module="train",
+    schema=TrainConfig,
+    groups=("model", "data", "augment", "experiment", "ablation"),
+    usage="""\
+dat-train model=MODEL data=DATA [SETTING=VALUE ...]     train a Deformable Attention Transformer
+
+  dat-train experiment=digits                                            a demo: minutes on two CPU cores
+  dat-train model=dat_s data=imagenet data.root=/data/imagenet           the paper's recipe
+  torchrun --nproc_per_node=8 -m dat_train.commands.train model=dat_s data=imagenet data.root=/data/imagenet
+  dat-train model=dat_t data=folder data.root=/my/photos epochs=50       your own images and classes
+  dat-train ... show_batch=true                                          look at one augmented batch first
+
+The same command again continues the run where it stopped.""",
+    notes="""\
+Results: RUNS_DIR/NAME/ with config.yaml, metrics.jsonl, summary.json, curves.png, checkpoints/last.pt and best.pt.
+--cfg job            show the settings as they are composed, without running
+--multirun           run every combination of several values, as in optim.lr=1e-3,2e-3 seed=0,1
+--config-dir DIR     look for .yaml files of models, data, experiments ... in a folder of yours, too
+
+Settings marked * may change when a run is continued. A model's own recipe may set others than the defaults
+below (conf/recipe/).""",
+)
+
+EVALUATE = Command(
+    name="eval",
+    module="evaluate",
+    schema=EvalConfig,
+    groups=("model", "data"),
+    usage="""\
+dat-eval ckpt=PATH [SETTING=VALUE ...]     evaluate a checkpoint on a validation set
+
+  dat-eval ckpt=runs/dat_s-imagenet/checkpoints/best.pt                  as it was trained
+  dat-eval ckpt=... img_size=384                                         at another resolution
+  dat-eval ckpt=... img_sizes=[192,224,256]                              at several, with a table
+  dat-eval ckpt=... data=imagenet_a data.root=/data/imagenet-a           another test set, the classes it has
+  dat-eval model=dat_t data=imagenet data.root=/data/imagenet ckpt=dat_tiny_in1k_224.pth     released weights""",
+    notes="""\
+Everything not said is as the checkpoint was trained. eval.resize: the authors resize to a square whatever the aspect
+ratio ("squash") and then crop, which their numbers need; timm and torchvision resize the short side ("short_side").""",
+)
+
+PREDICT = Command(
+    name="predict",
+    module="predict",
+    schema=PredictConfig,
+    groups=("model",),
+    usage="""\
+dat-predict ckpt=PATH IMAGE ... [SETTING=VALUE ...]     the most probable classes of images
+
+  dat-predict ckpt=runs/digits/checkpoints/best.pt photo.jpg more/photos      files and folders
+  dat-predict ckpt=... 'holiday/**/*.jpg' top=1                               a pattern
+  find . -name '*.png' | dat-predict ckpt=... - format=csv output=found.csv   a list
+  dat-predict model=dat_t ckpt=dat_tiny_in1k_224.pth photo.jpg                released weights""",
+    notes="""\
+ckpt is a checkpoint of dat-train, a folder written by dat-export, or released weights with model=NAME. Images are told
+in the order they were named. One that cannot be read is reported and left out, and the exit code is 1 at the end.
+format=csv has a row for each image: path, class and probability of the first, of the second, ...; format=jsonl an
+object: {"path": ..., "top": [{"class": ..., "index": ..., "probability": ...}, ...]}.""",
+    positional="images",
+)
+
+EXPORT = Command(
+    name="export",
+    module="export",
+    schema=ExportConfig,
+    groups=("model", "data"),
+    usage="""\
+dat-export ckpt=PATH format=FORMAT [SETTING=VALUE ...]     take a trained model elsewhere
+
+  dat-export ckpt=runs/digits/checkpoints/best.pt                             a folder for timm and the Hub
+  dat-export ckpt=runs/digits/checkpoints/best.pt format=onnx int8=true       ONNX, also in 8 bits
+  dat-export ckpt=runs/digits/checkpoints/best.pt format=torch_export         a .pt2 file
+  dat-export model=dat_t ckpt=dat_tiny_in1k_224.pth format=onnx               released weights""",
+    notes="""\
+safetensors    model.safetensors, config.json with preprocessing and class names, README.md, the model card:
+               timm.create_model("local-dir:FOLDER", pretrained=True) after import dat_train.models
+onnx           model.onnx for any batch, preprocessing.json, with int8=true model.int8.onnx; needs onnx, onnxruntime
+               and onnxscript (the extra "export")
+torch_export   model.pt2 for any batch, preprocessing.json
+
+Every export is loaded again and compared with the checkpoint: equal logits for safetensors, within 1e-4 for the others.
+validate=true also compares accuracies on the validation set, which has to be where it was in training, or data.root=
+says where.""",
+)
+
+AVERAGE = Command(
+    name="average",
+    module="average",
+    schema=AverageConfig,
+    groups=("model", "data"),
+    usage="""\
+dat-average CKPT CKPT ... [SETTING=VALUE ...]     average the weights of several checkpoints
+
+  dat-average runs/tuned-*/checkpoints/best.pt output=soup.pt                  their mean
+  dat-average runs/tuned-*/checkpoints/best.pt kind=greedy output=soup.pt      those that help (validation data)""",
+    notes="""\
+For models fine-tuned from the same weights (Wortsman et al., ICML 2022), or checkpoints of one run; models trained from
+different beginnings have no sensible average. What is written is a checkpoint for dat-eval and init=.
+kind=greedy chooses on the validation data of the first checkpoint, or data=NAME; test it on other images.""",
+    positional="ckpt",
+)
+
+VISUALIZE = Command(
+    name="visualize",
+    module="visualize",
+    schema=VisualizeConfig,
+    groups=("model",),
+    usage="""\
+dat-visualize ckpt=PATH image=PATH [SETTING=VALUE ...]     see where a model looks in an image
+
+  dat-visualize ckpt=runs/digits/checkpoints/best.pt image=data/digits/val/8/0008.png
+  dat-visualize ckpt=... image=my/photos                                 every image of a folder
+  dat-visualize ckpt=... image=cat.jpg query=[112,80]                    the attention of one point
+  dat-visualize model=dat_t ckpt=dat_tiny_in1k_224.pth image=cat.jpg     released weights""",
+    notes="""\
+For each image, in OUTPUT/IMAGE/: look.html, a page to explore attention with the mouse, keyboard or a finger;
+points.png and points_stageS_blockB.png (the deformed points), attention.png, heat.png, traced.png, predictions.png.
+Everything is drawn on the model's input: the image after eval.resize and its crop.""",
+)
+
+REPORT = Command(
+    name="report",
+    module="report",
+    schema=ReportConfig,
+    groups=(),
+    usage="""\
+dat-report RUN ... [output=PAGE.html]     one page about one run, or several side by side
+
+  dat-report runs/digits
+  dat-report runs/a runs/b output=a-and-b.html
+  dat-report runs/sweep-*""",
+    notes="""\
+The page needs no network: results, curves over each other, settings with their differences marked, and, where dat-eval
+was run, accuracy of each class, confusions and the surest mistakes; then the faults each run met.""",
+    positional="runs",
+)
+
+BENCH = Command(
+    name="bench",
+    module="bench",
+    schema=BenchConfig,
+    groups=("model",),
+    usage="""\
+dat-bench [models|attention] [SETTING=VALUE ...]     measure speed and memory
+
+  dat-bench model=dat_t baseline=swin_tiny_patch4_window7_224            beside timm's Swin-T
+  dat-bench others=[dat_small,resnet50] modes=[inference] chart=speed.png
+  dat-bench model=dat_t dtype=bf16 compile=[false,true] json=speed.json
+  dat-bench attention sizes=[7,14]                                       the attention module alone""",
+    notes="""\
+Everything is measured in one process, in turns; the numbers are medians, `spread` is the distance between the
+quartiles as a share of the median, ratios are medians over rounds. Warm-up calls are not reported. Peak memory: on
+CUDA what the allocator gave out; elsewhere the tensors that live at once, counted operator by operator, which does
+not depend on the moment as a process' resident memory would.""",
+    positional="what",
+)
+
+COMMANDS = {command.name: command for command in (TRAIN, EVALUATE, PREDICT, EXPORT, AVERAGE, VISUALIZE, REPORT, BENCH)}

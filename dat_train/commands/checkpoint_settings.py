@@ -1,0 +1,46 @@
+"""Configuration in a checkpoint, or in a model exported for timm, as settings of a training run."""
+
+from typing import Any
+
+from dat_train.errors import UserError
+
+# arguments in timm's config.json that settings of ours, or the weights' shapes, replace
+NOT_ARGUMENTS = ("num_classes", "img_size", "in_chans", "global_pool", "drop_path_rate")
+
+
+def trained_with(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration in a checkpoint of dat-train or an exported folder; {} for any other file."""
+    if "timm" in content:
+        return settings_of_timm(content["timm"])
+    config = content.get("config")
+    ours = isinstance(config, dict) and isinstance(config.get("model"), dict) and "timm_name" in config["model"]
+    return dict(config) if ours else {}
+
+
+def settings_of_timm(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings model, data.mean, data.std, img_size and eval from a config.json written by `Preprocessing.as_timm`.
+
+    Raises:
+        UserError: a model whose input is not an RGB square, or an unsupported way of cropping.
+    """
+    name, view, arguments = config["architecture"], config["pretrained_cfg"], config.get("model_args", {})
+    channels, *size = view["input_size"]
+    resize = {"center": "short_side", "squash": "squash"}.get(view.get("crop_mode", "center"))
+    if channels != 3 or size[0] != size[1] or resize is None:
+        raise UserError(
+            f"config.json says input_size={view['input_size']}, crop_mode={view.get('crop_mode')}; images here are RGB "
+            "squares, cropped in the centre"
+        )
+    native = arguments.get("img_size", size[0])
+    return {
+        "model": {
+            "name": name,
+            "timm_name": name,
+            "img_size": native if isinstance(native, int) else native[0],
+            "drop_path_rate": 0.0,
+            "args": {key: value for key, value in arguments.items() if key not in NOT_ARGUMENTS},
+        },
+        "data": {"mean": list(view["mean"]), "std": list(view["std"])},
+        "img_size": size[0],
+        "eval": {"resize": resize, "crop_pct": view["crop_pct"], "interpolation": view["interpolation"]},
+    }

@@ -1,0 +1,59 @@
+"""Evaluation of a model on a data set, with progress on the terminal."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from dat_train.commands.build_data import workers
+from dat_train.data.dataset import ImageDataset
+from dat_train.data.loader import Batch, evaluation_loader
+from dat_train.evaluation.classification import Evaluation, evaluate
+from dat_train.runtime.precision import Precision
+from dat_train.runtime.processes import Processes
+from dat_train.runtime.terminal import Terminal, duration
+from dat_train.settings import Settings
+
+PROGRESS_SECONDS = 30.0  # between progress lines where the output is no terminal
+
+
+def run_evaluation(
+    settings: Settings,
+    processes: Processes,
+    terminal: Terminal,
+    precision: Precision,
+    model: nn.Module,
+    val_set: ImageDataset,
+) -> tuple[Evaluation, float]:
+    """Evaluate `model` on `val_set`; return the result and the seconds it took."""
+    loader = evaluation_loader(
+        val_set,
+        batch_size=settings.eval.batch_size,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        workers=workers(settings, processes),
+        pin_memory=processes.device.type == "cuda",
+    )
+    start = time.monotonic()
+    evaluation = evaluate(
+        model,
+        watched(loader, terminal, start),
+        num_classes=len(val_set.classes),
+        precision=precision,
+        processes=processes,
+        subset=val_set.subset,
+        valid_labels=val_set.right,
+    )
+    return evaluation, time.monotonic() - start
+
+
+def watched(loader: Sequence[Batch], terminal: Terminal, start: float) -> Iterator[Batch]:
+    """Batches of `loader`, with progress on the terminal."""
+    next_line = start + PROGRESS_SECONDS
+    for done, batch in enumerate(loader):
+        terminal.progress(done, len(loader), "evaluating")
+        if not terminal.live and (now := time.monotonic()) > next_line and done:
+            left = (now - start) / done * (len(loader) - done)
+            terminal.say(f"batch {done:,}/{len(loader):,}   ETA {duration(left)}")
+            next_line = now + PROGRESS_SECONDS
+        yield batch

@@ -1,0 +1,22 @@
+"""Differences between the settings of a run folder and those of the run that continues it."""
+
+from collections.abc import Set
+from typing import Any
+
+from dat_train.settings import flat
+
+
+def differences(old: dict, new: dict, may_change: Set[str]) -> list[tuple[str, Any, Any]]:
+    """List the settings that differ and decide the run's numbers, as (key, old value, new value).
+
+    Args:
+        may_change: keys of settings that may change. `epochs` may only grow.
+    """
+    before, after = flat(old), flat(new)
+    changed = []
+    for key in sorted(before.keys() | after.keys()):
+        was, now = before.get(key), after.get(key)
+        shorter = key == "epochs" and was is not None and now is not None and now < was
+        if was != now and (key not in may_change or shorter):
+            changed.append((key, was, now))
+    return changed

@@ -1,0 +1,243 @@
+"""Images with label maps, decoded and augmented by key."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from dat_train.data.dense_transforms import IGNORED, Normalized, fitted_size
+from dat_train.data.images import UnreadableImage, printable, read_rgb
+from dat_train.data.order import SampleKey
+from dat_train.data.randomness import keyed_randomness
+from dat_train.data.sample_list import SampleList
+from dat_train.errors import UserError
+
+MAX_REPLACEMENTS = 100  # consecutive unreadable files before the run ends
+
+
+class LabelEncoding(NamedTuple):
+    """Meaning of the values in a mask file.
+
+    Args:
+        first: value of the first class; smaller values are ignored (ADE20K: 1, so that 0 is ignored).
+        classes: number of classes; larger values are errors, except 255 where it means ignored.
+        ignores_255: a value 255 is allowed and ignored.
+    """
+
+    first: int
+    classes: int
+    ignores_255: bool = True
+
+    def decode(self, values: np.ndarray, path: str) -> np.ndarray:
+        """Labels uint8 of mask values: 0 to classes - 1, 255 ignored.
+
+        Raises:
+            UserError: a value that belongs to no class.
+        """
+        found = np.bincount(values.ravel(), minlength=256).nonzero()[0]
+        last = self.first + self.classes - 1
+        wrong = [int(v) for v in found if v > last and not (v == IGNORED and self.ignores_255)]
+        if wrong:
+            raise UserError(self._explain(wrong[-1], last, path))
+        table = np.full(256, IGNORED, np.uint8)
+        table[self.first : last + 1] = np.arange(self.classes)
+        return table[values]
+
+    def _explain(self, value: int, last: int, path: str) -> str:
+        where = f"{printable(path)} has the value {value}"
+        if value == IGNORED and not self.ignores_255:
+            return (
+                f"{where}: the labels were already shifted by one (0 became 255); use the published PNG files, "
+                f"in which 0 is ignored and the classes are {self.first} to {last}"
+            )
+        if value == last + 1:
+            return (
+                f"{where}, one more than the {self.classes} classes allow ({self.first} to {last}): is 'other' or the "
+                "background counted as a class? Number the classes as in the class list"
+            )
+        return f"{where}; the {self.classes} classes have the values {self.first} to {last}"
+
+
+class Scene(NamedTuple):
+    """Training sample: image (3, H, W) float32, labels (H, W) int64, place in the set, unreadable paths met."""
+
+    image: Tensor
+    labels: Tensor
+    index: int
+    unreadable: tuple[str, ...]
+
+
+class SegmentationImages(Dataset):
+    """Image files with label maps.
+
+    Args:
+        samples: (image path, mask path) pairs.
+        classes: names by label.
+        encoding: meaning of the mask values.
+        transform: (tv Image, tv Mask) -> the same; its random draws follow from the sample's key.
+        seed: key of the augmentation.
+        palette: colour (r, g, b) of each class in pictures.
+    """
+
+    def __init__(
+        self,
+        samples: Iterable[tuple[str, str]],
+        classes: Sequence[str],
+        encoding: LabelEncoding,
+        transform: Callable | None = None,
+        seed: int = 0,
+    ) -> None:
+        samples = list(samples)
+        self.samples = SampleList((image, 0) for image, _ in samples)
+        self.masks = SampleList((mask, 0) for _, mask in samples)
+        self.classes = list(classes)
+        self.encoding = encoding
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: SampleKey) -> Scene:
+        """The augmented sample of `key`; the next readable image replaces an unreadable one.
+
+        Raises:
+            UserError: too many consecutive unreadable images, or a mask that does not fit its image.
+        """
+        unreadable: list[str] = []
+        for step in range(min(len(self), MAX_REPLACEMENTS)):
+            index = (key.index + step) % len(self)
+            try:
+                image, labels = self.read(index), self.read_labels(index)
+            except UnreadableImage as error:
+                unreadable.append(error.path)
+                continue
+            self._check_size(index, image, labels)
+            with keyed_randomness("sample", self.seed, key.epoch, key.index, key.repeat):
+                picture, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(torch.from_numpy(labels)))
+            return Scene(picture.as_subclass(Tensor), mask.as_subclass(Tensor).long(), index, tuple(unreadable))
+        raise UserError(f"{len(unreadable)} consecutive images cannot be read, from {unreadable[0]}: check the disk")
+
+    def read(self, index: int) -> Image.Image:
+        """The image at `index`, RGB, upright.
+
+        Raises:
+            UnreadableImage
+        """
+        return read_rgb(self.samples[index][0])
+
+    def read_labels(self, index: int) -> np.ndarray:
+        """Label map (H, W) uint8 of the image at `index`, 255 ignored.
+
+        Raises:
+            UnreadableImage; UserError: a mask that is no 8-bit picture, or has values of no class.
+        """
+        path = self.masks[index][0]
+        return self.encoding.decode(read_mask(path), path)
+
+    def _check_size(self, index: int, image: Image.Image, labels: np.ndarray) -> None:
+        if labels.shape != (image.height, image.width):
+            raise UserError(
+                f"{printable(self.masks[index][0])} is {labels.shape[1]} x {labels.shape[0]} pixels, its image "
+                f"{printable(self.samples[index][0])} {image.width} x {image.height} (upright): they must be the same"
+            )
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that follow from all paths; contents are not read."""
+        digest = hashlib.blake2b(digest_size=8)
+        for (image, _), (mask, _) in zip(self.samples, self.masks, strict=True):
+            digest.update(f"{image}\0{mask}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+
+class EvaluationScene(NamedTuple):
+    """Evaluation sample: views of the image (3, h, w), label map (H, W) at original size, place, unreadable paths.
+
+    An unreadable image has no views.
+    """
+
+    views: list[Tensor]
+    labels: Tensor
+    index: int
+    unreadable: tuple[str, ...]
+
+
+class EvaluationImages(Dataset):
+    """Images of a set, each at one or several scales, with label maps at original size.
+
+    Args:
+        images: the set.
+        limits: (long side, short side) into which an image is fitted at scale 1.
+        scales: factors of the limits.
+        mean, std: of the image's channels.
+    """
+
+    def __init__(
+        self,
+        images: SegmentationImages,
+        *,
+        limits: Sequence[int],
+        scales: Sequence[float] = (1.0,),
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        self.images = images
+        self.limits = tuple(limits)
+        self.scales = tuple(scales)
+        self.normalized = Normalized(mean, std)
+        self.classes = images.classes
+        self.samples = images.samples
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: SampleKey) -> EvaluationScene:
+        try:
+            image, labels = self.images.read(key.index), self.images.read_labels(key.index)
+        except UnreadableImage as error:
+            return EvaluationScene([], torch.empty(0, 0, dtype=torch.uint8), key.index, (error.path,))
+        self.images._check_size(key.index, image, labels)
+        return EvaluationScene(self.views(image), torch.from_numpy(labels), key.index, ())
+
+    def views(self, image: Image.Image) -> list[Tensor]:
+        """The image at every scale, normalized, (3, h, w) each."""
+        picture = tv_tensors.Image(image)
+        sizes = [
+            fitted_size((image.height, image.width), [int(limit * scale) for limit in self.limits])
+            for scale in self.scales
+        ]
+        return [self.normalized(F.resize(picture, list(size), antialias=False)).as_subclass(Tensor) for size in sizes]
+
+    def fingerprint(self) -> str:
+        return self.images.fingerprint()
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Values (H, W) uint8 of a mask file: greyscale values, or the indices of a palette.
+
+    Raises:
+        UnreadableImage: missing or damaged.
+        UserError: a colour picture or one with more than 8 bits.
+    """
+    try:
+        with Image.open(path) as mask:
+            mask.load()
+            mode, values = mask.mode, np.asarray(mask)
+    except Exception as error:  # damaged files raise almost anything
+        raise UnreadableImage(path, f"{type(error).__name__}: {error}") from error
+    if mode == "1":
+        return values.astype(np.uint8)
+    if mode not in ("L", "P"):
+        raise UserError(
+            f"{printable(path)} is a picture of mode {mode}, not 8-bit labels. The full ADE20K release encodes classes "
+            "in colours: use ADEChallengeData2016 (150 classes); convert other masks to one 8-bit value a pixel"
+        )
+    return values

@@ -1,0 +1,120 @@
+"""Segmentation sets on disk: ADE20K as published, own images with masks, digit scenes."""
+
+import random
+from pathlib import Path
+
+from dat_train.data.ade20k_classes import ADE20K_CLASSES
+from dat_train.data.digit_scenes import write_digit_scenes
+from dat_train.data.folders import EXTENSIONS, existing
+from dat_train.data.images import printable
+from dat_train.data.randomness import keyed_seed
+from dat_train.data.segmentation_dataset import LabelEncoding, SegmentationImages
+from dat_train.errors import UserError
+
+SEGMENTATION_KINDS = ("ade20k", "masks", "digit_scenes")
+CHECKED = 8  # masks that are read on opening, from all over the set
+
+
+def open_segmentation(
+    kind: str,
+    root: str | None,
+    *,
+    classes: str | None = None,
+    val_fraction: float = 0.1,
+    split_seed: int = 0,
+) -> tuple[SegmentationImages, SegmentationImages]:
+    """Training and validation set, without transforms.
+
+    Args:
+        kind: one of SEGMENTATION_KINDS.
+        root: folder.
+        classes: of kind "masks": file with one class name a line, in the order of the mask values; None:
+            classes.txt in `root`.
+        val_fraction, split_seed: of kind "masks" without train and val folders.
+
+    Raises:
+        UserError: unknown kind, or a folder or mask that is not as described.
+    """
+    if kind not in SEGMENTATION_KINDS:
+        raise UserError(
+            f"data.kind={kind} is not one of {', '.join(SEGMENTATION_KINDS)}, the kinds of task=segmentation"
+        )
+    if root is None:
+        raise UserError(f"data.root is not set: data={kind} needs data.root=FOLDER")
+    if kind == "ade20k":
+        sets = _open_ade20k(Path(root))
+    else:
+        if kind == "digit_scenes":
+            write_digit_scenes(root)
+        sets = _open_masks(Path(root), classes, val_fraction, split_seed)
+    for images in sets:
+        for i in range(0, len(images), max(1, len(images) // CHECKED)):
+            images.read_labels(i)
+    return sets
+
+
+def _open_ade20k(root: Path) -> tuple[SegmentationImages, SegmentationImages]:
+    """ADEChallengeData2016: value 0 is ignored, 1 to 150 are the classes; no other values."""
+    root = existing(root)
+    if not (root / "annotations").is_dir() and (root / "ADEChallengeData2016").is_dir():
+        root = root / "ADEChallengeData2016"
+    if not (root / "annotations" / "training").is_dir():
+        raise UserError(
+            f"{root} has no annotations/training: data=ade20k needs ADEChallengeData2016 with images/ and annotations/ "
+            "(the full ADE20K release is laid out and encoded differently)"
+        )
+    encoding = LabelEncoding(first=1, classes=len(ADE20K_CLASSES), ignores_255=False)
+    parts = []
+    for part in ("training", "validation"):
+        pairs = _pairs(root / "images" / part, root / "annotations" / part)
+        parts.append(SegmentationImages(pairs, ADE20K_CLASSES, encoding))
+    return parts[0], parts[1]
+
+
+def _open_masks(
+    root: Path, classes: str | None, val_fraction: float, split_seed: int
+) -> tuple[SegmentationImages, SegmentationImages]:
+    """images/ and masks/ of the same stems, each with train/ and val/ or without; value k is line k of the classes."""
+    root = existing(root)
+    path = Path(classes).expanduser() if classes else root / "classes.txt"
+    if not path.is_file():
+        raise UserError(
+            f"{path} is not there: data=masks needs a class list, one name a line, in the order of the values"
+        )
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not 2 <= len(names) <= 255 or len(set(names)) < len(names):
+        raise UserError(
+            f"{path} has {len(names)} names ({len(set(names))} different): 2 to 255 different ones are needed"
+        )
+    encoding = LabelEncoding(first=0, classes=len(names))
+    if (root / "images" / "train").is_dir():
+        parts = [_pairs(root / "images" / part, root / "masks" / part) for part in ("train", "val")]
+    else:
+        pairs = _pairs(root / "images", root / "masks")
+        random.Random(keyed_seed("split", split_seed)).shuffle(pairs)
+        held_out = min(max(1, round(len(pairs) * val_fraction)), len(pairs) - 1)
+        if held_out < 1:
+            raise UserError(f"{root}/images has {len(pairs)} image: at least two are needed, one of them to validate")
+        parts = [sorted(pairs[held_out:]), sorted(pairs[:held_out])]
+    return SegmentationImages(parts[0], names, encoding), SegmentationImages(parts[1], names, encoding)
+
+
+def _pairs(images: Path, masks: Path) -> list[tuple[str, str]]:
+    """(image, mask) of every image in a folder, sorted; the mask is the PNG of the same stem.
+
+    Raises:
+        UserError: a missing folder, no images, an image without a mask.
+    """
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not there: images and masks lie in folders of the same name")
+    found = sorted(path for path in images.iterdir() if path.suffix.lower() in EXTENSIONS and path.name[0] != ".")
+    if not found:
+        raise UserError(f"{images} has no images ({', '.join(EXTENSIONS)})")
+    available = {path.stem for path in masks.iterdir() if path.suffix.lower() == ".png"}
+    missing = [path for path in found if path.stem not in available]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(found)} images have no mask: {printable(masks / missing[0].stem)}.png is not there"
+        )
+    return [(str(path), str(masks / f"{path.stem}.png")) for path in found]

@@ -66,13 +66,17 @@ class MicroBatchSampler(Sampler[list[SampleKey]]):
         per_step = len(range(self.rank, self.batch_size // self.micro_batch_size, self.world_size))
         return per_step * max(0, self.last_step - self.first_step)
 
+    def order(self, epoch: int) -> np.ndarray:
+        """Sample index and repeat at every position of an epoch, (size, 2) int64."""
+        return epoch_order(self.seed, epoch, self.size, self.repeats)
+
     def __iter__(self) -> Iterator[list[SampleKey]]:
         steps_per_epoch = self.size // self.batch_size
         epoch, order = -1, np.empty((0, 2), np.int64)
         for step in range(self.first_step, self.last_step):
             if step // steps_per_epoch != epoch:
                 epoch = step // steps_per_epoch
-                order = epoch_order(self.seed, epoch, self.size, self.repeats)
+                order = self.order(epoch)
             start = step % steps_per_epoch * self.batch_size
             for m in range(self.rank, self.batch_size // self.micro_batch_size, self.world_size):
                 first = start + m * self.micro_batch_size

@@ -21,15 +21,15 @@ def settings_of_timm(config: dict[str, Any]) -> dict[str, Any]:
     """Settings model, data.mean, data.std, img_size and eval from a config.json written by `Preprocessing.as_timm`.
 
     Raises:
-        UserError: a model whose input is not an RGB square, or an unsupported way of cropping.
+        UserError: a model whose input is not a square of 1 or 3 channels, or another kind of crop.
     """
     name, view, arguments = config["architecture"], config["pretrained_cfg"], config.get("model_args", {})
     channels, *size = view["input_size"]
     resize = {"center": "short_side", "squash": "squash"}.get(view.get("crop_mode", "center"))
-    if channels != 3 or size[0] != size[1] or resize is None:
+    if channels not in (1, 3) or channels != len(view["mean"]) or size[0] != size[1] or resize is None:
         raise UserError(
-            f"config.json says input_size={view['input_size']}, crop_mode={view.get('crop_mode')}; images here are RGB "
-            "squares, cropped in the centre"
+            f"config.json has input_size={view['input_size']}, crop_mode={view.get('crop_mode')}; supported are "
+            "squares of 1 or 3 channels, cropped in the center"
         )
     native = arguments.get("img_size", size[0])
     return {

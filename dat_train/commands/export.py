@@ -1,7 +1,8 @@
-"""What dat-export does: checkpoint -> model -> files, checked -> accuracies."""
+"""dat-export: checkpoint -> model -> files, compared with the checkpoint -> accuracies."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,67 +22,84 @@ from dat_train.data.loader import evaluation_loader
 from dat_train.errors import UserError
 from dat_train.evaluation.classification import Evaluation, evaluate
 from dat_train.export.model_card import model_card
-from dat_train.export.onnx_file import OnnxModel, need_onnx, write_int8, write_onnx
+from dat_train.export.onnx_file import OnnxModel, require_onnx, write_int8, write_onnx
 from dat_train.export.preprocessing import Preprocessing
+from dat_train.export.staging import staged_folder
 from dat_train.export.timm_folder import load_timm_folder, write_timm_folder
-from dat_train.export.traced import ProgramModel, write_program
-from dat_train.models import count_parameters
+from dat_train.export.torch_export_file import ProgramModel, write_program
 from dat_train.models.weights import read_checkpoint
 from dat_train.runtime.processes import Processes
 from dat_train.runtime.terminal import Terminal
 from dat_train.settings import Settings
 
-ALONE = Processes(0, 1, 0, torch.device("cpu"))  # exporting needs no accelerator, and checks without one
+ALONE = Processes(0, 1, 0, torch.device("cpu"))  # on the CPU, in one process
+EXPORTED = (  # file names; an earlier export is replaced as a whole
+    "README.md",
+    "accuracy.json",
+    "config.json",
+    "model.int8.onnx",
+    "model.onnx",
+    "model.pt2",
+    "model.safetensors",
+    "preprocessing.json",
+)
 
 
 def run(config: Settings, request: Request) -> None:
-    """Export as `config` says.
+    """Export the model of config.ckpt.
 
     Raises:
-        UserError: errors the user can fix.
+        UserError: impossible settings, a checkpoint or data that cannot be used, or a folder that is not writable.
     """
     if config.int8 and config.format != "onnx":
         raise UserError(f"int8=true is for format=onnx, not for format={config.format}")
     if config.format == "onnx":
-        need_onnx()
+        require_onnx()
     measure = config.int8 if config.validate is None else config.validate
     content = read_checkpoint(config.ckpt)
     settings = request.settings_for(trained_with(content), config.ckpt, measure)
     settings = settings.changed(dtype="fp32")  # half precision is a property of a device, not of the file
     trained = assemble(settings, content, config.ckpt, config.ema, "cpu")
-    val_set = validation_set(trained) if measure else None  # before the work, not after
-    folder = output_folder(config)
+    steps = preprocessing(trained.settings)
+    val_set = validation_set(trained) if measure else None  # opened before the export, which takes longer
+    output = output_folder(config)
     terminal = Terminal()
     terminal.say(str(trained.weights))
 
-    models = {"PyTorch": trained.model} | write(config, trained, content, folder, terminal)
-    if val_set is not None:
-        found = {}
-        for name, model in models.items():
-            terminal.progress(len(found), len(models), f"evaluating {name}")
-            found[name] = accuracy(model, trained, val_set)
-        terminal.close()
-        report(found, folder)
-    names = ", ".join(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")))
-    terminal.say(f"in {folder}: {names}")
+    with output_errors(output), staged_folder(output, EXPORTED) as folder:
+        models = {"PyTorch": trained.model} | write(config, trained, content, steps, folder, terminal)
+        if val_set is not None:
+            found = {}
+            for name, model in models.items():
+                terminal.progress(len(found), len(models), f"evaluating {name}")
+                found[name] = accuracy(model, trained, val_set)
+            terminal.close()
+            report(found, folder)
+        names = sorted(path.name for path in folder.iterdir())
+    terminal.say(f"in {output}: {', '.join(names)}")
 
 
-# The files
+# Files
 
 
 def write(
-    config: Settings, trained: Trained, content: dict[str, Any], folder: Path, terminal: Terminal
+    config: Settings,
+    trained: Trained,
+    content: dict[str, Any],
+    steps: Preprocessing,
+    folder: Path,
+    terminal: Terminal,
 ) -> dict[str, nn.Module]:
-    """Write the export and return what was written, loaded again, by name."""
-    steps = preprocessing(trained.settings)
+    """Write the export; return the models loaded from the written files, by name."""
     if config.format == "safetensors":
         write_timm_folder(trained.model, folder, trained.classes, steps, card(config, trained, content, steps))
         terminal.say("timm loads it with equal logits")
         return {"timm": load_timm_folder(folder)}
 
-    size = (trained.settings.img_size, trained.settings.img_size)
+    size = steps.input_size
     text = steps.as_json(trained.classes)
-    notes = {"preprocessing.json": text, "classes.json": json.dumps(trained.classes, ensure_ascii=False)}
+    names = json.dumps(trained.classes, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    notes = {"preprocessing.json": text, "classes.json": names}
     (folder / "preprocessing.json").write_text(text + "\n", encoding="utf-8")
     if config.format == "torch_export":
         difference = write_program(trained.model, folder / "model.pt2", size, notes)
@@ -97,22 +115,26 @@ def write(
 
 
 def output_folder(config: Settings) -> Path:
-    """The folder, made: as said; else export/FORMAT in the run's folder, where the checkpoint is a run's, or here.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """config.output, or export/FORMAT in the run's folder, or ./export/FORMAT for a checkpoint outside a run."""
     above = Path(config.ckpt).parent
     of_run = above.name == "checkpoints" and (above.parent / "config.yaml").is_file()
     default = (above.parent if of_run else Path()) / "export" / config.format
-    folder = Path(config.output) if config.output else default
+    return Path(config.output) if config.output else default
+
+
+@contextlib.contextmanager
+def output_errors(output: Path) -> Iterator[None]:
+    """Report an error of the file system in one line.
+
+    Raises:
+        UserError: `output` is not writable.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("accuracy.json", "model.int8.onnx"):  # of an earlier export, which this one may not write again
-            (folder / name).unlink(missing_ok=True)
+        yield
     except OSError as error:
-        raise UserError(f"output={folder} cannot be made ({error.strerror}); set output=FOLDER") from error
-    return folder
+        raise UserError(
+            f"output={output} cannot be written ({error.strerror or error}); set output=FOLDER"
+        ) from error
 
 
 def preprocessing(settings: Settings) -> Preprocessing:
@@ -123,7 +145,7 @@ def preprocessing(settings: Settings) -> Preprocessing:
 
 
 def card(config: Settings, trained: Trained, content: dict[str, Any], steps: Preprocessing) -> str:
-    """The model card: what the checkpoint knows of its training, and nothing it does not."""
+    """Model card with the facts about the training that the checkpoint holds."""
     settings, facts = trained.settings, [("weights", trained.weights.source)]
     data = top1 = None
     if "step" in content and "config" in content:  # of a run of ours
@@ -139,19 +161,18 @@ def card(config: Settings, trained: Trained, content: dict[str, Any], steps: Pre
         if top1 is not None:
             facts.append(("top-1, validation", f"{top1:.2f} %"))
     return model_card(
-        settings.name or settings.model.name,
-        settings.model.timm_name,
-        count_parameters(trained.model),
-        trained.classes,
-        steps,
-        facts,
-        top1,
-        data,
+        trained.model,
+        name=settings.name or settings.model.name,
+        classes=trained.classes,
+        preprocessing=steps,
+        facts=facts,
+        top1=top1,
+        data=data,
     )
 
 
 def top1_of(config: Settings, content: dict[str, Any]) -> float | None:
-    """The validated accuracy of these very weights, seen as in training; None where it is not known."""
+    """Validation accuracy of these weights with the settings of the training; None if unknown."""
     changed = [config.img_size, config.ema, *config.eval.values()]
     best = content.get("best") or {}
     same = best.get("step") == content["step"] and all(value is None for value in changed)
@@ -162,9 +183,10 @@ def top1_of(config: Settings, content: dict[str, Any]) -> float | None:
 
 
 def validation_set(trained: Trained) -> ImageDataset:
-    """
+    """The validation set on which the models are compared.
+
     Raises:
-        UserError: it is not there, or has other classes.
+        UserError: the images do not exist, or have other classes than the model.
     """
     _, val_set = datasets(trained.settings, ALONE)
     if len(val_set.classes) != len(trained.classes):
@@ -182,7 +204,7 @@ def accuracy(model: nn.Module, trained: Trained, val_set: ImageDataset) -> Evalu
 
 
 def report(found: dict[str, Evaluation], folder: Path) -> None:
-    """Say the accuracies, and write them to accuracy.json."""
+    """Print the accuracies, and write them to accuracy.json."""
     before = next(iter(found.values()))
     rows = [
         {

@@ -111,9 +111,9 @@ def eval_transform(
         raise UserError(f"eval.resize={resize} is not possible; one of short_side, squash")
     return transforms.Compose(
         [
+            *([transforms.Grayscale()] if len(mean) == 1 else []),  # first, as users of an exported model do it
             transforms.Resize(side if resize == "short_side" else (side, side), str_to_interp_mode(interpolation)),
             transforms.CenterCrop(image_size),
-            *([transforms.Grayscale()] if len(mean) == 1 else []),
             transforms.ToTensor(),
             transforms.Normalize(mean, std),
         ]

@@ -1,1 +1,1 @@
-"""A trained model in the forms others load: timm and the Hugging Face hub, ONNX, torch.export."""
+"""Export of a trained model: timm and Hugging Face hub folders, ONNX files, torch.export programs."""

@@ -1,12 +1,15 @@
-"""The README.md of an exported folder: what the Hugging Face hub shows, and what a stranger needs to use it."""
+"""Model card (README.md) of an exported folder, as the Hugging Face hub shows it."""
 
 import json
 from collections.abc import Sequence
 from string import Template
 
-from dat_train.export.preprocessing import Preprocessing
+from torch import nn
 
-SHOWN = 20  # class names
+from dat_train.export.preprocessing import Preprocessing
+from dat_train.models import count_parameters
+
+MAX_CLASSES = 20  # class names listed
 
 _CARD = Template("""\
 ---
@@ -15,12 +18,10 @@ pipeline_tag: image-classification
 tags:
 - image-classification
 - timm
-- deformable-attention
-$results---
+$tags$results---
 # $name
 
-A Deformable Attention Transformer (`$architecture`) for $classes classes with $parameters M parameters, trained with
-the Python package `dat-train`.
+$kind (`$architecture`) for $classes classes, with $parameters M parameters, trained with `dat-train`.
 
 | | |
 | --- | --- |
@@ -28,21 +29,19 @@ $facts
 
 ## Use
 
-timm knows the architecture once `dat_train.models` is imported, which needs that package; everything else is timm.
+$requirement
 
 ```python
 import timm
 import torch
 from PIL import Image
-
-import dat_train.models  # registers $architecture
-
+$registration
 model = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True).eval()  # or "hf-hub:YOU/NAME"
 config = timm.data.resolve_data_config(model.pretrained_cfg)
 transform = timm.data.create_transform(**config)
 
 with torch.inference_mode():
-    probabilities = model(transform(Image.open("image.jpg").convert("RGB")).unsqueeze(0)).softmax(-1)[0]
+    probabilities = model(transform(Image.open("image.jpg").convert("$mode")).unsqueeze(0)).softmax(-1)[0]
 print(model.pretrained_cfg["label_names"][probabilities.argmax()], probabilities.max().item())
 ```
 
@@ -53,45 +52,60 @@ $preprocessing
 ## Classes
 
 $labels
+$papers""")
 
+_PAPERS = """
 ## Papers
 
 - Xia et al., *Vision Transformer with Deformable Attention*, CVPR 2022, arXiv:2201.00520
 - Xia et al., *DAT++: Spatially Dynamic Vision Transformer with Deformable Attention*, arXiv:2309.01430
-""")
+"""
 
 
 def model_card(
+    model: nn.Module,
+    *,
     name: str,
-    architecture: str,
-    parameters: int,
     classes: Sequence[str],
     preprocessing: Preprocessing,
     facts: Sequence[tuple[str, str]],
     top1: float | None = None,
     data: str | None = None,
 ) -> str:
-    """The card as text.
+    """Text of the model card.
 
     Args:
-        name: of the model, the title.
-        facts: (topic, text) rows of a table: what it was trained on and how.
-        top1: percent, on the validation set of `data`; shown by the hub as a result.
+        model: created by timm.create_model.
+        name: title.
+        facts: (topic, text) rows of a table about weights and training.
+        top1: accuracy in percent on the validation set of `data`, shown by the hub as a result.
     """
+    architecture = model.pretrained_cfg["architecture"]
+    ours = type(model).__module__.startswith("dat_train.")
+    if ours:
+        requirement = "timm knows this architecture after `import dat_train.models` (Python package `dat-train`)."
+    else:
+        requirement = "The model is part of timm; `dat-train` is not needed."
     return _CARD.substitute(
         name=name,
+        kind="A Deformable Attention Transformer" if ours else "An image classification model of timm",
         architecture=architecture,
         classes=f"{len(classes):,}",
-        parameters=f"{parameters / 1e6:.2f}",
+        parameters=f"{count_parameters(model) / 1e6:.2f}",
+        tags="- deformable-attention\n" if ours else "",
         results=_results(name, top1, data) if top1 is not None and data else "",
         facts="\n".join(f"| {topic} | {_cell(text)} |" for topic, text in facts),
+        requirement=requirement,
+        registration=f"\nimport dat_train.models  # registers {architecture}\n" if ours else "",
+        mode=preprocessing.color_mode,
         preprocessing=_preprocessing(preprocessing),
         labels=_labels(classes),
+        papers=_PAPERS if ours else "",
     )
 
 
 def _results(name: str, top1: float, data: str) -> str:
-    """The hub's `model-index`; strings in JSON's quotes are YAML, too."""
+    """`model-index` of the hub. Strings quoted as in JSON are valid YAML."""
     return (
         "model-index:\n"
         f"- name: {json.dumps(name)}\n"
@@ -105,20 +119,23 @@ def _results(name: str, top1: float, data: str) -> str:
 def _preprocessing(steps: Preprocessing) -> str:
     config = steps.as_timm()
     side = round(config["input_size"][-1] / config["crop_pct"])
-    how = "the short side to" if steps.resize == "short_side" else "to a square, whatever the aspect ratio, of"
+    colors = "Greyscale" if steps.color_mode == "L" else "RGB"
+    how = "the short side to" if steps.resize == "short_side" else "without keeping the aspect ratio, to a square of"
     numbers = "; ".join(f"{kind} {', '.join(f'{v:g}' for v in values)}" for kind, values in
                         (("mean", steps.mean), ("standard deviation", steps.std)))  # fmt: skip
     return (
-        f"RGB, resized ({how} {side} pixels, {steps.interpolation}, antialiased), centre crop "
-        f"{steps.img_size} x {steps.img_size}, divided by 255, normalised ({numbers}). timm's transform above does "
+        f"{colors}, resized ({how} {side} pixels, {steps.interpolation}, antialiased), center crop "
+        f"{steps.img_size} x {steps.img_size}, divided by 255, normalized ({numbers}). timm's transform above does "
         "this from `config.json`."
     )
 
 
 def _labels(classes: Sequence[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in classes[:SHOWN])
-    return shown + (f", ... ({len(classes):,} in all, `label_names` in `config.json`)" if len(classes) > SHOWN else "")
+    shown = ", ".join(f"`{_cell(name)}`" for name in classes[:MAX_CLASSES])
+    if len(classes) <= MAX_CLASSES:
+        return shown
+    return f"{shown}, ... ({len(classes):,} in total, `label_names` in `config.json`)"
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""The model as an ONNX file: any batch, checked by onnxruntime, in 8 bits if wanted. Needs the extra `export`."""
+"""Export to ONNX with a dynamic batch size, checked with onnxruntime; optional 8-bit weights. Needs extra `export`."""
 
 from pathlib import Path
 
@@ -6,66 +6,57 @@ import torch
 from torch import Tensor, nn
 
 from dat_train.errors import UserError
-from dat_train.export.traced import compare, quiet, trace
+from dat_train.export.staging import staged_file
+from dat_train.export.torch_export_file import compare, quiet, trace
 
 INPUT, OUTPUT = "images", "logits"
 
 
-def write_onnx(model: nn.Module, path: Path, image_size: tuple[int, int], notes: dict[str, str]) -> float:
-    """Write `path` (.onnx): images (batch, 3, H, W) float32 -> logits (batch, classes), and compare it with `model`.
+def write_onnx(model: nn.Module, path: Path, input_size: tuple[int, int, int], notes: dict[str, str]) -> float:
+    """Write `path` (.onnx), images (batch, C, H, W) float32 -> logits (batch, classes), and compare it with `model`.
 
     Args:
-        image_size: (H, W); fixed in the file.
+        input_size: (C, H, W), fixed in the file.
         notes: metadata of the file.
 
     Returns:
-        the largest difference of a logit in onnxruntime from PyTorch's.
+        Largest absolute difference between a logit of onnxruntime and of PyTorch.
 
     Raises:
-        UserError: it is more than TOLERANCE, and nothing is written; or the extra `export` is not installed.
+        UserError: the difference exceeds TOLERANCE (`path` is not written), or the extra `export` is not installed.
     """
-    need_onnx()
+    require_onnx()
     import onnx
 
     with torch.no_grad(), quiet():
-        graph = trace(model, image_size).run_decompositions({_ATTENTION: _attention})
+        graph = trace(model, input_size).run_decompositions({_ATTENTION: _attention})
         program = torch.onnx.export(
             graph, (), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False, optimize=True
         )
     proto = program.model_proto
     onnx.helper.set_model_props(proto, notes)
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        onnx.save(proto, beside)
-        onnx.checker.check_model(beside)
-        difference = compare(OnnxModel(beside), model, image_size, path)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return difference
+    with staged_file(path) as temporary:
+        onnx.save(proto, temporary)
+        onnx.checker.check_model(temporary)
+        return compare(OnnxModel(temporary), model, input_size, path)
 
 
 def write_int8(source: Path, path: Path) -> None:
-    """Write the ONNX file `source` with the weights of matrix products in 8 bits (dynamic quantization) to `path`.
+    """Write the ONNX file `source` to `path` with the weights of matrix products in 8 bits (dynamic quantization).
 
-    Activations are quantized while the model runs; convolutions, sampling, norms and softmax stay float32.
+    Activations are quantized at inference. Convolutions, sampling, normalization and softmax stay float32.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        with quiet():
-            # one scale for each output channel; convolutions (the stem, depthwise ones) are few and do not gain
-            quantize_dynamic(
-                source, beside, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"]
-            )
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with staged_file(path) as temporary, quiet():
+        # one scale for each output channel; the few convolutions (stem, depthwise) would not gain
+        quantize_dynamic(
+            source, temporary, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"]
+        )
 
 
 class OnnxModel(nn.Module):
-    """An ONNX file as a module, computed by onnxruntime on the CPU. (B, 3, H, W) -> (B, classes)."""
+    """An ONNX file as a module, computed by onnxruntime on the CPU. (B, C, H, W) -> (B, classes)."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -81,10 +72,11 @@ class OnnxModel(nn.Module):
         return torch.from_numpy(logits)
 
 
-def need_onnx() -> None:
-    """
+def require_onnx() -> None:
+    """Check that the extra `export` is installed.
+
     Raises:
-        UserError: the extra `export` is not installed.
+        UserError: a package is missing.
     """
     try:
         import onnx  # noqa: F401
@@ -100,7 +92,7 @@ _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
 
 def _attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False) -> Tensor:
-    """Attention in ONNX's own words; torch's translation knows four dimensions only, and neighborhoods have five."""
+    """Attention as elementary operators: the exporter of torch supports four dimensions, neighborhoods have five."""
     scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-2, -1)
     if attn_mask is not None:
         scores = scores + attn_mask

@@ -1,4 +1,4 @@
-"""A folder that timm loads and the Hugging Face hub takes as it is: weights, configuration, model card."""
+"""Folder for timm and the Hugging Face hub: weights, configuration, model card."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,17 +15,17 @@ from dat_train.export.preprocessing import Preprocessing
 def write_timm_folder(
     model: nn.Module, folder: Path, classes: Sequence[str], preprocessing: Preprocessing, card: str
 ) -> None:
-    """Write model.safetensors, config.json and README.md into `folder`, and load it as a stranger would.
+    """Write model.safetensors, config.json and README.md into `folder`, load the folder with timm, and compare logits.
 
-    timm's own writer makes the first two: `architecture` is the registered name, `model_args` what else the model was
-    created with, `label_names` the classes, `pretrained_cfg` the preprocessing.
+    timm writes the first two files. In config.json, `architecture` is the registered name, `model_args` the further
+    arguments of timm.create_model, `label_names` the classes, `pretrained_cfg` the preprocessing.
 
     Args:
-        model: made by timm.create_model, on the CPU.
+        model: created by timm.create_model, on the CPU.
         card: text of README.md.
 
     Raises:
-        UserError: the loaded model gives other logits.
+        UserError: the loaded model gives different logits.
     """
     save_for_hf(
         model,
@@ -34,12 +34,15 @@ def write_timm_folder(
         safe_serialization=True,
         data_config=preprocessing.as_timm(),
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
     loaded = load_timm_folder(folder)
-    images = torch.randn(2, *preprocessing.as_timm()["input_size"], generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, *preprocessing.input_size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         if not torch.equal(loaded(images), model.eval()(images)):
-            raise UserError(f"{folder}: as timm {timm.__version__} loads it, its logits differ from the checkpoint's")
+            raise UserError(
+                f"the exported folder, loaded by timm {timm.__version__}, gives other logits than the checkpoint; "
+                "nothing was written; try format=onnx, or another version of timm"
+            )
 
 
 def load_timm_folder(folder: Path) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What is written down of the preprocessing leads others to the very tensors the model was validated with."""
+"""The exported preprocessing gives exactly the tensors of the evaluation transform."""
 
 import json
 
@@ -9,6 +9,7 @@ from sklearn.datasets import load_sample_image
 from timm.data import create_transform, resolve_data_config
 
 from dat_train.data.augment import eval_transform
+from dat_train.errors import UserError
 from dat_train.export.preprocessing import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -21,7 +22,7 @@ VIEWS = [
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: f"{view[0]}-{view[1]}-{view[2]:.3f}")
-def test_timms_transform_does_what_ours_does(view):
+def test_the_transform_of_timm_gives_equal_tensors(view):
     size, resize, crop_pct, interpolation = view
     photo = Image.fromarray(load_sample_image("china.jpg"))  # 640 x 427
     steps = Preprocessing(size, resize, crop_pct, interpolation, MEAN, STD)
@@ -31,11 +32,27 @@ def test_timms_transform_does_what_ours_does(view):
     assert torch.equal(theirs(photo), ours(photo))
 
 
-def test_no_crop_is_rounded_otherwise_by_timm():
+def test_timm_rounds_every_crop_to_the_same_side():
     for size in (32, 48, 224, 256, 384):
         for side in range(size, 2 * size):
             crop_pct = Preprocessing(size, "squash", size / side, "bicubic", MEAN, STD).as_timm()["crop_pct"]
             assert int(size / crop_pct) == side
+
+
+def test_greyscale_is_in_the_json_and_in_the_transform_of_timm():
+    photo = Image.fromarray(load_sample_image("china.jpg"))
+    steps = Preprocessing(64, "short_side", 0.9, "bicubic", (0.4,), (0.2,))
+    assert json.loads(steps.as_json(["a"]))["channels"] == "L" and json.loads(steps.as_json(["a"]))["greyscale"]
+    assert json.loads(steps.as_json(["a"]))["input"]["shape"] == ["batch", 1, 64, 64]
+    theirs = create_transform(**resolve_data_config(pretrained_cfg=steps.as_timm()))
+    ours = eval_transform(64, crop_pct=0.9, mean=(0.4,), std=(0.2,))
+    assert ours(photo).shape == (1, 64, 64) and torch.equal(theirs(photo.convert("L")), ours(photo))
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6])
+def test_other_numbers_of_channels_are_refused(channels):
+    with pytest.raises(UserError, match=rf"data.mean has {channels} values .* 3 channels \(RGB\) or 1 \(greyscale\)"):
+        Preprocessing(64, "short_side", 0.9, "bicubic", (0.5,) * channels, (0.2,) * channels)
 
 
 def test_the_json_names_every_step():
@@ -48,4 +65,8 @@ def test_the_json_names_every_step():
         "antialias": True,
     }
     assert steps["center_crop"] == 224 and steps["classes"] == ["cat", "dög"] and "dög" in text
-    assert steps["then_subtract_mean"] == list(MEAN) and steps["input"]["shape"] == ["batch", 3, 224, 224]
+    assert (
+        steps["then_subtract_mean"] == list(MEAN)
+        and steps["input"]["shape"] == ["batch", 3, 224, 224]
+        and steps["channels"] == "RGB"
+    )

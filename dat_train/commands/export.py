@@ -132,9 +132,7 @@ def output_errors(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"output={output} cannot be written ({error.strerror or error}); set output=FOLDER"
-        ) from error
+        raise UserError(f"output={output} cannot be written ({error.strerror or error}); set output=FOLDER") from error
 
 
 def preprocessing(settings: Settings) -> Preprocessing:

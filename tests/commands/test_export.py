@@ -262,14 +262,6 @@ def test_an_exported_one_channel_folder_predicts_and_is_exported_again(grey):
     assert (grey / "again/config.json").read_bytes() == (folder / "config.json").read_bytes()
 
 
-def test_four_channels_are_refused_in_one_line_and_nothing_is_written(grey):
-    write_small_checkpoint(grey / "four.pt", "data.mean=[0.5,0.5,0.5,0.5]", "data.std=[1,1,1,1]")
-    for format in ("safetensors", "onnx", "torch_export"):
-        result = run_here("dat-export", "ckpt=four.pt", f"format={format}", "output=four", cwd=grey)
-        assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
-        assert "data.mean=" in result.stderr and "greyscale" in result.stderr and not (grey / "four").exists()
-
-
 def test_a_failed_export_leaves_the_earlier_one(grey, monkeypatch):
     before = {path.name: path.read_bytes() for path in (grey / "export/onnx").iterdir()}
     monkeypatch.setattr("dat_train.export.torch_export_file.TOLERANCE", -1.0)

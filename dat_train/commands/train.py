@@ -1,6 +1,5 @@
 """What dat-train does: config -> parts -> run -> report."""
 
-import json
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from dat_train import __version__
+from dat_train.atomic import read_json, write_text
 from dat_train.commands.build_data import datasets, micro_batches
 from dat_train.commands.build_model import new_model
 from dat_train.commands.build_training import mixing, new_state, new_training, run_plan
@@ -122,15 +122,15 @@ def take_folder(
         )
     terminal.log_path = folder.log if processes.is_main else folder.path / f"log-rank{processes.rank}.txt"
     if processes.is_main:
-        folder.config.write_text(config.as_yaml(), encoding="utf-8")
+        write_text(folder.config, config.as_yaml())
     return saved
 
 
 def summary_of_finished(config: Settings, folder: RunFolder, saved: dict) -> dict | None:
     """summary.json of a run that has nothing left to do."""
-    if not folder.summary.exists():
+    summary = read_json(folder.summary)
+    if summary is None:  # also when it is damaged: it is written again
         return None
-    summary = json.loads(folder.summary.read_text())
     same_length = all(saved["config"][key] == config[key] for key in ("epochs", "max_steps"))
     return summary if same_length and summary["steps"] == saved["step"] else None
 

@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dat_train.atomic import write_bytes
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -29,7 +31,5 @@ def save_figure(figure: Figure, path: Path) -> Path:
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # one warning for each missing character
         figure.savefig(file, format="png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_bytes(file.getvalue())
-    beside.replace(path)
+    write_bytes(path, file.getvalue())
     return path

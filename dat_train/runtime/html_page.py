@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dat_train.atomic import write_text
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -28,9 +30,7 @@ def write_page(template: Path, path: Path, **parts: str) -> Path:
     parts["script"] = template.with_suffix(".js").read_text(encoding="utf-8")
     page = re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], page)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(page, encoding="utf-8", errors="replace")
-    beside.replace(path)
+    write_text(path, page, errors="replace")
     return path
 
 

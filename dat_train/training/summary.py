@@ -1,8 +1,8 @@
 """What is said before a run and after it."""
 
-import json
 from collections.abc import Sequence
 
+from dat_train.atomic import write_json
 from dat_train.run_report.curves import write_curves
 from dat_train.runtime.terminal import duration
 from dat_train.training.run_folder import RunFolder, read_rows
@@ -53,7 +53,7 @@ def summarize(folder: RunFolder, state: TrainState, batch_size: int, facts: dict
         "skipped": state.counters["skipped"],
         "unreadable": state.counters["unreadable"],
     } | facts
-    folder.summary.write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(folder.summary, summary)
     write_curves(folder.metrics, folder.curves)
     return summary
 

@@ -6,6 +6,7 @@ import time
 import warnings
 from pathlib import Path
 
+from dat_train.atomic import write_text
 from dat_train.errors import UserError
 from dat_train.training.loggers.logger import NOT_LOGGED, About
 
@@ -76,7 +77,7 @@ class MlflowLogger:
         parameters = [Param(key, str(value)[:LONGEST]) for key, value in _flat(about.config).items()]
         for first in range(0, len(parameters), PARAMETERS):
             self._client.log_batch(identity, params=parameters[first : first + PARAMETERS])
-        path.write_text(identity + "\n")
+        write_text(path, identity + "\n")
         return identity
 
     def _last_step(self, group: str) -> int:

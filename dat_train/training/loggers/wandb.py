@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from dat_train.atomic import write_text
 from dat_train.training.loggers.logger import NOT_LOGGED, About
 
 WANDB_PATIENCE = 30.0  # seconds to reach the server at the start, and to upload the rest at the end
@@ -87,6 +88,6 @@ class WandbLogger:
 
 def _run_id(path: Path) -> str:
     """The id in the file; a new one at first."""
-    if not path.exists():
-        path.write_text(secrets.token_hex(4) + "\n")
+    if not path.exists() or not path.read_text().strip():
+        write_text(path, secrets.token_hex(4) + "\n")
     return path.read_text().strip()

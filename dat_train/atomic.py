@@ -1,0 +1,73 @@
+"""Atomic file writing: at every moment a file is either the old one or the new one, complete.
+
+Every file that is read back later is written with these functions. Data go to `.NAME.new` in the same folder, are
+flushed to the disk, and replace the file in one step. Standard library only.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file (readable, writable, seekable) that replaces `path` when the block ends without an error.
+
+    Raises:
+        OSError: the disk is full, or the folder is read-only or missing; `path` is unchanged.
+    """
+    new = path.with_name(f".{path.name}.new")
+    try:
+        with new.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Write `text` to `path` atomically, in UTF-8 with "\\n" line ends.
+
+    Args:
+        errors: handling of characters that UTF-8 cannot encode, as in `str.encode`.
+    """
+    write_bytes(path, text.encode("utf-8", errors))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` atomically as indented JSON."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any | None:
+    """Read a derived JSON file. Returns None if it is missing or damaged, because it can be written again."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the entries of `folder` to the disk, so that a renaming in it survives a power failure."""
+    if os.name == "nt":  # Windows cannot open folders and writes their entries by itself
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

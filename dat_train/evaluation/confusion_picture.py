@@ -23,6 +23,16 @@ def write_confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence
     known = predicted >= 0
     counts = np.zeros((number, number), np.int64)
     np.add.at(counts, (labels[known], predicted[known]), 1)
+    write_confusion_counts(counts, classes, path)
+
+
+def write_confusion_counts(counts: np.ndarray, classes: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix as `write_confusion` does.
+
+    Args:
+        counts: (classes, classes) int64, by true and predicted class.
+    """
+    number = len(classes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
     side = min(9.0, 2.5 + 0.32 * number)
@@ -37,7 +47,7 @@ def write_confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence
         names = [one_line(name, NAME_WIDTH) for name in classes]
         axes.set_xticks(range(number), names, rotation=90, fontsize=8, parse_math=False)
         axes.set_yticks(range(number), names, fontsize=8, parse_math=False)
-    if number <= MAX_NUMBERED:
+    if number <= MAX_NUMBERED and counts.max() < 100_000:
         for row, column in zip(*np.nonzero(counts), strict=True):
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=color)

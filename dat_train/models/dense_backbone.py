@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import timm
+import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
@@ -153,3 +154,8 @@ def init_normal(layer: nn.Module, std: float = 0.01) -> nn.Module:
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear resize of a map (B, C, H, W), corners not aligned."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Half-precision outputs of autocast as float32; float32 and float64 as they are."""
+    return x if x.dtype == torch.float64 else x.float()

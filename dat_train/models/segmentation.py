@@ -17,6 +17,7 @@ from dat_train.models.dense_backbone import (
     Pyramid,
     backbone_no_decay,
     create_backbone,
+    full_precision,
     init_normal,
     resize,
 )
@@ -186,13 +187,13 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         Scalar. torch's mean would divide by the valid pixels only; the published models were trained with this one.
     """
-    logits = resize(logits.float(), labels.shape[-2:])
+    logits = resize(full_precision(logits), labels.shape[-2:])
     return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / labels.numel()
 
 
 def segmentation_logits(model: SegmentationModel, images: Tensor, size: Sequence[int]) -> Tensor:
     """Logits at the original size: resized to the network input's size, then to `size`, as published."""
-    return resize(resize(model(images).float(), images.shape[-2:]), size)
+    return resize(resize(full_precision(model(images)), images.shape[-2:]), size)
 
 
 def segmentation_probabilities(

@@ -10,6 +10,8 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
+from dat_train.models.dense_backbone import full_precision
+
 RATIOS = (0.5, 1.0, 2.0)  # height / width
 BACKGROUND, IGNORED = 0, -1  # results of `match`; k > 0 is box k - 1
 
@@ -127,7 +129,7 @@ def match(boxes: Tensor, anchors: Tensor, rule: MatchRule) -> Tensor:
 
 def decode_boxes(coder: DeltaCoder, deltas: Tensor, anchors: Tensor, size: Size) -> Tensor:
     """Boxes (N, ..., 4) of deltas (N, 4 or 4 * classes), clipped to the image."""
-    boxes = coder.decode_single(deltas.float(), anchors).view(len(anchors), -1, 4)
+    boxes = coder.decode_single(full_precision(deltas), anchors).view(len(anchors), deltas.shape[1] // 4, 4)
     boxes = clip_boxes_to_image(boxes, size)
     return boxes[:, 0] if deltas.shape[1] == 4 else boxes
 

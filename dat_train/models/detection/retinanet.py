@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import sigmoid_focal_loss
 
-from dat_train.models.dense_backbone import ConvNormAct, DenseBackbone, backbone_no_decay, init_normal
+from dat_train.models.dense_backbone import ConvNormAct, DenseBackbone, backbone_no_decay, full_precision, init_normal
 from dat_train.models.detection.boxes import (
     IGNORED,
     Anchors,
@@ -95,8 +95,8 @@ class RetinaNet(nn.Module):
         counts = [len(level) for level in anchors]
         batch = len(images)
         flat_scores, flat_deltas = concat_box_prediction_layers(scores, deltas)
-        flat_scores = flat_scores.float().view(batch, -1, self.num_classes)
-        flat_deltas = flat_deltas.float().view(batch, -1, 4)
+        flat_scores = full_precision(flat_scores).view(batch, -1, self.num_classes)
+        flat_deltas = full_precision(flat_deltas).view(batch, -1, 4)
         if self.training:
             valid = [torch.cat(self.bbox_head.anchors.valid(levels, size)) for size in sizes]
             return self._losses(flat_scores, flat_deltas, torch.cat(anchors), valid, targets)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.ops import generalized_box_iou_loss, roi_align
 
-from dat_train.models.dense_backbone import ConvNormAct, init_conv, init_normal
+from dat_train.models.dense_backbone import ConvNormAct, full_precision, init_conv, init_normal
 from dat_train.models.detection.boxes import (
     DeltaCoder,
     Detections,
@@ -113,7 +113,7 @@ class BoxHead(nn.Module):
         x = x.flatten(1)
         for linear in self.shared_fcs:
             x = F.relu(linear(x))
-        return self.fc_cls(x).float(), self.fc_reg(x).float()
+        return full_precision(self.fc_cls(x)), full_precision(self.fc_reg(x))
 
     def of_class(self, deltas: Tensor, labels: Tensor) -> Tensor:
         """Deltas (N, 4) of one class for each region."""
@@ -136,7 +136,7 @@ class MaskHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for conv in self.convs:
             x = conv(x)
-        return self.conv_logits(F.relu(self.upsample(x))).float()
+        return full_precision(self.conv_logits(F.relu(self.upsample(x))))
 
 
 class RoIHeads(nn.Module):
@@ -192,7 +192,7 @@ class RoIHeads(nn.Module):
 
     def sample(self, boxes: Tensor, target: dict, rule: MatchRule) -> Regions:
         """Ground truth and proposals matched and sampled."""
-        truth = target["boxes"]
+        truth = target["boxes"].to(boxes)
         boxes = torch.cat([truth, boxes])
         assigned = match(truth, boxes, rule)
         assigned[: len(truth)] = torch.arange(1, len(truth) + 1, device=boxes.device)

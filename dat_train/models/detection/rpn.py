@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from dat_train.models.dense_backbone import init_normal
+from dat_train.models.dense_backbone import full_precision, init_normal
 from dat_train.models.detection.boxes import (
     IGNORED,
     Anchors,
@@ -76,8 +76,8 @@ class RPNHead(nn.Module):
         scores, deltas = self.outputs(levels)
         anchors = self.anchors(levels)
         flat_scores, flat_deltas = concat_box_prediction_layers(scores, deltas)
-        flat_scores = flat_scores.float().view(len(sizes), -1)
-        flat_deltas = flat_deltas.float().view(len(sizes), -1, 4)
+        flat_scores = full_precision(flat_scores).view(len(sizes), -1)
+        flat_deltas = full_precision(flat_deltas).view(len(sizes), -1, 4)
         proposals = [
             self._propose(flat_scores[i].detach(), flat_deltas[i].detach(), anchors, size)[0]
             for i, size in enumerate(sizes)

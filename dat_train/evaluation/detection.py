@@ -1,0 +1,177 @@
+"""Average precision of a detector, exact for any number of processes; the numbers are those of COCO's evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from dat_train.data.detection_dataset import pad_batch
+from dat_train.errors import UserError
+from dat_train.evaluation.inference import inference
+from dat_train.models.detection.boxes import Detections
+from dat_train.models.detection.masks import paste_masks
+
+if TYPE_CHECKING:
+    from dat_train.data.coco import CocoFile
+    from dat_train.data.detection_dataset import DetectionScene
+    from dat_train.runtime.precision import Precision
+    from dat_train.runtime.processes import Processes
+
+NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@dataclass(frozen=True)
+class DetectionEvaluation:
+    """Metrics of a detector on a data set. Identical in all processes.
+
+    Attributes:
+        box, mask: the twelve numbers of COCO, 0 to 1; -1 where there is no object of this size; mask is empty without
+            masks.
+        class_ap: box AP of each class; NaN for classes without objects.
+        results: detections of all images in the COCO format, by image.
+        count: images; unreadable: sorted paths of images that could not be read.
+    """
+
+    box: dict[str, float]
+    mask: dict[str, float]
+    class_ap: np.ndarray
+    results: list[dict]
+    count: int
+    unreadable: list[str] = field(default_factory=list)
+
+
+def evaluate_detection(
+    model: nn.Module,
+    loader: Iterable[Sequence[DetectionScene]],
+    file: CocoFile,
+    records: Sequence[dict],
+    *,
+    precision: Precision,
+    processes: Processes | None = None,
+) -> DetectionEvaluation:
+    """Evaluate a detector, one image at a time, so that no image is padded to the size of another.
+
+    Args:
+        model: (images, sizes, targets) -> detections, on `precision.device`.
+        loader: lists of scenes; every image once over all processes.
+        file: annotations.
+        records: image record of each index in the data set.
+
+    Raises:
+        UserError: no image could be read.
+    """
+    found: list[tuple[int, list[dict]]] = []
+    unreadable: list[str] = []
+    with inference(model, precision):
+        for scenes in loader:
+            for scene in scenes:
+                unreadable += scene.unreadable
+                if scene.unreadable:
+                    continue
+                detections = detect(model, scene.image, scene.target["original"], precision)
+                record = records[scene.index]
+                found.append((scene.index, coco_results(detections, record, file.category_ids)))
+    shares = processes.gather((found, unreadable)) if processes else [(found, unreadable)]
+    found = sorted((part for share, _ in shares for part in share), key=lambda part: part[0])
+    unreadable = sorted(path for _, share in shares for path in share)
+    if not found:
+        raise UserError(f"none of the {len(unreadable)} validation images can be read; check data.root")
+    results = [result for _, part in found for result in part]
+    numbers = None
+    if processes is None or processes.is_main:
+        numbers = average_precision(file, [records[index] for index, _ in found], results)
+    numbers = processes.from_main(numbers) if processes else numbers
+    return DetectionEvaluation(*numbers, results, len(found), unreadable)
+
+
+def detect(model: nn.Module, image: Tensor, original: tuple[int, int], precision: Precision) -> Detections:
+    """Detections of one image (3, h, w) in pixels of its original (height, width)."""
+    batch, sizes = pad_batch([image])
+    with precision.context():
+        return model(batch.to(precision.device, precision.weights), sizes, [{"original": original}])[0]
+
+
+def coco_results(found: Detections, record: dict, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Detections of one image in the COCO format: boxes as (x, y, w, h), category ids of the file, run lengths."""
+    boxes = found.boxes.float().cpu()
+    masks = None
+    if found.mask_logits is not None:
+        masks = paste_masks(
+            [logits.float().cpu() for logits in found.mask_logits], boxes, (record["height"], record["width"])
+        )
+    results = []
+    for i, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        result = {
+            "image_id": record["id"],
+            "category_id": category_ids[int(found.labels[i])],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": float(found.scores[i]),
+        }
+        if masks is not None:
+            result["segmentation"] = run_lengths(masks[i])
+        results.append(result)
+    return results
+
+
+def run_lengths(mask: Tensor) -> dict[str, Any]:
+    """Mask (H, W) bool as compressed run lengths of COCO."""
+    from faster_coco_eval.core import mask as masks
+
+    encoded = masks.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
+    return {"size": list(map(int, encoded["size"])), "counts": encoded["counts"].decode()}
+
+
+def average_precision(
+    file: CocoFile, records: Sequence[dict], results: list[dict]
+) -> tuple[dict[str, float], dict[str, float], np.ndarray]:
+    """The twelve numbers for boxes and, if results have them, masks; and box AP of each class.
+
+    Args:
+        records: images that were evaluated.
+
+    Raises:
+        UserError: faster-coco-eval is not installed.
+    """
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError:
+        raise UserError("task=detection needs faster-coco-eval: pip install dat-train[detection]") from None
+    classes = len(file.category_ids)
+    if not results:
+        nothing = dict.fromkeys(NUMBERS, 0.0)
+        return nothing, {}, np.zeros(classes)
+    ids = {record["id"] for record in records}
+    truth = {
+        "images": list(records),
+        "annotations": [_complete(a) for i in sorted(ids) for a in file.objects.get(i, [])],
+        "categories": [{"id": i, "name": name} for i, name in zip(file.category_ids, file.classes, strict=True)],
+    }
+    numbers: list[dict[str, float]] = []
+    class_ap = np.full(classes, np.nan)
+    with contextlib.redirect_stdout(io.StringIO()):
+        known = COCO(truth)
+        for kind in ("bbox", "segm") if "segmentation" in results[0] else ("bbox",):
+            found = known.loadRes([dict(result) for result in results])
+            evaluation = COCOeval_faster(known, found, kind, print_function=lambda *_: None)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            numbers.append({name: float(value) for name, value in zip(NUMBERS, evaluation.stats, strict=False)})
+            if kind == "bbox":
+                precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all sizes, 100 boxes
+                for k in range(classes):
+                    values = precision[:, :, k]
+                    class_ap[k] = values[values > -1].mean() if (values > -1).any() else np.nan
+    return numbers[0], numbers[1] if len(numbers) > 1 else {}, class_ap
+
+
+def _complete(annotation: dict) -> dict:
+    """Annotation with the entries that COCO's evaluation reads."""
+    width, height = annotation["bbox"][2:]
+    return {"iscrowd": 0, "area": width * height} | annotation

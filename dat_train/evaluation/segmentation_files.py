@@ -1,0 +1,137 @@
+"""Result files of a segmentation evaluation, and pictures of label maps."""
+
+import colorsys
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.patches import Patch
+from PIL import Image
+
+from dat_train.atomic import write_json, write_text
+from dat_train.evaluation.confusion_picture import write_confusion_counts
+from dat_train.evaluation.segmentation import SegmentationEvaluation
+from dat_train.runtime.display_text import one_line
+from dat_train.runtime.figure_file import new_figure, save_figure
+
+WORST = 8  # images in worst.png
+IGNORED = 255
+NAME_WIDTH = 24
+
+
+def write_segmentation_report(
+    evaluation: SegmentationEvaluation,
+    classes: Sequence[str],
+    scene: Callable[[int], tuple[Image.Image, np.ndarray, np.ndarray]],
+    folder: Path,
+    facts: dict | None = None,
+) -> dict:
+    """Write result.json, per_class.csv, confusion.png and worst.png into `folder`.
+
+    Args:
+        classes: names by class number.
+        scene: index in the data set -> image, labels (H, W), predicted classes (H, W).
+        facts: further entries of result.json.
+
+    Returns:
+        The content of result.json.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {
+        "miou": evaluation.miou,
+        "pixel_accuracy": evaluation.pixel_accuracy,
+        "images": evaluation.count,
+        "unreadable": evaluation.unreadable,
+    } | (facts or {})
+    write_text(folder / "per_class.csv", per_class_csv(evaluation, classes), "surrogateescape")
+    write_confusion_counts(evaluation.confusion, classes, folder / "confusion.png")
+    scenes = [
+        (evaluation.image_iou[place], *scene(int(evaluation.image_indices[place]))) for place in evaluation.worst(WORST)
+    ]
+    write_scenes_picture(scenes, classes, folder / "worst.png")
+    write_json(folder / "result.json", result)
+    return result
+
+
+def per_class_csv(evaluation: SegmentationEvaluation, classes: Sequence[str]) -> str:
+    """Number, name, pixels, intersection over union and accuracy of every class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("index", "name", "pixels", "iou", "accuracy"))
+    for number, name in enumerate(classes):
+        pixels = int(evaluation.confusion[number].sum())
+        iou = evaluation.class_iou[number]
+        accuracy = f"{100 * evaluation.confusion[number, number] / pixels:.4f}" if pixels else ""
+        writer.writerow((number, name, pixels, "" if np.isnan(iou) else f"{iou:.4f}", accuracy))
+    return text.getvalue()
+
+
+def segmentation_text(evaluation: SegmentationEvaluation, classes: Sequence[str], most: int = 12) -> str:
+    """Metrics and the classes with the lowest intersection over union, as lines for the terminal."""
+    lines = [
+        f"mIoU {evaluation.miou:.2f} %   pixel accuracy {evaluation.pixel_accuracy:.2f} %   "
+        f"{evaluation.count:,} images",
+        "",
+    ]
+    known = [i for i in np.argsort(evaluation.class_iou, kind="stable") if not np.isnan(evaluation.class_iou[i])]
+    title = "class" if len(known) <= most else f"class (lowest {most} of {len(known)})"
+    names = [one_line(classes[i], NAME_WIDTH) for i in known[:most]]
+    width = max(len(text) for text in (title, *names))
+    lines.append(f"{title:<{width}}      IoU")
+    lines += [f"{name:<{width}}   {evaluation.class_iou[i]:>6.2f}" for name, i in zip(names, known, strict=False)]
+    return "\n".join(lines)
+
+
+def palette(number: int) -> np.ndarray:
+    """(256, 3) uint8 colours: distinct ones for `number` classes, black for ignored pixels."""
+    colours = np.zeros((256, 3), np.uint8)
+    for i in range(number):
+        hue, light = (i * 0.61803398875) % 1, (0.5, 0.65, 0.38)[i % 3]
+        colours[i] = [round(255 * value) for value in colorsys.hls_to_rgb(hue, light, 0.75)]
+    return colours
+
+
+def label_picture(labels: np.ndarray, number: int) -> Image.Image:
+    """Label map (H, W) as a palette picture; the pixel values are the class numbers."""
+    picture = Image.fromarray(labels.astype(np.uint8)).convert("L")
+    picture.putpalette(palette(number).ravel().tolist())
+    return picture
+
+
+def overlay(image: Image.Image, labels: np.ndarray, number: int, alpha: float = 0.55) -> Image.Image:
+    """Image with its classes laid over it in colour; ignored pixels stay as they are."""
+    pixels = np.asarray(image.convert("RGB"), np.float32)
+    colours = palette(number)[labels.astype(np.uint8)].astype(np.float32)
+    mixed = np.where((labels == IGNORED)[..., None], pixels, (1 - alpha) * pixels + alpha * colours)
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def write_scenes_picture(
+    scenes: Sequence[tuple[float, Image.Image, np.ndarray, np.ndarray]], classes: Sequence[str], path: Path
+) -> None:
+    """Draw image, true classes and predicted classes of scenes side by side, with a legend, and write them (PNG).
+
+    Args:
+        scenes: (intersection over union in percent, image, labels (H, W), predicted (H, W)) of each.
+    """
+    number = len(classes)
+    figure = new_figure(7.5, 0.6 + 1.9 * len(scenes))
+    axes = figure.subplots(len(scenes), 3, squeeze=False)
+    for row, (iou, image, labels, predicted) in zip(axes, scenes, strict=True):
+        pictures = (image, overlay(image, labels, number), overlay(image, predicted, number))
+        for place, picture, title in zip(row, pictures, ("image", "true", f"predicted, IoU {iou:.0f} %"), strict=True):
+            place.imshow(picture, interpolation="nearest" if max(picture.size) < 200 else "antialiased")
+            place.set_title(title, fontsize=8)
+            place.axis("off")
+    shown = sorted({int(c) for _, _, *maps in scenes for labels in maps for c in np.unique(labels)} - {IGNORED})[:24]
+    figure.legend(
+        [Patch(color=tuple(palette(number)[c] / 255)) for c in shown],
+        [one_line(classes[c], NAME_WIDTH) for c in shown],
+        loc="outside lower center",
+        ncols=6,
+        fontsize=7,
+        frameon=False,
+    )
+    save_figure(figure, path)

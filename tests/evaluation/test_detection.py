@@ -1,0 +1,61 @@
+"""Average precision of detectors."""
+
+import numpy as np
+import pytest
+import torch
+
+from dat_train.data.coco import open_coco
+from dat_train.data.detection_dataset import DetectionEvalTransform, DetectionImages
+from dat_train.data.digit_scenes import write_digit_scenes
+from dat_train.data.order import SampleKey
+from dat_train.evaluation.detection import average_precision, detect, evaluate_detection
+from dat_train.models.detection.rcnn import create_detector
+from dat_train.runtime.precision import resolve_precision
+
+pytest.importorskip("faster_coco_eval")
+CPU = resolve_precision("fp32", torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root = write_digit_scenes(tmp_path_factory.mktemp("data") / "scenes", train=2, val=4)
+    folder, file = open_coco("boxes", str(root))[1]
+    transform = DetectionEvalTransform(96, 128)
+    return DetectionImages(
+        folder, file, file.images, transform=transform, mean=[0.5] * 3, std=[0.25] * 3, training=False
+    )
+
+
+def truth_as_results(images, score=0.9):
+    return [
+        {key: annotation[key] for key in ("image_id", "category_id", "bbox")} | {"score": score}
+        for annotations in images.file.objects.values()
+        for annotation in annotations
+    ]
+
+
+def test_the_ground_truth_itself_has_a_precision_of_1(images):
+    box, mask, class_ap = average_precision(images.file, images.records, truth_as_results(images))
+    assert box["AP"] == box["AP50"] == pytest.approx(1) and mask == {}
+    occurring = {annotation["category_id"] for part in images.file.objects.values() for annotation in part}
+    for k, number in enumerate(images.file.category_ids):
+        assert class_ap[k] == pytest.approx(1) if number in occurring else np.isnan(class_ap[k])
+
+
+def test_boxes_of_another_class_are_wrong(images):
+    results = [result | {"category_id": result["category_id"] % 10 + 1} for result in truth_as_results(images)]
+    assert average_precision(images.file, images.records, results)[0]["AP50"] < 0.5
+
+
+@pytest.mark.parametrize("head", ["retinanet", "mask_rcnn", "cascade_mask_rcnn"])
+def test_every_detector_is_evaluated_one_image_at_a_time(images, head):
+    torch.manual_seed(0)
+    model = create_detector("datpp_tiny", head, 10, 16, dims=[8, 16, 32, 64], depths=[1, 1, 1, 1])
+    scenes = [images[SampleKey(0, i, 0)] for i in range(len(images))]
+    one = evaluate_detection(model, [scenes], images.file, images.records, precision=CPU)
+    two = evaluate_detection(model, [scenes[2:], scenes[:2]], images.file, images.records, precision=CPU)
+    assert one.results == two.results and one.box == two.box and one.count == 4
+    assert len(one.box) == 12
+    with torch.no_grad():
+        found = detect(model.eval(), scenes[1].image, scenes[1].target["original"], CPU)
+    assert (found.boxes[:, 2] <= images.records[1]["width"] + 1e-3).all()

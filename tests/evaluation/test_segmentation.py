@@ -1,0 +1,92 @@
+"""Metrics of segmentation, and their files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dat_train.data.digit_scenes import write_digit_scenes
+from dat_train.data.order import SampleKey
+from dat_train.data.segmentation_dataset import EvaluationImages
+from dat_train.data.segmentation_sources import open_segmentation
+from dat_train.evaluation.segmentation import (
+    SegmentationEvaluation,
+    class_ious,
+    confusion_of,
+    evaluate_segmentation,
+    mean_iou,
+    predict_scene,
+)
+from dat_train.evaluation.segmentation_files import label_picture, segmentation_text, write_segmentation_report
+from dat_train.models.segmentation import create_segmentation
+from dat_train.runtime.precision import resolve_precision
+
+CPU = resolve_precision("fp64", torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A small untrained model, and scenes to evaluate it on."""
+    root = write_digit_scenes(tmp_path_factory.mktemp("data") / "scenes", train=2, val=5)
+    _, val = open_segmentation("masks", str(root))
+    images = EvaluationImages(val, limits=(128, 96), mean=[0.5] * 3, std=[0.25] * 3)
+    torch.manual_seed(0)
+    model = create_segmentation("datpp_tiny", "semantic_fpn", 11, 16, dims=[8, 16, 32, 64], depths=[1, 1, 1, 1])
+    return model.double(), images, val
+
+
+def test_ignored_pixels_are_in_no_number():
+    labels = torch.tensor([[0, 0, 1, 255], [1, 1, 255, 255]])
+    predicted = torch.tensor([[0, 1, 1, 0], [1, 0, 2, 2]])
+    counts = confusion_of(predicted, labels, 3)
+    assert counts.tolist() == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
+    assert class_ious(counts)[:2] == pytest.approx([100 / 3, 50])
+    assert np.isnan(class_ious(counts)[2])
+    assert mean_iou(counts) == pytest.approx((100 / 3 + 50) / 2)
+
+
+def test_evaluation_sums_pixels_of_all_images_at_original_size(small):
+    model, images, val = small
+    scenes = [images[SampleKey(0, i, 0)] for i in range(len(images))]
+    evaluation = evaluate_segmentation(model, [scenes[:3], scenes[3:]], num_classes=11, precision=CPU)
+    model.eval()
+    total = np.zeros((11, 11), np.int64)
+    with torch.no_grad():
+        for i in range(len(val)):
+            predicted = predict_scene(model, [view.double() for view in scenes[i].views], scenes[i].labels.shape)
+            assert predicted.shape == scenes[i].labels.shape
+            total += confusion_of(predicted, scenes[i].labels, 11)
+    assert np.array_equal(evaluation.confusion, total)
+    assert evaluation.confusion.sum() == 5 * 96 * 128
+    assert evaluation.count == 5 and evaluation.miou == mean_iou(total)
+
+
+def test_reports_have_every_class_and_pictures_of_the_worst_images(small, tmp_path):
+    model, images, val = small
+    evaluation = evaluate_segmentation(
+        model, [[images[SampleKey(0, i, 0)]] for i in range(5)], num_classes=11, precision=CPU
+    )
+
+    def scene(index):
+        labels = val.read_labels(index)
+        return val.read(index), labels, np.zeros_like(labels)
+
+    result = write_segmentation_report(evaluation, val.classes, scene, tmp_path, {"model": "small"})
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert len((tmp_path / "per_class.csv").read_text().splitlines()) == 12
+    assert (tmp_path / "worst.png").stat().st_size > 10_000 and (tmp_path / "confusion.png").exists()
+    assert "mIoU" in segmentation_text(evaluation, val.classes)
+
+
+def test_the_worst_images_have_the_lowest_intersection_over_union():
+    evaluation = SegmentationEvaluation(
+        0, 0, np.zeros(1), np.zeros((1, 1), np.int64), np.arange(4), np.array([50, np.nan, 10, 30]), []
+    )
+    assert evaluation.worst(2).tolist() == [2, 3]
+
+
+def test_a_predicted_mask_keeps_the_class_numbers_as_pixel_values():
+    labels = np.array([[0, 3], [255, 1]])
+    picture = label_picture(labels, 4)
+    assert picture.mode == "P" and np.array_equal(np.asarray(picture), labels)

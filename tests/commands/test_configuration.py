@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pytest
 from commands.running import run, run_task
+from troubleshooting import entry
 
 from dat_train.cli.main import run_command
 from dat_train.cli.settings import MAY_CHANGE
@@ -96,6 +97,14 @@ def test_what_is_wrong_is_named_in_one_line(arguments, train):
     assert err.startswith("error: ") and err.count("\n") == 1, err
     assert WRONG[arguments] in err
     assert (code, out) == (2, "")
+
+
+def test_frequent_mistakes_are_on_the_page_of_troubleshooting(train):
+    assert entry("unknown-setting").fullmatch(train("lr=1", *OK).err.strip())
+    assert entry("unknown-choice").search(train("model=dat_q", "data=digits").err)
+    assert entry("sweep").fullmatch(train("epochs=1,2", *OK).err.strip())
+    assert entry("data-root").fullmatch(train("model=dat_nano", "data=imagenet").err.strip())
+    assert entry("init").fullmatch(train("model=dat_b_384", "data=digits").err.strip())
 
 
 def test_the_commands_themselves_answer_so(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from commands.running import MODULES, run_here, torchrun
 from commands.small_checkpoint import TINY
 from PIL import Image
+from troubleshooting import entry
 
 from dat_train.models import read_checkpoint
 from dat_train.training.run_folder import read_rows
@@ -162,6 +163,7 @@ def test_an_impossible_batch_names_the_nearest_possible(tmp_path):
     result = run_here("dat-train", *FAKE, "batch_size=20", cwd=tmp_path)
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert "batch_size=20" in result.stderr and "nearest: 16, 24" in result.stderr
+    assert entry("batch-size").search(result.stderr)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

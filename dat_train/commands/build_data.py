@@ -26,6 +26,7 @@ def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, Imag
         image_size=config.img_size,
         val_fraction=data.val_fraction,
         split_seed=data.split_seed,
+        split_by="order",
         fake_images=data.fake_images,
         fake_classes=data.fake_classes,
     )

@@ -17,7 +17,7 @@ from dat_train.commands.request import Request
 from dat_train.commands.trained import Trained, load_trained
 from dat_train.data.dataset import UNREADABLE, ImageDataset
 from dat_train.data.images import UnreadableImage, read_rgb
-from dat_train.data.listing import FROM_LIST, list_images
+from dat_train.data.listing import list_images
 from dat_train.data.loader import evaluation_loader
 from dat_train.errors import UserError
 from dat_train.runtime.processes import Processes
@@ -32,7 +32,7 @@ def run(config: Settings, request: Request) -> None:
     Raises:
         UserError: other errors the user can fix.
     """
-    paths = list_images(config.images, sys.stdin if FROM_LIST in config.images else ())
+    paths = list_images(config.images, lambda: sys.stdin.buffer.read())
     if not paths:
         raise UserError("the list on standard input names no image")
     trained = load_trained(config, request)

@@ -1,22 +1,27 @@
-"""scikit-learn's handwritten digits as an image folder: real images without a download."""
+"""scikit-learn's handwritten digits, written as an image folder."""
 
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from dat_train.data.folders import split
+from dat_train.data.splits import held_out_by_order
 from dat_train.errors import UserError
 
-SPLIT = "split.txt"  # beside train/ and val/: how these were split
+SPLIT = "split.txt"  # next to train/ and val/: the settings of the split
 
 
 def write_digits(root: str | Path, *, val_fraction: float, split_seed: int) -> Path:
     """Write the 1,797 digits (8 x 8 pixels, 16 grey levels) as PNG files below `root`/train and `root`/val, once.
 
-    The split is stratified and seeded. The folder appears whole or not at all, whoever else writes it.
+    The split is stratified and seeded. The folder is written next to its place and renamed, so that it is complete
+    whenever it exists, also with several writers.
+
+    Returns:
+        the folder.
 
     Raises:
         UserError: the folder holds another split or something else, or cannot be written.
@@ -30,7 +35,7 @@ def write_digits(root: str | Path, *, val_fraction: float, split_seed: int) -> P
             _write(root, val_fraction, split_seed, wanted)
     except OSError as error:
         raise UserError(
-            f"the digits cannot be written to data.root={root}: {error.strerror}; name a folder that is not there yet"
+            f"the digits cannot be written to data.root={root}: {error.strerror}; name a folder that does not exist yet"
         ) from error
     split_of = root / SPLIT
     if split_of.exists() and (found := split_of.read_text().strip()) != wanted:
@@ -46,17 +51,22 @@ def _write(root: Path, val_fraction: float, split_seed: int, note: str) -> None:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    samples = [(f"{label}/{i:04d}.png", int(label)) for i, label in enumerate(digits.target)]
-    parts = dict(zip(("train", "val"), split(samples, 10, val_fraction, split_seed), strict=True))
+    of_class = [[f"{label}/{i:04d}.png" for i in np.flatnonzero(digits.target == label)] for label in range(10)]
+    val = {
+        name
+        for label, names in enumerate(of_class)
+        for name in held_out_by_order(names, label, val_fraction, split_seed)
+    }
+    if not val:
+        raise UserError(f"data.val_fraction={val_fraction} holds out none of the digits; raise it")
     root.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
     try:
-        for part, chosen in parts.items():
-            for name, _ in chosen:
-                path = beside / part / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                pixels = digits.images[int(path.stem)] * (255 / 16)
-                Image.fromarray(pixels.round().astype("uint8")).save(path)
+        for name in (name for names in of_class for name in names):
+            path = beside / ("val" if name in val else "train") / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = digits.images[int(path.stem)] * (255 / 16)
+            Image.fromarray(pixels.round().astype("uint8")).save(path)
         (beside / SPLIT).write_text(f"{note}\n")
         beside.chmod(0o755)
         os.rename(beside, root)  # noqa: PTH104  replaces an empty folder, refuses a full one

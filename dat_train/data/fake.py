@@ -1,4 +1,4 @@
-"""Random images made on the fly: for benchmarks and trials, with no files to read."""
+"""Random images made from their index, for benchmarks and trials without files."""
 
 import numpy as np
 from PIL import Image
@@ -8,9 +8,10 @@ from dat_train.data.randomness import keyed_seed
 
 
 class FakeImages(ImageDataset):
-    """`size` random images of `image_size` pixels and `classes` classes; each follows from its index.
+    """Dataset of `size` random RGB images of `image_size` x `image_size` pixels in `classes` classes.
 
-    They are noise around a colour that follows from the class, so that training has something to learn.
+    Each image is noise around a colour given by its class, so that a model can learn something. It is a function of
+    `part` and its index alone.
     """
 
     def __init__(self, size: int, classes: int, image_size: int, *, part: str, stand_in: bool = True) -> None:

@@ -1,142 +1,165 @@
-"""Image folders: one folder a class."""
+"""Image folders: one folder for each class, with or without a folder for each split around them."""
 
 import os
-import random
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from dat_train.data.dataset import ImageDataset
+from dat_train.data.catalog import Catalog
+from dat_train.data.image_files import (
+    LeftOut,
+    count_other_files,
+    first_named,
+    has_images,
+    image_paths,
+    subfolders,
+    suffix_list,
+)
 from dat_train.data.images import printable
-from dat_train.data.randomness import keyed_seed
+from dat_train.data.sample_list import SampleList
+from dat_train.data.split_names import find_split, is_split
 from dat_train.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
-VALIDATION_NAMES = ("val", "validation")
+MAX_SEARCHED = 1000  # folders that are looked into for a hint
 
 
-def open_folders(root: str | Path, *, val_fraction: float, split_seed: int) -> tuple[ImageDataset, ImageDataset]:
-    """Training and validation set of `root`: train/ and val/ (or validation/), or one folder a class, which is split.
+class FolderStorage:
+    """Labelled images in class folders below `root`, or below a folder for each split in it."""
 
-    Raises:
-        UserError: no such folder, no classes, an empty class, or a validation class that training does not have.
-    """
-    root = existing(root)
-    val = next((root / name for name in VALIDATION_NAMES if (root / name).is_dir()), None)
-    if (root / "train").is_dir() and val is not None:
-        classes, train_samples = scan(root / "train")
-        return train_set(train_samples, classes), val_set(scan_validation(val, classes), classes)
-    if (root / "train").is_dir():
-        raise UserError(f"{root} has train/ but neither val/ nor validation/; or point data.root at train/ to split it")
-    if val is not None:
-        raise UserError(f"{root} has {val.name}/ but no train/")
-    classes, samples = scan(root)
-    train_samples, val_samples = split(samples, len(classes), val_fraction, split_seed)
-    return train_set(train_samples, classes), val_set(val_samples, classes)
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.name = str(root)
+
+    def splits(self) -> list[str]:
+        """Names of the split folders in the root, as they are spelled.
+
+        A folder named train/ that has images in it, between other class folders, is a class (of trains).
+        """
+        names = subfolders(self.root)
+        splits = [name for name in names if is_split(name)]
+        if len(splits) < len(names):
+            splits = [name for name in splits if not self._is_class(name)]
+        return splits
+
+    def _is_class(self, name: str) -> bool:
+        return has_images(self.root / name)
+
+    def open(self, split: str | None) -> Catalog:
+        """Return the images of a split folder, or of the root itself (None).
+
+        Raises:
+            UserError: no class folders, an empty one, or folders that hold only folders.
+        """
+        return scan(self.root / split if split else self.root)
 
 
 def existing(root: str | Path) -> Path:
-    """`root` as a folder that is there."""
+    """Return `root` as a path that exists.
+
+    Raises:
+        UserError: it does not.
+    """
     root = Path(root).expanduser()
-    if not root.is_dir():
-        raise UserError(f"data.root={root} is {'not a folder' if root.exists() else 'not there'}")
+    if not root.exists():
+        raise UserError(f"data.root={root} does not exist{_hint_above(root)}")
     return root
 
 
-def train_set(samples: Sequence[tuple[str, int]], classes: Sequence[str]) -> ImageDataset:
-    return ImageDataset(samples, classes)
-
-
-def val_set(samples: Sequence[tuple[str, int]], classes: Sequence[str]) -> ImageDataset:
-    return ImageDataset(samples, classes, stand_in=False)
-
-
-def scan(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
-    """Class names, sorted as text, and (path, label) of every image below `folder`, sorted. Hidden files are none.
+def existing_folder(root: str | Path) -> Path:
+    """Return `root` as a folder that exists.
 
     Raises:
-        UserError: no class folders, or one without images.
+        UserError: it does not, or is a file.
     """
-    folders = class_folders(folder)
+    root = existing(root)
+    if not root.is_dir():
+        raise UserError(f"data.root={root} is not a folder")
+    return root
+
+
+def scan(folder: Path, check: Callable[[list[str]], None] | None = None) -> Catalog:
+    """Return all images in the class folders of `folder`: classes sorted as text, images sorted by class and path.
+
+    Args:
+        check: called with the class names before the files are listed, which may take minutes.
+
+    Raises:
+        UserError: no class folders, an empty one, or folders that hold only folders.
+    """
+    names = class_folders(folder)
+    classes = [printable(name) for name in names]
+    if check:
+        check(classes)
+    left_out = LeftOut()
+    count_other_files(folder, left_out)
     samples: list[tuple[str, int]] = []
-    for label, path in enumerate(folders):
-        images = image_paths(path)
+    for label, name in enumerate(names):
+        images = image_paths(folder / name, left_out)
         if not images:
             raise UserError(
-                f"class {printable(path.name)!r} has no images: {printable(path)} ({', '.join(EXTENSIONS)}); remove or "
-                "fill it"
+                f"class {classes[label]!r} has no images: {printable(folder / name)} ({suffix_list()}, ...); remove "
+                "the folder or add images"
             )
         samples += [(image, label) for image in images]
-    return [printable(path.name) for path in folders], samples
+    return Catalog(classes, SampleList(samples), str(folder), notes=tuple(left_out.notes(str(folder))))
 
 
-def class_folders(folder: Path) -> list[Path]:
-    """The folders of the classes, sorted.
+def class_folders(folder: Path) -> list[str]:
+    """Names of the class folders, sorted as text.
 
     Raises:
-        UserError: none is there.
+        UserError: there are none, or they hold only folders.
     """
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    names = subfolders(folder)
     if not names:
-        raise UserError(f"{folder} has no folders in it: each class is a folder of images")
-    return [folder / name for name in names]
-
-
-def scan_validation(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
-    """(path, training label) of every image; validation may lack classes but not have others."""
-    names, samples = scan(folder)
-    other = sorted(set(names) - set(classes))
-    if other:
-        raise UserError(f"{folder} has the class {other[0]!r} ({len(other)} in all) that train/ does not have")
-    label = {name: i for i, name in enumerate(classes)}
-    return [(path, label[names[i]]) for path, i in samples]
-
-
-def split(
-    samples: Sequence[tuple[str, int]], classes: int, fraction: float, seed: int
-) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """Training and validation samples: of every class the same seeded share, at least one for training.
-
-    Raises:
-        UserError: nothing would be held out.
-    """
-    of_class: list[list[tuple[str, int]]] = [[] for _ in range(classes)]
-    for sample in samples:
-        of_class[sample[1]].append(sample)
-    train: list[tuple[str, int]] = []
-    val: list[tuple[str, int]] = []
-    for label, own in enumerate(of_class):
-        random.Random(keyed_seed("split", seed, label)).shuffle(own)
-        held_out = min(round(len(own) * fraction), len(own) - 1)
-        val += own[:held_out]
-        train += own[held_out:]
-    if not val:
+        raise UserError(f"{folder} has no folders in it: each class is a folder of images{hint(folder)}")
+    if not any(has_images(folder / name) for name in names) and any(subfolders(folder / name) for name in names):
         raise UserError(
-            f"data.val_fraction={fraction} holds out no image of {len(samples)}; raise it or make a val/ folder"
+            f"the folders in {folder} ({first_named(map(printable, names))}) hold folders and no images, so they are "
+            f"not classes{hint(folder)}; for other layouts list the images in a table: data=csv"
         )
-    return sorted(train, key=_by_label), sorted(val, key=_by_label)
+    return names
 
 
-def _by_label(sample: tuple[str, int]) -> tuple[int, str]:
-    return sample[1], sample[0]
+def hint(root: Path) -> str:
+    """Text that names the folder below `root` which looks like a data set, or nothing."""
+    below = data_folder_below(root)
+    return f"; did you mean data.root={below}?" if below else ""
 
 
-def image_paths(folder: Path) -> list[str]:
-    """Paths of all images below `folder`, sorted; links are followed, but to no folder twice."""
-    found = []
-    seen = {os.path.realpath(folder)}  # a link to a folder above would lead round and round
-    for path, folders, files in os.walk(folder, followlinks=True):
-        found += [f"{path}/{name}" for name in files if is_image(name)]
-        further = []
-        for name in sorted(folders):
-            real = os.path.realpath(f"{path}/{name}")
-            if not name.startswith(".") and real not in seen:
-                seen.add(real)
-                further.append(name)
-        folders[:] = further
-    return sorted(found)
+def data_folder_below(root: Path) -> Path | None:
+    """Return the first folder below `root`, nearest level first, that has splits or class folders with images."""
+    level, searched = [root], 0
+    while level and searched < MAX_SEARCHED:
+        following = []
+        for folder in level:
+            try:
+                names = subfolders(folder)
+                searched += len(names) + 1
+                if folder != root and looks_like_data(folder, names):
+                    return folder
+            except OSError:
+                continue
+            following += [folder / name for name in names]
+            if searched > MAX_SEARCHED:
+                break
+        level = following
+    return None
 
 
-def is_image(name: str) -> bool:
-    """Whether a file of this name is taken for an image; not hidden ones, such as macOS' ._photo.jpg."""
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+def looks_like_data(folder: Path, names: list[str]) -> bool:
+    """Return True if `folder` has a training split, or class folders of images."""
+    if find_split(names, "train") and (find_split(names, "val") or find_split(names, "test")):
+        return True
+    return any(has_images(folder / name) for name in names[:10]) and not find_split([folder.name], "any")
+
+
+def _hint_above(root: Path) -> str:
+    """Text that names the nearest folder above a missing one, and what is in it."""
+    above = next((parent for parent in root.parents if parent.is_dir()), None)
+    if above is None or str(above) in ("/", "."):
+        return ""
+    try:
+        names = sorted(os.listdir(above))  # noqa: PTH208  names
+    except OSError:
+        return ""
+    return f"; {above} has {first_named(names)}" if names else f"; {above} is empty"

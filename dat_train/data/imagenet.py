@@ -1,57 +1,40 @@
-"""ImageNet-1K as an image folder, with checks for what is usually wrong with it."""
+"""ImageNet-1K in folders, with checks for common mistakes."""
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
-from dat_train.data.dataset import ImageDataset
-from dat_train.data.folders import (
-    VALIDATION_NAMES,
-    class_folders,
-    existing,
-    is_image,
-    scan,
-    scan_validation,
-    train_set,
-    val_set,
-)
+from dat_train.data.catalog import Catalog
+from dat_train.data.folders import FolderStorage, hint, scan
+from dat_train.data.image_files import has_images
 from dat_train.errors import UserError
 
 CLASSES = 1000
 
 
-def open_imagenet(root: str | Path) -> tuple[ImageDataset, ImageDataset]:
-    """Training and validation set of `root`, which has train/ and val/ with one folder a class.
+class ImageNetFolders(FolderStorage):
+    """ImageNet-1K in class folders below train/ and val/."""
 
-    Raises:
-        UserError: what is missing or not sorted into classes, and the way out.
-    """
-    root = existing(root)
-    if not (root / "train").is_dir():
-        below = next((path for path in sorted(root.glob("*/train")) if path.is_dir()), None)
-        hint = f"; did you mean data.root={below.parent}?" if below else ""
-        raise UserError(f"{root} has no train/ with one folder a class{hint}")
-    val = next((root / name for name in VALIDATION_NAMES if (root / name).is_dir()), None)
-    if val is None:
-        raise UserError(f"{root} has no val/ with one folder a class")
-    if _images_lie_flat(val):
-        raise UserError(
-            f"the images in {val} are not sorted into class folders: "
-            f"python scripts/data/sort_imagenet_val.py {val} LABELS"
-        )
-    check_classes(CLASSES, class_folders(root / "train"), root / "train")  # before the minutes reading names may take
-    classes, train_samples = scan(root / "train")
-    return train_set(train_samples, classes), val_set(scan_validation(val, classes), classes)
+    def splits(self) -> list[str]:
+        names = super().splits()
+        if not names:
+            raise UserError(f"{self.root} has no train/ or val/ with one folder for each class{hint(self.root)}")
+        return names
 
+    def open(self, split: str | None) -> Catalog:
+        """Return the images of a split.
 
-def check_classes(expected: int, classes: Sequence, folder: Path) -> None:
-    """Raise a UserError unless `folder` has as many classes as the model."""
-    if len(classes) != expected:
-        raise UserError(
-            f"{folder} has {len(classes)} class folders, ImageNet-1K has {expected}; for other data use data=folder"
-        )
+        Raises:
+            UserError: images that are not in class folders, or another number of classes than 1,000 in training.
+        """
+        folder = self.root / split if split else self.root
+        if has_images(folder):
+            raise UserError(
+                f"the images in {folder} are not sorted into class folders: "
+                f"python scripts/data/sort_imagenet_val.py {folder} LABELS"
+            )
+        return scan(folder, lambda classes: self._check(classes, folder))
 
-
-def _images_lie_flat(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(is_image(entry.name) and entry.is_file() for entry in entries)
+    def _check(self, classes: list[str], folder: Path) -> None:
+        if len(classes) != CLASSES and folder.name.lower().startswith("train"):
+            raise UserError(
+                f"{folder} has {len(classes)} class folders, ImageNet-1K has {CLASSES}; for other data use data=folder"
+            )

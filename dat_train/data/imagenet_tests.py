@@ -1,6 +1,6 @@
-"""Test sets for ImageNet-1K models beside its validation set: their images, classes and labels.
+"""Test sets for ImageNet-1K models: ImageNet-V2, -A, -R, -Sketch and ReaL.
 
-The lists of classes and the reassessed labels are those timm ships.
+Source: the lists of classes and the reassessed labels in timm (timm/data/_info).
 """
 
 import json
@@ -9,11 +9,17 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dat_train.data.catalog import Catalog
+from dat_train.data.class_names import match_classes
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.folders import VALIDATION_NAMES, class_folders, existing, image_paths
+from dat_train.data.folders import existing_folder, hint
+from dat_train.data.image_files import image_paths, subfolders
+from dat_train.data.sample_list import SampleList
+from dat_train.data.split_names import find_split
 from dat_train.errors import UserError
 
 TEST_SETS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_real")
@@ -21,14 +27,14 @@ VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.")
 
 
 class TestImages(ImageDataset):
-    """Images to test on; their labels are ImageNet-1K's class numbers.
+    """Images of a test set; their labels are ImageNet-1K's class numbers.
 
     Args:
-        subset: the classes that occur, where these are not all: a model chooses among them alone.
-        right: (images, most) class numbers that are right for each image, -1 filling up; None: the label alone.
+        subset: labels of the classes that occur, if not all do; predictions are restricted to them.
+        right: (images, max labels) all labels that count as correct, padded with -1; None: the label alone.
     """
 
-    __test__ = False  # for pytest, which takes it for a test by its name
+    __test__ = False  # pytest would collect it because of its name
 
     def __init__(
         self, samples: Sequence[tuple[str, int]], subset: Sequence[int] | None = None, right: Tensor | None = None
@@ -38,39 +44,70 @@ class TestImages(ImageDataset):
         self.right = right
 
 
-def open_test_set(kind: str, root: str | Path) -> TestImages:
-    """One of TEST_SETS, as its authors pack it.
+def open_test_set(kind: str, root: str | Path, classes: Sequence[str] | None = None) -> TestImages:
+    """Return one of TEST_SETS, in the folders in which its authors publish it.
 
     imagenet_v2 (Recht et al., 2019): folders 0 to 999. imagenet_a, imagenet_r (Hendrycks et al., 2021), imagenet_sketch
     (Wang et al., 2019): a folder for each WordNet number; A and R have 200 of the classes each. imagenet_real (Beyer et
-    al., 2020): the validation images of ImageNet, sorted into classes or not, with the labels that people agreed on
+    al., 2020): the validation images of ImageNet, in class folders or not, with the labels that annotators agreed on
     afterwards: several, one or none; images with none are left out.
 
+    Args:
+        classes: the model's class names by label; None: ImageNet-1K's WordNet numbers.
+
     Raises:
-        UserError: no such folder, or folders and files of other names.
+        UserError: no such folder, folders and files of other names, or a model of other classes.
     """
-    root = existing(root)
-    if kind == "imagenet_real":
-        return _open_real(root)
+    root = existing_folder(root)
+    test_set = _open_real(root) if kind == "imagenet_real" else _open_folders(kind, root)
+    if classes is not None and list(classes) != test_set.classes:
+        _relabel(test_set, classes, kind)
+    return test_set
+
+
+def _open_folders(kind: str, root: Path) -> TestImages:
+    """Open a test set of class folders."""
     names = [str(number) for number in range(1000)] if kind == "imagenet_v2" else synsets("imagenet")
     label = {name: number for number, name in enumerate(names)}
     subset = sorted(label[name] for name in synsets(kind)) if kind in ("imagenet_a", "imagenet_r") else None
     known = set(names) if subset is None else {names[number] for number in subset}
     samples: list[tuple[str, int]] = []
-    for folder in class_folders(root):
-        if folder.name not in known:
-            below = "; it is perhaps in a folder below" if len(class_folders(root)) == 1 else ""
+    folders = subfolders(root)
+    for name in folders:
+        if name not in known:
             raise UserError(
-                f"{root} has the folder {folder.name!r}, which is no class of {kind} (as {sorted(known)[0]}){below}"
+                f"{root} has the folder {name!r}, which is not a class of {kind} (for example {sorted(known)[0]})"
+                f"{hint(root)}"
             )
-        samples += [(path, label[folder.name]) for path in image_paths(folder)]
+        samples += [(path, label[name]) for path in image_paths(root / name)]
     if not samples:
-        raise UserError(f"{root} has class folders, and no image in them")
-    return TestImages(sorted(samples, key=lambda sample: (sample[1], sample[0])), subset)
+        raise UserError(f"{root} has no class folders with images{hint(root)}")
+    return _based(TestImages(sorted(samples, key=lambda sample: (sample[1], sample[0])), subset), root)
+
+
+def _relabel(test_set: TestImages, classes: Sequence[str], kind: str) -> None:
+    """Give `test_set` the labels of `classes`, by name."""
+    occur = range(len(test_set.classes)) if test_set.subset is None else test_set.subset
+    names = [test_set.classes[label] for label in occur]
+    matched = match_classes(Catalog(names, SampleList([("", place) for place in range(len(names))])), classes, kind)
+    to_label = np.full(len(test_set.classes) + 1, -1)  # the last one: -1 stays -1
+    to_label[list(occur)] = matched.samples.labels
+    test_set.samples = test_set.samples.with_labels(to_label[test_set.samples.labels])
+    if test_set.right is not None:
+        test_set.right = torch.from_numpy(to_label[test_set.right.numpy()])
+    if test_set.subset is not None:
+        test_set.subset = sorted(to_label[list(test_set.subset)].tolist())
+    test_set.classes = list(classes)
+
+
+def _based(test_set: TestImages, base: Path) -> TestImages:
+    test_set.base = str(base)
+    return test_set
 
 
 def _open_real(root: Path) -> TestImages:
-    folder = next((root / name for name in VALIDATION_NAMES if (root / name).is_dir()), root)
+    found = find_split(subfolders(root), "val")
+    folder = root / found if found else root
     labels = real_labels()
     samples, right = [], []
     for path in image_paths(folder):
@@ -85,16 +122,17 @@ def _open_real(root: Path) -> TestImages:
     if not samples:
         raise UserError(f"{folder} has no ImageNet validation images")
     most = max(len(agreed) for agreed in right)
-    return TestImages(samples, right=torch.tensor([agreed + [-1] * (most - len(agreed)) for agreed in right]))
+    right = torch.tensor([agreed + [-1] * (most - len(agreed)) for agreed in right])
+    return _based(TestImages(samples, right=right), folder)
 
 
 def synsets(name: str) -> list[str]:
-    """WordNet numbers of the classes of imagenet (all 1000, in the order of class numbers), imagenet_a or _r."""
+    """WordNet numbers of the classes of "imagenet" (1000, in the order of labels), "imagenet_a" or "imagenet_r"."""
     return _shipped(f"{name}_synsets.txt").split()
 
 
 def real_labels() -> list[list[int]]:
-    """For each of the 50,000 validation images, in the order of their names, the labels people agreed on."""
+    """Labels that annotators agreed on, for each of the 50,000 validation images in the order of their names."""
     return json.loads(_shipped("imagenet_real_labels.json"))
 
 

@@ -1,12 +1,16 @@
 """Reading an image file, whatever it is, as RGB."""
 
+import io
 import os
+import stat
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a FIFO without a writer then opens at once; Windows has none
 ORIENTATION = 0x0112  # EXIF's tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,12 +32,17 @@ class UnreadableImage(Exception):  # noqa: N818  says what it is
 
 
 def printable(path: str | Path) -> str:
-    """`path` for logs and reports: bytes of a name that are no UTF-8 as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Text of `path` for logs and reports: bytes that are not UTF-8 become \\xNN, a newline becomes \\n."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
 
 
-def read_rgb(path: str | Path) -> Image.Image:
-    """The image at `path` as RGB, upright (EXIF orientation applied); of an animation the first frame.
+def read_rgb(source: str | Path | bytes, name: str | Path | None = None) -> Image.Image:
+    """The image in `source` as RGB, upright (EXIF orientation applied); of an animation the first frame.
+
+    Args:
+        source: path of the file, or its content.
+        name: for the error message; needed where `source` is the content.
 
     Greyscale, palette, CMYK, 16-bit and float images are converted, 16-bit ones by scaling; transparency is dropped.
     A damaged EXIF block does no harm.
@@ -44,11 +53,27 @@ def read_rgb(path: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images; Pillow refuses bombs (over 179 megapixels)
-            with Image.open(path) as image:
+            with _opened(source) as file, Image.open(file) as image:
                 image.load()
                 return _to_rgb(_upright(image))
     except Exception as error:  # damaged files raise almost anything, also struct.error and SyntaxError
-        raise UnreadableImage(path, f"{type(error).__name__}: {error}") from error
+        why = str(error) if isinstance(error, NotRegular) else f"{type(error).__name__}: {error}"
+        raise UnreadableImage(name or source, why) from error
+
+
+class NotRegular(Exception):  # noqa: N818  states the fact
+    """A FIFO, socket, device or folder in place of an image file."""
+
+
+def _opened(source: str | Path | bytes) -> BinaryIO:
+    """Open a regular file. Opening or reading a FIFO or a device could wait for ever."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    file = open(source, "rb", opener=lambda path, flags: os.open(path, flags | NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise NotRegular("not a regular file")
+    return file
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Which sample comes when: a function of (seed, epoch, step), whoever computes it."""
+"""Sample order as a pure function of (seed, epoch, step), independent of rank and number of workers."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from dat_train.data.randomness import keyed_seed
 
 
 class SampleKey(NamedTuple):
-    """What a sample's augmentation follows from: the epoch, its place in the set, and which repeat of it this is."""
+    """Key of a sample's augmentation: epoch, index in the set, and number of the repeat within the epoch."""
 
     epoch: int
     index: int
@@ -18,10 +18,11 @@ class SampleKey(NamedTuple):
 
 
 def epoch_order(seed: int, epoch: int, size: int, repeats: int = 1) -> np.ndarray:
-    """(size, 2) int64: sample index and repeat at every position of an epoch.
+    """Return the sample index and the repeat at every position of an epoch, (size, 2) int64.
 
-    With `repeats` > 1 each sample stands that often in a row and the epoch still has `size` positions (repeated
-    augmentation: Hoffer et al., CVPR 2020, as DeiT uses it).
+    With `repeats` > 1 each sample occurs that many times in a row, and the epoch still has `size` positions.
+
+    Source: repeated augmentation, Hoffer et al., CVPR 2020, as in DeiT.
     """
     shuffled = np.random.default_rng(keyed_seed("order", seed, epoch)).permutation(size)
     positions = np.arange(size)
@@ -29,10 +30,10 @@ def epoch_order(seed: int, epoch: int, size: int, repeats: int = 1) -> np.ndarra
 
 
 class MicroBatchSampler(Sampler[list[SampleKey]]):
-    """The micro-batches of one process, step after step, each a list of keys.
+    """Micro-batches of one process in the order of steps, each a list of keys.
 
-    Step s of an epoch takes positions [s * batch_size, (s + 1) * batch_size) of the epoch's order; micro-batch m of it
-    is its m-th slice and belongs to process m % world_size. The last incomplete batch of an epoch is left out.
+    Step s of an epoch takes positions [s * batch_size, (s + 1) * batch_size) of the epoch's order. Micro-batch m is the
+    m-th slice of them and belongs to process m % world_size. The last incomplete batch of an epoch is left out.
 
     Args:
         size: samples of the training set.
@@ -85,7 +86,7 @@ class MicroBatchSampler(Sampler[list[SampleKey]]):
 
 
 class EvaluationSampler(Sampler[list[SampleKey]]):
-    """Every sample once over all processes: process r has samples r, r + world_size, ... in batches."""
+    """Batches of one process in evaluation: process r has samples r, r + world_size, ...; none occurs twice."""
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.indices = range(rank, size, world_size)

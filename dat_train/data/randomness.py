@@ -1,4 +1,4 @@
-"""Random draws that follow from what they are for: no generator's state is carried, saved or restored."""
+"""Random draws as a function of a key: no generator state is carried, saved or restored."""
 
 import hashlib
 import random
@@ -10,9 +10,9 @@ import torch
 
 
 def keyed_seed(*key: int | str) -> int:
-    """A seed of 63 bits that follows from `key` alone; the same on every machine.
+    """Seed of 63 bits as a function of `key` alone, the same on every machine.
 
-    keyed_seed("sample", seed, epoch, index, repeat)
+    Example: keyed_seed("sample", seed, epoch, index, repeat)
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
@@ -20,7 +20,7 @@ def keyed_seed(*key: int | str) -> int:
 
 @contextmanager
 def keyed_randomness(*key: int | str) -> Iterator[None]:
-    """Inside, Python's, NumPy's and torch's CPU generator draw what follows from `key`; then they are as before."""
+    """Seed the CPU generators of Python, NumPy and torch with `key` inside the block, and restore them after it."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed = keyed_seed(*key)
     random.seed(seed)

@@ -1,4 +1,4 @@
-"""Labelled file names of a large image set, in little memory."""
+"""Compact sequence of labelled paths."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,10 +7,10 @@ import numpy as np
 
 
 class SampleList(Sequence[tuple[str, int]]):
-    """(path, label) pairs, as three blocks of memory instead of millions of objects.
+    """Sequence of (path, label) pairs, kept in three arrays instead of millions of Python objects.
 
-    Data workers are copies of the training process. Whoever looks at a Python object writes to its reference count, so
-    each worker would in time get its own copy of every path; blocks stay shared and go to new processes at once.
+    Data workers are copies of the training process. Reading a Python object writes to its reference count, so each
+    worker would in time get its own copy of every path. Arrays stay shared, and are sent to new processes at once.
     """
 
     def __init__(self, samples: Iterable[tuple[str, int]]) -> None:
@@ -23,11 +23,22 @@ class SampleList(Sequence[tuple[str, int]]):
         self._ends = np.array(ends, np.int64)
         self._labels = np.array(labels, np.int64)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """(number of samples,) int64."""
+        return self._labels
+
+    def with_labels(self, labels: np.ndarray) -> "SampleList":
+        """Return the same paths with other labels, (number of samples,) int64."""
+        other = SampleList([])
+        other._blob, other._ends, other._labels = self._blob, self._ends, np.asarray(labels, np.int64)
+        return other
+
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> tuple[str, int]:
-        """The pair at `index`; negative ones count from the end."""
+        """Return the pair at `index`; negative indices count from the end."""
         index = range(len(self))[index]  # its IndexError ends an iteration
         return os.fsdecode(self._blob[self._ends[index] : self._ends[index + 1]]), int(self._labels[index])
 

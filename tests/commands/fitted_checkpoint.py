@@ -7,7 +7,7 @@ from commands.small_checkpoint import write_small_checkpoint
 
 from dat_train.commands.trained import open_trained
 from dat_train.data.digits import write_digits
-from dat_train.data.folders import open_folders
+from dat_train.data.sources import open_datasets
 from dat_train.models import read_checkpoint
 from dat_train.runtime.checkpoint import write_checkpoint
 
@@ -23,7 +23,7 @@ def write_fitted_checkpoint(run: Path, *overrides: str) -> Path:
     )
     (run / "config.yaml").touch()
     trained = open_trained(path, device="cpu")
-    train_set, _ = open_folders(run / "digits", val_fraction=0, split_seed=0)
+    train_set, _ = open_datasets("folder", run / "digits")
     images = torch.stack([trained.transform(train_set.read(index)) for index in range(len(train_set))])
     labels = torch.tensor([label for _, label in train_set.samples])
     with torch.inference_mode():

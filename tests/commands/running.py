@@ -51,7 +51,7 @@ def run_here(command: str, *arguments: str, cwd: Path, stdin: str = "") -> subpr
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         former = sys.argv, sys.stdin
-        sys.argv, sys.stdin = [command, *arguments], io.StringIO(stdin)
+        sys.argv, sys.stdin = [command, *arguments], io.TextIOWrapper(io.BytesIO(stdin.encode()))
         try:
             main(command.removeprefix("dat-"))
         except SystemExit as end:

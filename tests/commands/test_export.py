@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from dat_train.commands import trained
-from dat_train.data.folders import open_folders
+from dat_train.data.sources import open_datasets
 
 pytestmark = pytest.mark.long
 
@@ -36,7 +36,7 @@ def run(tmp_path_factory):
 def digits(run):
     """(images, labels) of the validation set, preprocessed."""
     transform = trained.open_trained(run / "checkpoints/best.pt").transform
-    _, val_set = open_folders(run / "digits", val_fraction=0, split_seed=0)
+    _, val_set = open_datasets("folder", run / "digits")
     images = torch.stack([transform(val_set.read(index)) for index in range(len(val_set))])
     return images, np.array([label for _, label in val_set.samples])
 
@@ -137,7 +137,7 @@ def test_int8_weights_have_8_bits_and_the_accuracy_is_measured(onnx_folder, digi
 def test_preprocessing_json_suffices_to_reproduce_the_logits(onnx_folder, run, logits):
     """With Pillow and NumPy only."""
     steps = json.loads((onnx_folder / "preprocessing.json").read_text())
-    _, val_set = open_folders(run / "digits", val_fraction=0, split_seed=0)
+    _, val_set = open_datasets("folder", run / "digits")
     inputs = []
     for path, _ in val_set.samples:
         image = Image.open(path).convert(steps["channels"])
@@ -198,7 +198,7 @@ class Wrong(NamedTuple):
         Wrong(("int8=true",), "int8=true is for format=onnx"),
         Wrong(("format=onxx",), "format=onxx must be one of safetensors, onnx, torch_export"),
         Wrong(("validate=true", "data=fake"), "the model has 10 classes, data=fake has 1,000"),
-        Wrong(("validate=true", "data=folder", "data.root=nowhere"), "data.root=nowhere is not there"),
+        Wrong(("validate=true", "data=folder", "data.root=nowhere"), "data.root=nowhere does not exist"),
         Wrong(("output=config.yaml",), "output=config.yaml cannot be written (Not a directory); set output=FOLDER"),
         Wrong(("ema=true",), "has no averaged weights"),
     ],

@@ -123,7 +123,7 @@ def test_output_goes_into_a_file(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("*.jpeg",), "no file fits *.jpeg"),
+        (("*.jpeg",), "no file matches *.jpeg"),
         (("empty",), "empty has no images in it (.jpg"),
         (("-",), "the list on standard input names no image"),
         ((), "images is not set: dat-predict IMAGES ..."),

@@ -55,16 +55,16 @@ def test_in_evaluation_nothing_stands_in(damaged):
 
 
 def test_too_many_in_a_row_end_it(damaged, monkeypatch):
-    monkeypatch.setattr(module, "MOST_STAND_INS", 2)
+    monkeypatch.setattr(module, "MAX_STAND_INS", 2)
     with pytest.raises(UserError) as caught:
         damaged[SampleKey(0, 2, 0)]
     path = damaged.samples[2][0]
-    assert str(caught.value) == f"2 images in a row cannot be read, from {path} on: is the disk still there?"
+    assert str(caught.value) == f"2 consecutive images cannot be read, beginning with {path}: check the disk"
 
 
 def test_a_set_of_which_nothing_can_be_read_does_not_go_round_for_ever(tmp_path):
     nothing = ImageDataset([(f"{tmp_path}/{i}.png", 0) for i in range(3)], ["a"], grey)
-    with pytest.raises(UserError, match=r"^3 images in a row"):
+    with pytest.raises(UserError, match=r"^3 consecutive images"):
         nothing[SampleKey(0, 1, 0)]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dat_train.data import imagenet
-from dat_train.data.imagenet import open_imagenet
+from dat_train.data.sources import open_datasets, open_evaluation_set
 from dat_train.errors import UserError
 
 SYNSETS = [f"n{i:08d}" for i in range(1000)]
@@ -22,36 +22,49 @@ def whole(tmp_path_factory):
 
 def complaint(root):
     with pytest.raises(UserError) as caught:
-        open_imagenet(root)
+        open_datasets("imagenet", root)
     text = str(caught.value)
     assert "\n" not in text
     return text
 
 
 def test_both_parts_are_found(whole):
-    train, val = open_imagenet(whole)
+    train, val = open_datasets("imagenet", whole)
     assert train.classes == val.classes == SYNSETS
     assert train.samples[999] == (f"{whole}/train/{SYNSETS[999]}/{SYNSETS[999]}_1.JPEG", 999)
     assert train.stand_in and not val.stand_in
 
 
+def test_evaluating_does_not_need_or_list_train(whole, tmp_path):
+    (tmp_path / "val").symlink_to(whole / "val")
+    (tmp_path / "train").mkdir()  # listing it would be refused: it is empty
+    assert len(open_evaluation_set("imagenet", tmp_path, classes=SYNSETS)) == 1000
+    (tmp_path / "train").rmdir()
+    assert len(open_evaluation_set("imagenet", tmp_path)) == 1000
+
+
 def test_no_train(tmp_path):
     (tmp_path / "val/n01440764").mkdir(parents=True)
-    assert complaint(tmp_path) == f"{tmp_path} has no train/ with one folder a class"
+    assert complaint(tmp_path) == f"{tmp_path} has val but no train/; to evaluate it use dat-eval"
 
 
-def test_no_train_but_one_a_folder_below(tmp_path):
+def test_neither_train_nor_val(tmp_path):
+    assert complaint(tmp_path) == f"{tmp_path} has no train/ or val/ with one folder for each class"
+
+
+def test_a_root_two_levels_too_high(tmp_path):
     (tmp_path / "ILSVRC/Data/CLS-LOC/train").mkdir(parents=True)
-    assert complaint(tmp_path / "ILSVRC/Data").endswith(f"did you mean data.root={tmp_path}/ILSVRC/Data/CLS-LOC?")
+    (tmp_path / "ILSVRC/Data/CLS-LOC/val").mkdir(parents=True)
+    assert complaint(tmp_path / "ILSVRC").endswith(f"did you mean data.root={tmp_path}/ILSVRC/Data/CLS-LOC?")
 
 
 def test_no_val(tmp_path):
     (tmp_path / "train/n01440764").mkdir(parents=True)
-    assert complaint(tmp_path) == f"{tmp_path} has no val/ with one folder a class"
+    assert "has train/ but no val/" in complaint(tmp_path)
 
 
-def test_validation_images_that_are_not_sorted(tmp_path):
-    (tmp_path / "train/n01440764").mkdir(parents=True)
+def test_validation_images_that_are_not_sorted(whole, tmp_path):
+    (tmp_path / "train").symlink_to(whole / "train")
     (tmp_path / "val").mkdir()
     (tmp_path / "val/ILSVRC2012_val_00000001.JPEG").touch()
     assert complaint(tmp_path) == (
@@ -89,7 +102,7 @@ def test_a_validation_class_of_another_name(whole):
     (whole / "val/tench").mkdir()
     (whole / "val/tench/1.jpg").touch()
     try:
-        assert complaint(whole) == f"{whole}/val has the class 'tench' (1 in all) that train/ does not have"
+        assert complaint(whole).startswith(f"{whole}/val has classes that train/ does not have: 'tench'; train/ has ")
     finally:
         (whole / "val/tench/1.jpg").unlink()
         (whole / "val/tench").rmdir()

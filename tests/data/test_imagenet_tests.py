@@ -33,7 +33,7 @@ def test_a_and_r_have_two_hundred_of_the_classes(kind, synset, other, tmp_path):
     test_set = open_test_set(kind, make(tmp_path, f"{synset}/a.png"))
     assert labels(test_set) == {"a.png": synsets("imagenet").index(synset)}
     assert len(set(test_set.subset)) == 200 and labels(test_set)["a.png"] in test_set.subset
-    with pytest.raises(UserError, match=f"the folder '{other}', which is no class of {kind}"):
+    with pytest.raises(UserError, match=f"the folder '{other}', which is not a class of {kind}"):
         open_test_set(kind, make(tmp_path, f"{other}/b.png"))
 
 
@@ -48,7 +48,7 @@ def test_the_subsets_are_those_timm_lists():
 def test_sketch_has_all_classes(tmp_path):
     test_set = open_test_set("imagenet_sketch", make(tmp_path / "sketch", "n01440764/a.png", "n15075141/b.png"))
     assert labels(test_set) == {"a.png": 0, "b.png": 999} and test_set.subset is None
-    with pytest.raises(UserError, match=r"no class of imagenet_sketch .* in a folder below"):
+    with pytest.raises(UserError, match=r"not a class of imagenet_sketch .*; did you mean data.root=.*/sketch\?"):
         open_test_set("imagenet_sketch", tmp_path)
 
 
@@ -74,5 +74,5 @@ def test_real_refuses_other_images(tmp_path):
 def test_there_is_nothing_to_train_on(tmp_path):
     train_set, test_set = open_datasets("imagenet_v2", str(make(tmp_path, "3/a.png")))
     assert (len(train_set), len(test_set)) == (0, 1)
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         open_datasets("imagenet_v2", str(tmp_path / "absent"))

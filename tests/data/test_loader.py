@@ -78,14 +78,14 @@ def test_evaluation_over_processes_covers_the_set(photos):
 
 
 def test_a_mistake_is_one_line_wherever_it_is_met(photos, monkeypatch):
-    monkeypatch.setattr(module, "MOST_STAND_INS", 1)
+    monkeypatch.setattr(module, "MAX_STAND_INS", 1)
     texts = []
     for workers in (0, 1):
         with pytest.raises(UserError) as caught:
             list(train_loader(photos, sampler(), workers=workers))
         texts.append(str(caught.value))
     assert texts[0] == texts[1]
-    assert texts[0].startswith("1 images in a row cannot be read, from ") and "\n" not in texts[0]
+    assert texts[0].startswith("1 consecutive images cannot be read, beginning with ") and "\n" not in texts[0]
 
 
 def test_other_errors_of_a_worker_keep_their_traceback(photos):

@@ -148,9 +148,9 @@ def test_an_unknown_kind():
 
 @pytest.mark.parametrize("kind", ["digits", "folder", "imagenet"])
 def test_no_root(kind):
-    assert complaint(kind) == f"data.root is not set: data={kind} needs data.root=FOLDER"
+    assert complaint(kind) == f"data.root is not set: data={kind} needs data.root=PATH"
 
 
 @pytest.mark.parametrize("kind", ["folder", "imagenet"])
-def test_a_root_that_is_not_there(kind, tmp_path):
-    assert complaint(kind, str(tmp_path / "none")) == f"data.root={tmp_path}/none is not there"
+def test_a_root_that_does_not_exist(kind, tmp_path):
+    assert complaint(kind, str(tmp_path / "none")) == f"data.root={tmp_path}/none does not exist; {tmp_path} is empty"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from training.real_run import RealRun, ended, ranks, steps_done
 
-from dat_train.data.folders import open_folders
+from dat_train.data.sources import open_datasets
 from dat_train.training.run_folder import read_rows
 
 pytestmark = pytest.mark.long
@@ -60,7 +60,7 @@ def test_faulty_images_are_met_alike_by_one_process_and_by_two(photos, tmp_path)
             (line,) = [line for line in run.output.splitlines() if name in line]
             assert line.startswith(f"warning: {photos}/{name}") and "another image stands in" in line, why
 
-    train_set, _ = open_folders(photos, val_fraction=0.2, split_seed=0)
+    train_set, _ = open_datasets("folder", photos, val_fraction=0.2)
     gone = Path(train_set.samples[0][0])
     more = ranks(tmp_path / "two", 2, *settings, "epochs=12")  # while these train, another one disappears
     with ended(*more):

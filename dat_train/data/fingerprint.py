@@ -1,0 +1,83 @@
+"""Fingerprint of the data of a run: what it holds, independent of where and in which form it is stored."""
+
+from typing import Any
+
+import numpy as np
+
+from dat_train.data.dataset import ImageDataset
+from dat_train.data.image_files import first_named
+
+MAX_CLASSES = 8  # classes with changed counts that are named
+
+
+def data_fingerprint(train_set: ImageDataset, val_set: ImageDataset) -> dict[str, Any]:
+    """Return plain values that identify the images of a run, for its checkpoints.
+
+    Returns:
+        "classes": class names by label; "train" and "val": {"images": number, "digest": hash of classes and names,
+        "per_class": number of images by label}.
+    """
+    parts = {"train": train_set, "val": val_set}
+    return {"classes": list(train_set.classes)} | {name: _part(dataset) for name, dataset in parts.items()}
+
+
+def _part(dataset: ImageDataset) -> dict[str, Any]:
+    counts = np.bincount(dataset.samples.labels, minlength=len(dataset.classes))
+    return {"images": len(dataset), "digest": dataset.fingerprint(), "per_class": counts.tolist()}
+
+
+def data_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """Return what differs between two fingerprints in one line, or None if they are equal."""
+    if before == now:
+        return None
+    if text := class_difference(before["classes"], now["classes"]):
+        return text
+    texts = []
+    for part, name in (("train", "training"), ("val", "validation")):
+        then, since = before[part], now[part]
+        if then == since:
+            continue
+        if then["per_class"] == since["per_class"]:
+            texts.append(f"{name}: as many images of each class, with other file names")
+            continue
+        changed = [
+            f"{now['classes'][label]} {was:,} -> {is_:,}"
+            for label, (was, is_) in enumerate(zip(then["per_class"], since["per_class"], strict=True))
+            if was != is_
+        ]
+        texts.append(f"{name}: {then['images']:,} images -> {since['images']:,} ({first_named(changed, MAX_CLASSES)})")
+    return "; ".join(texts)
+
+
+def class_difference(before: list[str], now: list[str]) -> str | None:
+    """Return which class names appeared or disappeared in one line, or None if the lists are equal."""
+    if list(before) == list(now):
+        return None
+    gone = [name for name in before if name not in set(now)]
+    new = [name for name in now if name not in set(before)]
+    if not gone and not new:
+        return "classes: the same names in another order"
+    parts = [f"{word} {first_named(names)}" for word, names in (("without", gone), ("with the new", new)) if names]
+    return f"classes: {', '.join(parts)}"
+
+
+def describe_data(train_set: ImageDataset, val_set: ImageDataset) -> list[tuple[str, str]]:
+    """(topic, text) pairs for the plan of a run: sizes, first class names with their counts, and notes."""
+    classes = len(train_set.classes)
+    rows = [
+        (
+            "images",
+            f"{len(train_set):,} to train on, {len(val_set):,} to validate, {classes:,} class{'es' * (classes != 1)}",
+        ),
+        ("classes", class_counts(train_set)),
+    ]
+    return rows + [("note", note) for note in (*train_set.notes, *val_set.notes)]
+
+
+def class_counts(dataset: ImageDataset, number: int = 5) -> str:
+    """The first class names with their numbers of images, and the range of these numbers where there are more."""
+    counts = np.bincount(dataset.samples.labels, minlength=len(dataset.classes))
+    named = [f"{name} ({count:,})" for name, count in zip(dataset.classes[:number], counts, strict=False)]
+    if len(dataset.classes) <= number:
+        return ", ".join(named)
+    return f"{', '.join(named)}, ...; {counts.min():,} to {counts.max():,} images a class"

@@ -1,0 +1,138 @@
+"""Image files below a folder: file name suffixes, system folders, and what is left out."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from PIL import EpsImagePlugin, Image
+
+# Pillow recognizes these formats but cannot decode them without further software.
+UNDECODABLE = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+# Folders and files that operating systems, storage servers and archivers create next to the user's own, lower case.
+SYSTEM_FOLDERS = {
+    "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "__macosx", "lost+found", "$recycle.bin",
+    "recycler", "system volume information", "__pycache__",
+}  # fmt: skip
+SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
+MAX_NAMED_SUFFIXES = 5
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """File name suffixes of all formats the installed Pillow can decode, lower case, with the dot."""
+    Image.init()
+    left_out = UNDECODABLE if EpsImagePlugin.has_ghostscript() else UNDECODABLE | {"EPS"}
+    readable = Image.OPEN.keys() - left_out
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable)
+
+
+def suffix_list() -> str:
+    """The most common suffixes, for messages."""
+    common = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".bmp", ".gif")
+    return ", ".join(suffix for suffix in common if suffix in image_suffixes())
+
+
+def is_image(name: str) -> bool:
+    """Return True if a file of this name counts as an image. Hidden files (macOS' ._photo.jpg) do not."""
+    return not name.startswith(".") and Path(name).suffix.lower() in image_suffixes()
+
+
+def is_system(name: str) -> bool:
+    """Return True for hidden files and folders and those of SYSTEM_FOLDERS and SYSTEM_FILES."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS or name.lower() in SYSTEM_FILES
+
+
+class LeftOut:
+    """Counts of files that are no images of a class, for one line of text each."""
+
+    def __init__(self) -> None:
+        self.suffixes: Counter[str] = Counter()
+        self.loose = 0
+        self.special = 0
+
+    def add(self, name: str) -> None:
+        """Count a file by its suffix, unless the system put it there."""
+        if not is_system(name):
+            self.suffixes[Path(name).suffix.lower() or "no suffix"] += 1
+
+    def notes(self, where: str) -> list[str]:
+        """Lines that say what was left out of the folder `where`."""
+        notes = []
+        if self.suffixes:
+            kinds = [f"{count:,} {suffix}" for suffix, count in self.suffixes.most_common(MAX_NAMED_SUFFIXES)]
+            more = ", ..." if len(self.suffixes) > MAX_NAMED_SUFFIXES else ""
+            notes.append(f"{where}: {self.suffixes.total():,} files that are not images ({', '.join(kinds)}{more})")
+        if self.loose:
+            notes.append(f"{where}: {self.loose:,} images outside the class folders are not used")
+        if self.special:
+            notes.append(f"{where}: {self.special:,} entries that are not regular files (FIFO, socket, device)")
+        return notes
+
+
+def image_paths(folder: str | Path, left_out: LeftOut | None = None) -> list[str]:
+    """Paths of all images below `folder`, sorted as text.
+
+    Links are followed, but no folder is entered twice. A broken link to an image is listed, so that reading reports it.
+
+    Args:
+        left_out: counts files that are not images.
+    """
+    left_out = left_out or LeftOut()
+    found: list[str] = []
+    seen = {os.path.realpath(folder)}  # a link to a folder above would be followed without end
+    pending = [str(folder)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if is_system(entry.name):
+                    continue
+                if entry.is_dir():
+                    real = os.path.realpath(entry.path)
+                    if real not in seen:
+                        seen.add(real)
+                        pending.append(entry.path)
+                elif not is_image(entry.name):
+                    left_out.add(entry.name)
+                elif entry.is_file() or is_broken_link(entry):
+                    found.append(entry.path)
+                else:
+                    left_out.special += 1
+    return sorted(found)
+
+
+def is_broken_link(entry: os.DirEntry) -> bool:
+    """Return True for a link to a file that does not exist."""
+    return entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110  of an entry
+
+
+def subfolders(folder: str | Path) -> list[str]:
+    """Names of the folders in `folder`, sorted as text, without hidden and system folders."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not is_system(entry.name))
+
+
+def count_other_files(folder: str | Path, left_out: LeftOut) -> None:
+    """Count the files directly in `folder`, where only class folders are expected."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir() or is_system(entry.name):
+                continue
+            if is_image(entry.name):
+                left_out.loose += 1
+            else:
+                left_out.add(entry.name)
+
+
+def has_images(folder: str | Path) -> bool:
+    """Return True if an image lies directly in `folder`."""
+    with os.scandir(folder) as entries:
+        return any(is_image(entry.name) and not entry.is_dir() for entry in entries)
+
+
+def first_named(names: Iterable[str], number: int = 5) -> str:
+    """The first few names for a message: "a, b, c, ... (12)"."""
+    names = list(names)
+    more = f", ... ({len(names):,})" if len(names) > number else ""
+    return ", ".join(names[:number]) + more

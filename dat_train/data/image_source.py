@@ -1,0 +1,38 @@
+"""Access to encoded images in any form of storage, and names of samples that do not depend on it."""
+
+from typing import Protocol
+
+import numpy as np
+
+from dat_train.data.images import printable
+
+
+class ImageSource(Protocol):
+    """Random access to encoded images. The path of a sample is then only its name in messages."""
+
+    def open(self, index: int) -> str | bytes:
+        """Return the path of the image file at `index`, or its content."""
+
+    def select(self, indices: np.ndarray) -> "ImageSource":
+        """Return the source of the images at `indices`, in this order."""
+
+    def storage_order(self) -> np.ndarray:
+        """(number of images,) indices in the order in which the images lie on the disk."""
+
+
+def name_in_class(name: str, class_name: str) -> str:
+    """File name relative to its class folder: "cat/deep/1.png" and "deep/1.png" are both "deep/1.png" of "cat"."""
+    folder, _, rest = name.partition("/")
+    return rest if rest and printable(folder) == class_name else name
+
+
+def sample_key(path: str, base: str, class_name: str) -> str:
+    """Name of a sample that is the same in every form of storage.
+
+    This is the file name relative to the class folder, without its extension, and without the class name that
+    Hugging Face's copy of ImageNet appends to it (n01440764_10026_n01440764.JPEG).
+    """
+    name = name_in_class(path[len(base) + 1 :] if base and path.startswith(f"{base}/") else path, class_name)
+    folder, slash, file = name.rpartition("/")
+    stem = file.rpartition(".")[0] or file
+    return printable(f"{folder}{slash}{stem.removesuffix(f'_{class_name}')}")

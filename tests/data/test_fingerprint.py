@@ -1,0 +1,54 @@
+"""The fingerprint of the data: equal wherever the same images are, and different with a reason where they are not."""
+
+import json
+
+from data.files import write_images
+
+from dat_train.data.fingerprint import data_difference, data_fingerprint, describe_data
+from dat_train.data.sources import open_datasets
+
+
+def made(root, cats=6, dogs=5, val=2, suffix=".png"):
+    for part, counts in (("train", (cats, dogs)), ("val", (val, val))):
+        for name, count in zip(("cat", "dog"), counts, strict=True):
+            write_images(root / part / name, count, suffix)
+    return root
+
+
+def fingerprint(root):
+    return data_fingerprint(*open_datasets("folder", root))
+
+
+def test_it_does_not_depend_on_the_root_or_the_form_of_the_files(tmp_path):
+    here = fingerprint(made(tmp_path / "here"))
+    assert here == fingerprint(made(tmp_path / "there", suffix=".bmp"))
+    assert json.loads(json.dumps(here)) == here
+    assert data_difference(here, json.loads(json.dumps(here))) is None
+    assert here["train"]["per_class"] == [6, 5]
+
+
+def test_what_differs_is_described(tmp_path):
+    before = fingerprint(made(tmp_path / "a"))
+    after = fingerprint(made(tmp_path / "b", cats=9, val=3))
+    assert data_difference(before, after) == (
+        "training: 11 images -> 14 (cat 6 -> 9); validation: 4 images -> 6 (cat 2 -> 3, dog 2 -> 3)"
+    )
+    root = made(tmp_path / "c")
+    (root / "train/cat/0.png").rename(root / "train/cat/new.png")
+    assert data_difference(before, fingerprint(root)) == (
+        "training: as many images of each class, with other file names"
+    )
+    for part in ("train", "val"):
+        (root / part / "cat").rename(root / part / "kitten")
+    assert data_difference(before, fingerprint(root)) == "classes: without cat, with the new kitten"
+
+
+def test_the_plan_of_a_run_has_class_names_and_counts(tmp_path):
+    made(tmp_path)
+    (tmp_path / "train/cat/notes.txt").touch()
+    rows = describe_data(*open_datasets("folder", tmp_path))
+    assert rows == [
+        ("images", "11 to train on, 4 to validate, 2 classes"),
+        ("classes", "cat (6), dog (5)"),
+        ("note", f"{tmp_path}/train: 1 files that are not images (1 .txt)"),
+    ]

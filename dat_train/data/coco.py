@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dat_train.data.digit_scenes import write_digit_scenes
-from dat_train.data.folders import existing
+from dat_train.data.folders import existing_folder
 from dat_train.data.images import printable
 from dat_train.errors import UserError
 
@@ -97,7 +97,7 @@ def open_coco(kind: str, root: str | None) -> tuple[tuple[Path, CocoFile], tuple
         raise UserError(f"data.root is not set: data={kind} needs data.root=FOLDER")
     if kind == "digit_scenes":
         write_digit_scenes(root)
-    folder = existing(root)
+    folder = existing_folder(root)
     parts = []
     for part in ("train", "val"):
         name, images = (f"{part}2017", folder / f"{part}2017") if kind == "coco" else (part, folder / "images" / part)

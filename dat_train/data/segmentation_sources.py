@@ -5,7 +5,8 @@ from pathlib import Path
 
 from dat_train.data.ade20k_classes import ADE20K_CLASSES
 from dat_train.data.digit_scenes import write_digit_scenes
-from dat_train.data.folders import EXTENSIONS, existing
+from dat_train.data.folders import existing_folder
+from dat_train.data.image_files import is_image, suffix_list
 from dat_train.data.images import printable
 from dat_train.data.randomness import keyed_seed
 from dat_train.data.segmentation_dataset import LabelEncoding, SegmentationImages
@@ -55,7 +56,7 @@ def open_segmentation(
 
 def _open_ade20k(root: Path) -> tuple[SegmentationImages, SegmentationImages]:
     """ADEChallengeData2016: value 0 is ignored, 1 to 150 are the classes; no other values."""
-    root = existing(root)
+    root = existing_folder(root)
     if not (root / "annotations").is_dir() and (root / "ADEChallengeData2016").is_dir():
         root = root / "ADEChallengeData2016"
     if not (root / "annotations" / "training").is_dir():
@@ -75,7 +76,7 @@ def _open_masks(
     root: Path, classes: str | None, val_fraction: float, split_seed: int
 ) -> tuple[SegmentationImages, SegmentationImages]:
     """images/ and masks/ of the same stems, each with train/ and val/ or without; value k is line k of the classes."""
-    root = existing(root)
+    root = existing_folder(root)
     path = Path(classes).expanduser() if classes else root / "classes.txt"
     if not path.is_file():
         raise UserError(
@@ -108,9 +109,9 @@ def _pairs(images: Path, masks: Path) -> list[tuple[str, str]]:
     for folder in (images, masks):
         if not folder.is_dir():
             raise UserError(f"{folder} is not there: images and masks lie in folders of the same name")
-    found = sorted(path for path in images.iterdir() if path.suffix.lower() in EXTENSIONS and path.name[0] != ".")
+    found = sorted(path for path in images.iterdir() if is_image(path.name))
     if not found:
-        raise UserError(f"{images} has no images ({', '.join(EXTENSIONS)})")
+        raise UserError(f"{images} has no images ({suffix_list()}, ...)")
     available = {path.stem for path in masks.iterdir() if path.suffix.lower() == ".png"}
     missing = [path for path in found if path.stem not in available]
     if missing:

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from dat_train.commands.trained import open_trained
-from dat_train.viewer.attention import look
+from dat_train.viewer.attention import inspect_image
 from dat_train.viewer.pictures import write_points
 
 
@@ -19,9 +19,9 @@ def predictor(ckpt: str):
     data = trained.settings.data
 
     def predict(image):
-        seen = look(trained.model, trained.transform(image.convert("RGB")), data.mean, data.std)
-        points, *_ = write_points(seen, Path(tempfile.mkdtemp()))
-        return {trained.classes[label]: share for label, share in seen.top(5)}, str(points)
+        inspection = inspect_image(trained.model, trained.transform(image.convert("RGB")), data.mean, data.std)
+        points, *_ = write_points(inspection, Path(tempfile.mkdtemp()))
+        return {trained.classes[label]: share for label, share in inspection.top(5)}, str(points)
 
     return predict
 

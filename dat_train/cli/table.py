@@ -148,16 +148,16 @@ VISUALIZE = Command(
     schema=VisualizeConfig,
     groups=("model",),
     usage="""\
-dat-visualize ckpt=PATH image=PATH [SETTING=VALUE ...]     see where a model looks in an image
+dat-visualize ckpt=PATH image=PATH [SETTING=VALUE ...]     draw sampling points and attention
 
   dat-visualize ckpt=runs/digits/checkpoints/best.pt image=data/digits/val/8/0008.png
   dat-visualize ckpt=... image=my/photos                                 every image of a folder
-  dat-visualize ckpt=... image=cat.jpg query=[112,80]                    the attention of one point
+  dat-visualize ckpt=... image=cat.jpg query=[112,80]                    the attention of one query
   dat-visualize model=dat_t ckpt=dat_tiny_in1k_224.pth image=cat.jpg     released weights""",
     notes="""\
-For each image, in OUTPUT/IMAGE/: look.html, a page to explore attention with the mouse, keyboard or a finger;
+For each image, in OUTPUT/IMAGE/: attention.html, an interactive page (mouse, keyboard, touch screen);
 points.png and points_stageS_blockB.png (the deformed points), attention.png, heat.png, traced.png, predictions.png.
-Everything is drawn on the model's input: the image after eval.resize and its crop.""",
+All of them show the model's input: the image after eval.resize and the crop.""",
 )
 
 REPORT = Command(

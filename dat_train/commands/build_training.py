@@ -29,7 +29,7 @@ from dat_train.training.run_log import RunLog
 from dat_train.training.run_pictures import RunPictures
 from dat_train.training.state import TrainState
 from dat_train.training.writer import CheckpointWriter
-from dat_train.viewer.offsets import OffsetWatch
+from dat_train.viewer.offsets import OffsetMonitor
 
 OFFSET_IMAGES = 16  # validation images on which offsets are measured
 
@@ -124,7 +124,7 @@ def new_training(
     )
 
 
-def offset_watch(config: Settings, val_set: ImageDataset, precision: Precision) -> OffsetWatch | None:
+def offset_watch(config: Settings, val_set: ImageDataset, precision: Precision) -> OffsetMonitor | None:
     """Who looks at the offsets, on images from all over the validation set."""
     if not config.inspect.every:
         return None
@@ -134,7 +134,7 @@ def offset_watch(config: Settings, val_set: ImageDataset, precision: Precision) 
     def images() -> torch.Tensor:
         return torch.stack([val_set[key].image for key in keys]).to(precision.device, precision.weights)
 
-    return OffsetWatch(config.inspect.every, images)
+    return OffsetMonitor(config.inspect.every, images)
 
 
 def loggers(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from dat_train.atomic import write_text
 from dat_train.commands.build_data import datasets
 from dat_train.commands.build_model import new_model
 from dat_train.commands.checkpoint_settings import trained_with
@@ -65,7 +66,7 @@ def _run(config: Settings, settings: Settings, processes: Processes, terminal: T
             results.append(write_report(evaluation, val_set.classes, val_set.samples, folder, facts))
             say(terminal, evaluation, val_set.classes, results[-1], weights, folder)
     if config.img_sizes and processes.is_main:
-        (output / "resolutions.csv").write_text(resolutions_csv(results))
+        write_text(output / "resolutions.csv", resolutions_csv(results))
         terminal.say(f"\n{resolutions_text(results)}\n")
         terminal.say(f"in {output}: resolutions.csv, and a folder for each resolution")
 

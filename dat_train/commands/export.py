@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from dat_train.atomic import write_json
 from dat_train.commands.build_data import datasets, workers
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.request import Request
@@ -215,7 +216,7 @@ def report(found: dict[str, Evaluation], folder: Path) -> None:
         }
         for name, result in found.items()
     ]
-    (folder / "accuracy.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_json(folder / "accuracy.json", rows)
     Console(highlight=False).print(accuracy_table(rows))
 
 

@@ -1,4 +1,4 @@
-"""What dat-visualize does: checkpoint and images -> what the model looked at -> pictures and pages."""
+"""dat-visualize: checkpoint and images -> sampling points and attention -> pictures and pages."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,29 +9,32 @@ import torch
 from dat_train.commands.output_folder import beside_run
 from dat_train.commands.request import Request
 from dat_train.commands.trained import Trained, load_trained
-from dat_train.data.images import UnreadableImage, read_rgb
+from dat_train.data.images import UnreadableImage, printable, read_rgb
 from dat_train.data.listing import list_images
 from dat_train.errors import UserError
 from dat_train.models import DeformableAttention
+from dat_train.runtime.display_text import one_line
 from dat_train.runtime.terminal import Terminal
 from dat_train.settings import Settings
 from dat_train.viewer import pictures
-from dat_train.viewer.attention import Look, look
-from dat_train.viewer.page import write_look
-from dat_train.viewer.tracing import attended_spots
+from dat_train.viewer.attention import Inspection, inspect_image
+from dat_train.viewer.attention_page import write_attention_page
+from dat_train.viewer.tracing import most_attended_pixels
+
+PAGE = "attention.html"
 
 
 def run(config: Settings, request: Request) -> None:
-    """Write what `config` asks for.
+    """Visualize a model on images; each image has its own folder.
 
     Raises:
-        UserError: errors the user can fix; images that cannot be read, after all others are done.
+        UserError: impossible settings, a model without deformable attention, or, at the end, unreadable images.
     """
     paths = list_images([config.image])
     trained = load_trained(config, request)
     queries = queries_of(config.query, trained.settings.img_size)
     require_deformable(trained)
-    output = Path(config.output) if config.output else beside_run(config.ckpt, "looking")
+    output = Path(config.output) if config.output else beside_run(config.ckpt, "visualize")
     terminal = Terminal()
     unreadable = []
     for path, folder in zip(paths[: config.most_images], folders(paths[: config.most_images], output), strict=True):
@@ -41,22 +44,25 @@ def run(config: Settings, request: Request) -> None:
             terminal.warn(str(error))
             unreadable.append(path)
             continue
-        seen = look_at(trained, image)
-        write(config, trained, seen, queries or attended_spots(seen.heat()), Path(path).name, folder)
-        top = ", ".join(f"{trained.classes[label]} {share:.1%}" for label, share in seen.top(3))
-        terminal.say(f"{path}: {top}   {folder / 'look.html' if config.page else folder}")
+        inspection = inspect(trained, image)
+        write(config, trained, inspection, queries or most_attended_pixels(inspection.heat()), Path(path).name, folder)
+        top = ", ".join(f"{one_line(trained.classes[label], 24)} {share:.1%}" for label, share in inspection.top(3))
+        result = folder / PAGE if config.page else folder
+        terminal.say(f"{printable(path)}: {top}   {printable(result)}")
     if len(paths) > config.most_images:
         left_out = len(paths) - config.most_images
-        terminal.say(f"{left_out:,} more images are left out; most_images={len(paths)} takes all")
+        terminal.say(f"{left_out:,} more images were left out; most_images={len(paths)} takes all")
     if unreadable:
-        raise UserError(f"{len(unreadable)} of {len(paths)} images cannot be read: {', '.join(unreadable[:3])}")
+        raise UserError(
+            f"{len(unreadable)} of {len(paths)} images cannot be read: {', '.join(map(printable, unreadable[:3]))}"
+        )
 
 
 def queries_of(query: list | None, size: int) -> list[tuple[float, float]]:
-    """The query pixels as typed: [x,y] or [[x,y],...]; none: [].
+    """Check query=[x,y] or query=[[x,y],...] and return the pixels; [] for None.
 
     Raises:
-        UserError: something else, or outside the model's input of `size` x `size` pixels.
+        UserError: another format, or a pixel outside the model's input of `size` x `size` pixels.
     """
     if query is None:
         return []
@@ -65,19 +71,20 @@ def queries_of(query: list | None, size: int) -> list[tuple[float, float]]:
         numbers = isinstance(point, list) and len(point) == 2 and all(type(n) in (int, float) for n in point)
         if not numbers or not all(0 <= n < size for n in point):
             raise UserError(
-                f"query={query}: {point} is no pixel [x,y] of the model's input, where both lie between 0 and {size}"
+                f"query={query}: {point} is not a pixel [x,y] of the model's input; both numbers must lie between 0 "
+                f"and {size}"
             )
     return [(float(x), float(y)) for x, y in points]
 
 
 def require_deformable(trained: Trained) -> None:
-    """Raise a UserError for a model without deformable attention, which has no points to show."""
+    """Raise a UserError for a model without deformable attention."""
     if not any(isinstance(module, DeformableAttention) for module in trained.model.modules()):
-        raise UserError(f"{trained.settings.model.name} has no deformable attention (block letter D): nothing to show")
+        raise UserError(f"{trained.settings.model.name} has no deformable attention (block letter D) to visualize")
 
 
 def folders(paths: Sequence[str], output: Path) -> list[Path]:
-    """A folder for each image, called as the image; numbered where names come twice."""
+    """One folder for each image, named after the image; equal names are numbered."""
     taken: set[str] = set()
     made = []
     for path in paths:
@@ -90,15 +97,15 @@ def folders(paths: Sequence[str], output: Path) -> list[Path]:
     return made
 
 
-def look_at(trained: Trained, image: torch.Tensor) -> Look:
+def inspect(trained: Trained, image: torch.Tensor) -> Inspection:
     data, precision = trained.settings.data, trained.precision
-    return look(trained.model, image.to(precision.device, precision.weights), data.mean, data.std)
+    return inspect_image(trained.model, image.to(precision.device, precision.weights), data.mean, data.std)
 
 
 def write(
     config: Settings,
     trained: Trained,
-    seen: Look,
+    inspection: Inspection,
     queries: Sequence[tuple[float, float]],
     name: str,
     folder: Path,
@@ -110,13 +117,13 @@ def write(
     """
     try:
         if config.pictures:
-            pictures.write_points(seen, folder)
-            pictures.write_attention(seen, queries, folder / "attention.png")
-            pictures.write_heat(seen, folder / "heat.png")
-            pictures.write_traced(seen, queries, folder / "traced.png")
-            pictures.write_predictions(seen, trained.classes, folder / "predictions.png")
+            pictures.write_points(inspection, folder)
+            pictures.write_attention(inspection, queries, folder / "attention.png")
+            pictures.write_heat(inspection, folder / "heat.png")
+            pictures.write_traced(inspection, queries, folder / "traced.png")
+            pictures.write_predictions(inspection, trained.classes, folder / "predictions.png")
         if config.page:
-            write_look(seen, trained.classes, name, queries[0], folder / "look.html")
+            write_attention_page(inspection, trained.classes, name, queries[0], folder / PAGE)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); set output=FOLDER") from error
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.cells import cell_len, set_cell_size
 
+from dat_train.atomic import write_bytes
 from dat_train.evaluation.calibration import calibration_error, reliability
 from dat_train.evaluation.classification import Evaluation
 from dat_train.evaluation.mistakes_picture import most_confident_mistakes, write_mistakes_picture
@@ -49,16 +50,16 @@ def write_report(
         "reliability": reliability(evaluation),
         "unreadable": evaluation.unreadable,
     } | (facts or {})
-    _write(
+    write_bytes(
         folder / "per_class.csv", _csv(("index", "name", "images", "correct", "top1"), per_class(evaluation, classes))
     )
-    _write(folder / "confused.csv", _csv(("true", "predicted", "count", "share"), confusions(evaluation, classes)))
+    write_bytes(folder / "confused.csv", _csv(("true", "predicted", "count", "share"), confusions(evaluation, classes)))
     rows = mistakes(evaluation, classes, samples)
-    _write(folder / "wrong.csv", _csv(("path", "true", "predicted", "confidence"), rows))
+    write_bytes(folder / "wrong.csv", _csv(("path", "true", "predicted", "confidence"), rows))
     write_mistakes_picture(evaluation, classes, samples, folder / "wrong.png")
     # last: a folder with result.json is complete
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _write(folder / "result.json", text.encode("utf-8", "backslashreplace"))  # \udcNN, JSON's escape too
+    write_bytes(folder / "result.json", text.encode("utf-8", "backslashreplace"))  # \udcNN, JSON's escape too
     return result
 
 
@@ -137,9 +138,3 @@ def _csv(header: Sequence[str], rows: Sequence[tuple]) -> bytes:
     writer.writerow(header)
     writer.writerows([f"{value:.4f}" if isinstance(value, float) else value for value in row] for row in rows)
     return text.getvalue().encode("utf-8", "surrogateescape")  # a path may hold any bytes
-
-
-def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_bytes(content)
-    beside.replace(path)

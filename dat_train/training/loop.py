@@ -29,7 +29,7 @@ from dat_train.training.run_log import RunLog
 from dat_train.training.run_pictures import RunPictures
 from dat_train.training.state import TrainState
 from dat_train.training.writer import CheckpointWriter
-from dat_train.viewer.offsets import OffsetWatch
+from dat_train.viewer.offsets import OffsetMonitor
 
 
 @dataclass(kw_only=True)
@@ -83,7 +83,7 @@ class Training:
     go_back: Callable[[bool], Path | None]
     stop: StopRequest
     log_every: int = 50
-    offsets: OffsetWatch | None = None
+    offsets: OffsetMonitor | None = None
     pictures: RunPictures | None = None
     compile: bool = False
 
@@ -122,7 +122,7 @@ class Training:
             stopping, met = self.processes.total(self.stop.requested, len(unreadable))
             self._count_unreadable(met, unreadable)
             self.log.step(state.step, plan.learning_rate(state.step - 1), state.counters["unreadable"], numbers)
-            if self.offsets and self.offsets.due(state.step):
+            if self.offsets and self.offsets.is_due(state.step):
                 self.log.also(self.offsets.measure(state.model))
 
             # Now and then: look at the numbers, validate, save.

@@ -1,1 +1,1 @@
-"""Sampling points, attention and offsets of a trained model, as pictures and as a page."""
+"""Visualization of a model: sampling points, attention and offsets, as pictures and as an HTML page."""

@@ -1,4 +1,4 @@
-"""What a model looked at in one image: sampling points and attention of its deformable layers, as plain arrays."""
+"""Sampling points and attention weights of the deformable layers for one image, as NumPy arrays."""
 
 import re
 from collections.abc import Sequence
@@ -11,20 +11,22 @@ from torch import Tensor, nn
 from dat_train.models.deformable import DeformableAttention
 from dat_train.models.sampling import record_attention
 from dat_train.viewer.image_coordinates import nearest_query, position_to_pixel, query_pixels, splat
+from dat_train.viewer.normalized_images import to_rgb
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One deformable layer on one image; (Hk, Wk) keys a group in rows, (H, W) queries in rows.
+    """One deformable layer for one image. Keys (Hk, Wk) of each group and queries (H, W) are in row-major order.
 
     Attributes:
-        name: of the attention in the model, as "stages.2.blocks.1.attn".
+        name: of the attention module, for example "stages.2.blocks.1.attn".
         stage, block: counted from 1, as in the papers.
-        size: (H, W) of its map; reduction: input pixels of a cell's side.
-        positions: (groups, keys, 2) where it sampled, (y, x) in [-1, 1].
-        points: (groups, keys, 2) the same in input pixels, (x, y).
-        reference: (keys, 2) the grid the points were shifted from, in input pixels, (x, y).
-        attention: (heads, queries, keys) weights; those of each query and head sum to 1. Head m is of group
+        size: (H, W) of the feature map.
+        reduction: side of a cell of the feature map, in input pixels.
+        positions: (groups, keys, 2) sampling positions, (y, x) in [-1, 1].
+        points: (groups, keys, 2) sampling positions in input pixels, (x, y).
+        reference: (keys, 2) reference points in input pixels, (x, y).
+        attention: (heads, queries, keys) weights; for each head and query they sum to 1. Head m belongs to group
             m * groups // heads.
     """
 
@@ -48,39 +50,39 @@ class Layer:
 
     @property
     def queries(self) -> np.ndarray:
-        """(queries, 2) in input pixels, (x, y)."""
+        """(queries, 2) centers of the cells in input pixels, (x, y)."""
         return query_pixels(self.size, self.reduction)
 
     def query_at(self, pixel: Sequence[float]) -> int:
-        """The query whose cell holds an input pixel (x, y)."""
+        """Number of the query whose cell contains an input pixel (x, y)."""
         return nearest_query(np.asarray(pixel), self.size, self.reduction)
 
     def by_group(self) -> np.ndarray:
-        """(groups, queries, keys) the mean over each group's heads: those of a query and group sum to 1."""
+        """(groups, queries, keys) mean over the heads of each group; for each group and query they sum to 1."""
         heads, queries, keys = self.attention.shape
         return self.attention.reshape(self.groups, heads // self.groups, queries, keys).mean(1)
 
     def heat(self) -> np.ndarray:
-        """(H, W) how much all queries and heads together attend to each place of the map.
+        """(H, W) attention received by each cell of the map, mean over all queries and heads.
 
-        Its sum is the share of the attention that falls inside the map.
+        The sum is the share of the attention inside the map.
         """
         received = self.by_group().mean(1) / self.groups  # (groups, keys), summing to 1
         return splat(received.reshape(-1), self.positions.reshape(-1, 2), self.size)
 
     def outside(self) -> np.ndarray:
-        """(groups, keys) which points lie outside the map, beyond the centres of its border cells."""
+        """(groups, keys) bool, True for points outside the map, beyond the centers of its border cells."""
         return (np.abs(self.positions) > 1).any(-1)
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a model made of one image.
+class Inspection:
+    """Prediction and deformable attention of a model for one image.
 
     Attributes:
-        image: (height, width, 3) uint8, the model's input as a picture.
+        image: (height, width, 3) uint8, the input of the model; grey for one channel.
         probabilities: (classes,)
-        layers: deformable ones, from the first to the last.
+        layers: deformable layers, from the first to the last.
     """
 
     image: np.ndarray
@@ -88,20 +90,20 @@ class Look:
     layers: list[Layer]
 
     def top(self, number: int) -> list[tuple[int, float]]:
-        """(class number, probability) of the likeliest classes."""
+        """(class number, probability) of the most probable classes."""
         order = np.argsort(-self.probabilities, kind="stable")[:number]
         return [(int(label), float(self.probabilities[label])) for label in order]
 
     def last_of_stages(self) -> list[Layer]:
-        """The last deformable layer of each stage that has one."""
+        """The last deformable layer of each stage."""
         return list({layer.stage: layer for layer in self.layers}.values())
 
     def heat(self) -> np.ndarray:
-        """(height, width) attention of each input pixel, the mean over layers; it sums to the share that is inside."""
+        """(height, width) attention of each input pixel, mean over layers. The sum is the share inside the map."""
         return np.mean([self.on_pixels(layer, layer.heat()) for layer in self.layers], axis=0)
 
     def on_pixels(self, layer: Layer, heat: np.ndarray) -> np.ndarray:
-        """A layer's (H, W) map on the input's pixels, (height, width): interpolated, with the same sum."""
+        """A layer's map (H, W), interpolated to the input's pixels (height, width), with the same sum."""
         height, width = self.image.shape[:2]
         y, x = (
             np.clip((np.arange(pixels) + 0.5) / layer.reduction - 0.5, 0, cells - 1)
@@ -113,12 +115,12 @@ class Look:
 
 
 @torch.inference_mode()
-def look(model: nn.Module, image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Look:
-    """Run `model` on one image and keep what it looked at.
+def inspect_image(model: nn.Module, image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Inspection:
+    """Run `model` on one image and record the attention of its deformable layers.
 
     Args:
-        model: a DAT in evaluation mode; its features may be any dtype.
-        image: (3, height, width), normalised with `mean` and `std`, on the model's device.
+        model: a DAT in evaluation mode; its features may have any dtype.
+        image: (C, height, width) with 1 or 3 channels, normalized with `mean` and `std`, on the model's device.
     """
     with record_attention(model) as attended:
         logits = model(image[None])
@@ -142,17 +144,16 @@ def look(model: nn.Module, image: Tensor, mean: Sequence[float], std: Sequence[f
                 attention_weights(attention, x, attended[name].sampling.positions)[0].float().cpu().numpy(),
             )
         )
-    shape = (3, 1, 1)
-    pixels = image.float().cpu() * torch.tensor(list(std)).view(shape) + torch.tensor(list(mean)).view(shape)
-    pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    return Look(pixels, logits[0].double().softmax(0).cpu().numpy(), layers)
+    probabilities = logits[0].double().softmax(0).cpu().numpy()
+    return Inspection(to_rgb(image, mean, std).permute(1, 2, 0).numpy(), probabilities, layers)
 
 
 def attention_weights(attention: DeformableAttention, x: Tensor, positions: Tensor) -> Tensor:
-    """The weights with which a layer took its values, computed again.
+    """Attention weights of a layer, recomputed from its input.
 
     Args:
-        x: (B, H, W, C) its input; positions: (B, groups, Hk, Wk, 2) where it sampled.
+        x: (B, H, W, C) input of the layer.
+        positions: (B, groups, Hk, Wk, 2) sampling positions.
 
     Returns:
         (B, heads, H * W, Hk * Wk), each row summing to 1.

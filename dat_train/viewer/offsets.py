@@ -1,4 +1,4 @@
-"""Whether offsets learn: how long they are, how many are at their limit, how many points are outside the map."""
+"""Statistics of the learned offsets: length, share at the limit, share of points outside the map."""
 
 from collections.abc import Callable
 
@@ -10,17 +10,17 @@ from dat_train.models.modes import evaluating
 from dat_train.models.sampling import Sampling, record_sampling
 
 MEASURES = ("offset_length", "offset_at_limit", "offset_outside")
-NEAR = 0.99  # of the limit counts as at it: tanh reaches it never
+NEAR = 0.99  # share of the limit that counts as reaching it; tanh approaches its limit only
 
 
 def offset_statistics(layer: SamplingPositions, sampling: Sampling) -> Tensor:
-    """(3,) on the device, the means over images, groups and points.
+    """(3,) on the device: offset_length, offset_at_limit, offset_outside, means over images, groups and points.
 
-    offset_length: how far a point is from its reference point, in cells of the reference grid (the distance between
-    neighbouring reference points).
-    offset_at_limit: share of points that cannot go further along an axis: at the offset's range, or, where offsets are
-    free, at the bound of positions.
-    offset_outside: share of points beyond the centres of the border cells, where sampling finds partly zeros.
+    offset_length: distance of a point from its reference point, in cells of the reference grid (the distance of
+    neighboring reference points).
+    offset_at_limit: share of points with an offset at the limit of its range along an axis; for unlimited offsets,
+    with a position at the limit of positions.
+    offset_outside: share of points beyond the centers of the border cells, where sampling reads partly zeros.
 
     Args:
         sampling: positions (B, groups, Hk, Wk, 2) and reference (Hk, Wk, 2).
@@ -38,14 +38,15 @@ def offset_statistics(layer: SamplingPositions, sampling: Sampling) -> Tensor:
     return torch.stack([value.to(offset.dtype).mean() for value in (length, limited.any(-1), outside.any(-1))])
 
 
-class OffsetWatch:
-    """Measures a model's offsets on the same few images again and again, in evaluation mode.
+class OffsetMonitor:
+    """Measures the offsets of a model on a fixed set of images, in evaluation mode.
 
-    Nothing random is drawn and no weight touched: a run that is watched has the bits of one that is not.
+    It draws no random numbers and changes no weight, so the results of a run do not depend on it.
 
     Args:
-        every: steps between two looks.
-        images: called once, at the first look: (B, 3, H, W) on the model's device, in its weights' dtype.
+        every: steps between measurements.
+        images: called once, at the first measurement; returns (B, C, H, W) on the model's device, in the dtype of its
+            weights.
     """
 
     def __init__(self, every: int, images: Callable[[], Tensor]) -> None:
@@ -53,13 +54,13 @@ class OffsetWatch:
         self._make_images = images
         self._images: Tensor | None = None
 
-    def due(self, step: int) -> bool:
-        """Whether to look after `step` steps."""
+    def is_due(self, step: int) -> bool:
+        """Returns True if a measurement follows step `step`."""
         return step % self.every == 0
 
     @torch.no_grad()
     def measure(self, model: nn.Module) -> dict[str, Tensor]:
-        """() on the device by name, as "offset_length/stage3.block2"; modules are left in the modes they had."""
+        """Scalars on the device by name, such as "offset_length/stage3.block2". Training modes are restored."""
         if self._images is None:
             self._images = self._make_images()
         with evaluating(model), record_sampling(model) as layers:
@@ -72,6 +73,6 @@ class OffsetWatch:
 
 
 def _short(name: str) -> str:
-    """ "stages.2.blocks.1.attn" -> "stage3.block2", counted as in the papers."""
+    """ "stages.2.blocks.1.attn" -> "stage3.block2", counted from 1."""
     _, stage, _, block, _ = name.split(".")
     return f"stage{int(stage) + 1}.block{int(block) + 1}"

@@ -1,4 +1,4 @@
-"""From one query at the top of the pyramid back to the places on the image it draws on."""
+"""Tracing of attention from one query of the last stage back to positions in the image."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,46 +7,46 @@ import numpy as np
 
 from dat_train.viewer.attention import Layer
 
-MOST_POINTS = 64  # the heaviest of a level, from which the next one goes on
+MAX_POINTS = 64  # points of a level that are traced further: those with the largest weights
 
 
-class Traced(NamedTuple):
-    """The points of one level: (N, 2) pixels (x, y); (N,) weights; (N,) the point of the level above each came from."""
+class TracedLevel(NamedTuple):
+    """Points (N, 2) of one level in pixels (x, y), their weights (N,), and their parents (N,) in the level above."""
 
     points: np.ndarray
     weights: np.ndarray
     parents: np.ndarray
 
 
-def trace_back(layers: Sequence[Layer], query: Sequence[float], keys: int = 8) -> list[Traced]:
-    """Follow attention from a query down through `layers`: its heaviest keys, the heaviest keys of these, and so on.
+def trace_back(layers: Sequence[Layer], query: Sequence[float], keys: int = 8) -> list[TracedLevel]:
+    """Follow attention from a query through `layers`: its keys with the largest weights, then the keys of these, ...
 
-    A key lies somewhere on its layer's map; in the layer before, the query whose cell is there stands for it. Weights
-    multiply along the way. What the residual stream and other layers carry along is left out, so this shows
-    where information was fetched from, not all that arrived. Source: CVPR 2022, the multi-level points of its figures.
+    A key of one layer corresponds to the query of the layer before whose cell contains its position. Weights are
+    multiplied along the path. Residual connections and other layers are ignored, so the result shows sampled
+    positions, not the complete information flow. Source: CVPR 2022, multi-level points in the figures.
 
     Args:
-        layers: from the first to the last, e.g. the last deformable one of each stage.
+        layers: from the first to the last, for example the last deformable layer of each stage.
         query: pixel (x, y) of the input.
-        keys: heaviest keys of each point to follow, over all groups; a key's weight is the mean over all heads.
+        keys: number of keys to follow from each point, over all groups. A key's weight is the mean over all heads.
 
     Returns:
-        a level for each layer, beginning with the query itself: the last layer's keys come second, the first's last.
+        One level for the query itself, then one for each layer, from the last layer to the first.
     """
-    levels = [Traced(np.array([query], float), np.ones(1), np.zeros(1, int))]
+    levels = [TracedLevel(np.array([query], float), np.ones(1), np.zeros(1, int))]
     for layer in reversed(layers):
         attention = layer.by_group() / layer.groups  # (groups, queries, keys); over groups and keys it sums to 1
         points = layer.points.reshape(-1, 2)
-        found: dict[int, tuple[float, int, float]] = {}  # place -> its weight so far, heaviest parent, that one's share
+        found: dict[int, tuple[float, int, float]] = {}  # key -> weight, parent with the largest share, that share
         for parent, (pixel, weight) in enumerate(zip(levels[-1].points, levels[-1].weights, strict=True)):
             shares = weight * attention[:, layer.query_at(pixel)].reshape(-1)
             for place in np.argsort(-shares, kind="stable")[:keys].tolist():
                 total, heaviest, most = found.get(place, (0.0, parent, 0.0))
                 share = float(shares[place])
                 found[place] = (total + share, *((parent, share) if share > most else (heaviest, most)))
-        kept = sorted(found, key=lambda place: -found[place][0])[:MOST_POINTS]
+        kept = sorted(found, key=lambda place: -found[place][0])[:MAX_POINTS]
         levels.append(
-            Traced(
+            TracedLevel(
                 points[kept],
                 np.array([found[place][0] for place in kept]),
                 np.array([found[place][1] for place in kept], int),
@@ -55,8 +55,8 @@ def trace_back(layers: Sequence[Layer], query: Sequence[float], keys: int = 8) -
     return levels
 
 
-def attended_spots(heat: np.ndarray, number: int = 3) -> list[tuple[float, float]]:
-    """The pixels (x, y) with most attention, each a fifth of the picture from the others.
+def most_attended_pixels(heat: np.ndarray, number: int = 3) -> list[tuple[float, float]]:
+    """Pixels (x, y) with the most attention, separated by at least a fifth of the picture.
 
     Args:
         heat: (height, width)

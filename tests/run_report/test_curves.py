@@ -37,19 +37,19 @@ def test_thinning_out_keeps_every_peak():
     assert (y[thin_x.astype(int)] == thin_y).all()
 
 
-def test_thinning_out_a_smooth_line_keeps_its_ends():
+def test_thinning_out_a_smooth_line_keeps_its_end_points():
     x = np.arange(1_000_003.0)
     thin_x, thin_y = thin_out(x, x**2, extremes=False)
     assert len(thin_x) <= POINTS + 1 and (thin_x[0], thin_x[-1]) == (0, 1_000_002) and (thin_y == thin_x**2).all()
 
 
-def test_a_short_line_is_left_as_it_is():
+def test_a_short_line_is_unchanged():
     x = np.arange(float(POINTS))
     for extremes in (True, False):
         assert thin_out(x, x, extremes)[0] is x
 
 
-def test_smoothing_is_the_mean_over_a_window_that_fits_the_ends():
+def test_smoothing_is_the_mean_over_a_window_that_shrinks_at_the_ends():
     line = np.arange(1000.0)
     assert smooth(line)[:985] == pytest.approx(line[:985])  # even windows leave a straight line alone
     assert smooth(line)[-1] == pytest.approx(line[-16:].mean())  # at the end the window is what there is
@@ -59,7 +59,7 @@ def test_smoothing_is_the_mean_over_a_window_that_fits_the_ends():
     assert smooth(values).std() < 0.3 and len(smooth(values[:1])) == 1
 
 
-def test_a_row_that_is_half_written_is_not_read(tmp_path):
+def test_a_partly_written_row_is_ignored(tmp_path):
     rows = [step_row(1, 2.0), validation_row(1, 50.0), step_row(2, 1.5)]
     steps, validations = curves.read_metrics(write_rows(tmp_path / "metrics.jsonl", rows, end='{"step": 3, "epo'))
     assert steps.tolist() == [[0.01, 2.0, 1e-3], [0.02, 1.5, 1e-3]] and validations == [rows[1]]
@@ -80,7 +80,7 @@ def drawn(tmp_path, monkeypatch, rows):
     return figures[0].axes
 
 
-def test_skipped_steps_leave_no_gap_and_no_mark(tmp_path, monkeypatch):
+def test_skipped_steps_are_left_out_of_the_line(tmp_path, monkeypatch):
     rows = [step_row(i, None if i in (1, 30, 31, 60) else 3.0 - i / 60) for i in range(1, 61)]
     loss, accuracy, rate = drawn(tmp_path, monkeypatch, rows)
     for line in loss.get_lines():
@@ -89,12 +89,12 @@ def test_skipped_steps_leave_no_gap_and_no_mark(tmp_path, monkeypatch):
     assert len(rate.get_lines()[0].get_xdata()) == 60
 
 
-def test_a_run_without_one_finite_loss_is_drawn(tmp_path, monkeypatch):
+def test_a_run_without_finite_losses_is_drawn(tmp_path, monkeypatch):
     loss, _, _ = drawn(tmp_path, monkeypatch, [step_row(1, None), step_row(2, None)])
     assert not loss.get_lines()
 
 
-def test_the_averaged_weights_have_lines_of_their_own_and_the_best(tmp_path, monkeypatch):
+def test_averaged_weights_have_separate_lines_and_the_best_marker(tmp_path, monkeypatch):
     rows = [validation_row(i, 50.0 + i, ema_val_top1=top1, ema_val_loss=1.0) for i, top1 in ((1, 60.0), (2, 70.0))]
     rows.append(validation_row(3, 80.0, ema_val_top1=65.0, ema_val_loss=None))
     loss, accuracy, _ = drawn(tmp_path, monkeypatch, [step_row(1, 2.0), *rows])
@@ -104,18 +104,18 @@ def test_the_averaged_weights_have_lines_of_their_own_and_the_best(tmp_path, mon
     assert averaged.get_xdata().tolist() == [1, 2]
 
 
-def test_a_peak_does_not_press_the_rest_flat(tmp_path, monkeypatch):
+def test_a_single_peak_does_not_determine_the_scale(tmp_path, monkeypatch):
     loss, _, _ = drawn(tmp_path, monkeypatch, [step_row(i, 1e6 if i == 500 else 2.0) for i in range(1, 1001)])
     assert loss.get_ylim()[1] < 10
 
 
-def test_without_a_row_there_is_no_picture(tmp_path):
+def test_no_picture_is_written_without_rows(tmp_path):
     assert not write_curves(write_rows(tmp_path / "metrics.jsonl", []), tmp_path / "curves.png")
     assert not write_curves(write_rows(tmp_path / "half.jsonl", [], end='{"st'), tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_the_picture_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_picture_is_complete_or_absent(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
     metrics, picture = write_rows(tmp_path / "metrics.jsonl", [step_row(1, 2.0)]), tmp_path / "curves.png"
@@ -135,7 +135,7 @@ def test_the_picture_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     assert picture.read_bytes() == whole
 
 
-def test_a_million_steps_are_read_in_seconds_and_little_memory(tmp_path):
+def test_a_million_steps_are_read_in_seconds_with_little_memory(tmp_path):
     metrics = tmp_path / "metrics.jsonl"
     with metrics.open("w") as file:
         for start in range(0, 1_000_000, 1000):

@@ -16,7 +16,7 @@ from dat_train.evaluation.result_files import write_report
 from dat_train.run_report.charts import Line, line_chart, ticks
 from dat_train.run_report.page import write_run_page
 from dat_train.run_report.run_record import open_runs
-from dat_train.viewer.offsets import OffsetWatch
+from dat_train.viewer.offsets import OffsetMonitor
 
 CLASSES = ["cat", "<dog>", "cow"]
 LABELS, PREDICTED = [0, 0, 1, 1, 2, 2], [0, 1, 1, 0, 2, 0]
@@ -28,7 +28,7 @@ def folders(tmp_path_factory):
     import torch
 
     home = tmp_path_factory.mktemp("runs")
-    watch = OffsetWatch(2, lambda: torch.zeros(2, 3, 32, 32))
+    watch = OffsetMonitor(2, lambda: torch.zeros(2, 3, 32, 32))
     run_small(home / "a", max_steps=4, offsets=watch)
     run_small(home / "a", offsets=watch)
     run_small(home / "b", epochs=2, decay=0)
@@ -67,7 +67,7 @@ def cells(chrome, title, head):
     return [cell.text for cell in rows]
 
 
-def test_results_are_those_of_the_folders(folders, chrome):
+def test_results_equal_those_in_the_run_folders(folders, chrome):
     a, b = open_runs([str(folders / "a"), str(folders / "b")])
     best = [max(row.get("ema_val_top1", row["val_top1"]) for row in run.validations) for run in (a, b)]
     assert cells(chrome, "Results", "best top-1, %") == [f"{top1:.2f}" for top1 in best]
@@ -76,7 +76,7 @@ def test_results_are_those_of_the_folders(folders, chrome):
     assert len(a.throughput) and a.throughput[-1, 0] == 3
 
 
-def test_settings_that_differ_are_marked_and_stand_first(chrome):
+def test_different_settings_are_marked_and_listed_first(chrome):
     marked = section(chrome, "Settings").find_elements(By.CSS_SELECTOR, "div > table")[0]
     assert [row.text.split() for row in marked.find_elements(By.CSS_SELECTOR, "tr.differs")] == [
         ["name", "a", "b"],
@@ -87,7 +87,7 @@ def test_settings_that_differ_are_marked_and_stand_first(chrome):
     assert cells(chrome, "Settings", "compile") == ["false"] * 2 and cells(chrome, "Settings", "init") == ["null"] * 2
 
 
-def test_curves_lie_over_each_other_and_can_be_hidden(chrome):
+def test_curves_share_a_chart_and_can_be_hidden(chrome):
     charts = section(chrome, "Curves").find_elements(By.TAG_NAME, "figure")
     titles = [chart.find_element(By.TAG_NAME, "figcaption").text for chart in charts]
     assert titles == [
@@ -107,7 +107,7 @@ def test_curves_lie_over_each_other_and_can_be_hidden(chrome):
     assert chrome.execute_script(shown) == 5
 
 
-def test_classes_confusions_and_mistakes_are_those_of_the_evaluation(chrome):
+def test_classes_confusions_and_mistakes_equal_those_of_the_evaluation(chrome):
     assert [cells(chrome, "Classes", name)[:2] for name in CLASSES] == [["2", "50.0 %"]] * 3
     matrix = section(chrome, "Confusions").find_element(By.CSS_SELECTOR, "table.confusion")
     lines = matrix.find_elements(By.TAG_NAME, "tr")
@@ -119,11 +119,11 @@ def test_classes_confusions_and_mistakes_are_those_of_the_evaluation(chrome):
     assert widths == [8, 8]
 
 
-def test_a_run_that_was_not_evaluated_says_how(folders, chrome):
+def test_a_run_without_evaluation_shows_the_command(folders, chrome):
     assert f"dat-eval ckpt={folders / 'b'}/checkpoints/best.pt" in section(chrome, "Evaluation").text
 
 
-def test_faults_are_named(chrome):
+def test_faults_are_listed(chrome):
     assert cells(chrome, "Faults met", "restarts") == ["1", "0"]
     said, nothing = cells(chrome, "Faults met", "warnings in the log")
     assert "went on at step 4 on" in said and "1 MB left on </td> the disk (and 1 alike)" in said and nothing == "none"
@@ -137,13 +137,13 @@ def test_text_is_readable(chrome, theme):
     assert chrome.execute_script("return performance.getEntriesByType('resource').length") == 0
 
 
-def test_mistakes_are_kept_as_a_table_too(folders):
+def test_all_mistakes_are_in_a_csv_file(folders):
     with (folders / "a/eval/wrong.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["true"], row["predicted"]) for row in rows] == [("cat", "<dog>"), ("<dog>", "cat"), ("cow", "cat")]
 
 
-def test_many_classes_are_cut_to_the_worst(folders, tmp_path):
+def test_of_many_classes_the_worst_are_shown(folders, tmp_path):
     names = [f"class {i}" for i in range(60)]
     labels = list(range(60)) * 2
     predicted = [*range(60), *[7] * 60]  # every second image of a class is taken for class 7
@@ -157,14 +157,14 @@ def test_many_classes_are_cut_to_the_worst(folders, tmp_path):
     assert "None that can be shown." in text and "No step is done yet." in text
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no run's folder"):
         open_runs([str(tmp_path)])
     with pytest.raises(UserError, match="is not there"):
         open_runs([str(tmp_path / "none")])
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path):
+def test_runs_of_equal_name_are_shown_by_path(tmp_path):
     for folder in ("x/run", "y/run"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "config.yaml").write_text("{}")

@@ -10,9 +10,9 @@ import torch
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.models import record_attention
 from dat_train.models.deformable import sample_bilinear
-from dat_train.viewer.attention import attention_weights, look
+from dat_train.viewer.attention import attention_weights, inspect_image
 from dat_train.viewer.image_coordinates import nearest_query, position_to_pixel, splat
-from dat_train.viewer.tracing import attended_spots, trace_back
+from dat_train.viewer.tracing import most_attended_pixels, trace_back
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
 TINY = {"dims": (8, 16, 16, 24), "depths": (1, 2, 2, 2), "heads": (1, 2, 4, 3), "groups": (1, 2, 2, 3)}
@@ -40,7 +40,7 @@ def tiny(size=32, **kwargs):
 @pytest.fixture(scope="module")
 def seen():
     model = tiny()
-    return model, look(model, torch.randn(3, 32, 32, dtype=torch.float64), MEAN, STD)
+    return model, inspect_image(model, torch.randn(3, 32, 32, dtype=torch.float64), MEAN, STD)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -68,7 +68,7 @@ def test_recomputed_attention_times_values_is_the_layers_own_output(variant):
             assert torch.allclose(attention.proj(out), outputs[name], atol=1e-9)
 
 
-def test_recording_leaves_nothing_behind_and_changes_nothing(seen):
+def test_recording_removes_its_hooks_and_keeps_the_logits(seen):
     model, _ = seen
     image = torch.randn(1, 3, 32, 32, dtype=torch.float64)
     with torch.inference_mode():
@@ -78,7 +78,7 @@ def test_recording_leaves_nothing_behind_and_changes_nothing(seen):
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_layers_are_counted_as_in_the_papers_and_lie_on_the_input(seen):
+def test_layers_are_counted_from_one_and_positioned_in_input_pixels(seen):
     _, found = seen
     assert [layer.title for layer in found.layers] == ["stage 2, block 2", "stage 3, block 2", "stage 4, block 2"]
     assert [layer.reduction for layer in found.layers] == [4, 8, 16]
@@ -89,12 +89,12 @@ def test_layers_are_counted_as_in_the_papers_and_lie_on_the_input(seen):
         assert np.allclose(layer.attention.sum(-1), 1) and np.allclose(layer.by_group().sum(-1), 1)
 
 
-def test_the_centres_of_border_cells_are_minus_one_and_one():
+def test_centers_of_border_cells_have_positions_minus_one_and_one():
     corners = np.array([[-1, -1], [1, 1], [-1, 1], [0, 0]], float)  # (y, x)
     assert position_to_pixel(corners, (4, 8), 8).tolist() == [[4, 4], [60, 28], [60, 4], [32, 16]]  # (x, y)
 
 
-def test_a_point_lies_where_sampling_takes_it_from():
+def test_a_point_in_pixels_is_where_sampling_reads():
     """Sample a map that holds its own pixel coordinates: the sample at a position is the pixel that is drawn."""
     size, reduction = (5, 7), 8
     y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in size), indexing="ij")
@@ -104,7 +104,7 @@ def test_a_point_lies_where_sampling_takes_it_from():
     assert np.allclose(position_to_pixel(positions.reshape(-1, 2).numpy(), size, reduction), sampled)
 
 
-def test_the_query_of_a_pixel_is_the_cell_it_lies_in(seen):
+def test_a_pixel_belongs_to_the_query_of_its_cell(seen):
     _, found = seen
     layer = found.layers[0]
     assert [layer.query_at(pixel) for pixel in layer.queries] == list(range(64))
@@ -112,7 +112,7 @@ def test_the_query_of_a_pixel_is_the_cell_it_lies_in(seen):
     assert nearest_query((-5, 500), (8, 8), 4) == 56  # outside the picture: the nearest cell
 
 
-def test_heat_is_the_attention_that_falls_inside(seen):
+def test_the_heat_map_sums_to_the_attention_inside(seen):
     _, found = seen
     for layer in found.layers:
         outside = 1 - layer.heat().sum()
@@ -122,7 +122,7 @@ def test_heat_is_the_attention_that_falls_inside(seen):
     assert any(layer.outside().any() for layer in found.layers)
 
 
-def test_heat_gives_back_what_sampling_takes():
+def test_splatting_is_the_transpose_of_bilinear_sampling():
     """The heat map is the gradient of a sum of samples with respect to the map, by definition of sampling."""
     positions = torch.rand(1, 1, 4, 4, 2, dtype=torch.float64) * 2.4 - 1.2
     weights = torch.rand(16, dtype=torch.float64)
@@ -132,7 +132,7 @@ def test_heat_gives_back_what_sampling_takes():
     assert np.allclose(heat, x.grad[0, :, :, 0].numpy())
 
 
-def test_tracing_back_multiplies_weights_and_names_parents(seen):
+def test_tracing_multiplies_weights_and_records_parents(seen):
     _, found = seen
     levels = trace_back(found.layers, (20, 9), keys=3)
     assert [len(level.points) for level in levels[:2]] == [1, 3]
@@ -146,7 +146,7 @@ def test_tracing_back_multiplies_weights_and_names_parents(seen):
     assert everything[1].weights.sum() == pytest.approx(1)
 
 
-def test_the_most_attended_spots_keep_their_distance():
+def test_the_most_attended_pixels_are_separated():
     heat = np.zeros((50, 100))
     heat[10, 20], heat[11, 22], heat[40, 80] = 3, 2, 1
-    assert attended_spots(heat, 2) == [(20.5, 10.5), (80.5, 40.5)]
+    assert most_attended_pixels(heat, 2) == [(20.5, 10.5), (80.5, 40.5)]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dat_train.viewer.batch_picture import CELL, MOST_IMAGES, _fitting, _label, write_batch_picture
+from dat_train.viewer.batch_picture import CELL, MAX_IMAGES, _fitting, _label, write_batch_picture
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = ["cat", "dog", "bird", "fish"]
@@ -29,7 +29,7 @@ def drawn(tmp_path, images, targets, classes=CLASSES):
         return np.asarray(picture)
 
 
-def test_the_colours_come_back_and_each_image_has_its_place(tmp_path):
+def test_normalization_is_undone_and_images_are_drawn_in_order(tmp_path):
     colours = [
         [1.0, 0, 0],
         [0, 1, 0],
@@ -50,17 +50,17 @@ def test_the_colours_come_back_and_each_image_has_its_place(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (8, 8, 1), (65, 8, 8)])
-def test_the_size_follows_from_the_number_of_images(number, columns, rows, tmp_path):
+def test_the_size_follows_the_number_of_images(number, columns, rows, tmp_path):
     picture = drawn(tmp_path, torch.zeros(number, 3, 8, 8), torch.zeros(number, dtype=torch.long))
     assert picture.shape[:2] == (rows * (CELL + 44) + 8, columns * (CELL + 8) + 8)
-    assert number <= MOST_IMAGES or rows * columns == MOST_IMAGES
+    assert number <= MAX_IMAGES or rows * columns == MAX_IMAGES
 
 
 def test_large_and_16_bit_float_images_are_drawn(tmp_path):
     assert drawn(tmp_path, normalised([[1.0, 0, 0]], size=224).bfloat16(), torch.zeros(1, 4)).shape[1] == CELL + 16
 
 
-def test_labels_stand_below_the_image(tmp_path):
+def test_labels_are_drawn_below_the_images(tmp_path):
     images = normalised([[1.0, 1, 1]] * 2)
     one = drawn(tmp_path, images, torch.stack([soft(1.0, 0, 0, 0), soft(0.6, 0.4, 0, 0)]))
     below = one[8 + CELL :, :]
@@ -82,11 +82,11 @@ def test_labels_stand_below_the_image(tmp_path):
         (soft(0.4, 0.6, smoothing=0.0), ["dog  60%", "cat  40%"]),
     ],
 )
-def test_what_a_label_says(target, lines):
+def test_text_of_hard_smoothed_and_mixed_labels(target, lines):
     assert _label(target, CLASSES) == lines
 
 
-def test_long_names_are_shortened_to_the_images_width():
+def test_long_names_are_shortened_to_the_width_of_the_image():
     from PIL import ImageFont
 
     font = ImageFont.load_default(size=13)

@@ -12,7 +12,7 @@ from dat_train.models import load_weights
 from dat_train.models.deformable import SamplingPositions
 from dat_train.models.sampling import Sampling, record_sampling
 from dat_train.run_report.curves import write_curves
-from dat_train.viewer.offsets import OffsetWatch, offset_statistics
+from dat_train.viewer.offsets import OffsetMonitor, offset_statistics
 
 LAYER = SamplingPositions(8, groups=1, kernel_size=3, stride=1, offset_range=2.0, geometry="cvpr")
 FREE = SamplingPositions(8, groups=1, kernel_size=3, stride=1, offset_range=None, geometry="dat++")
@@ -25,13 +25,13 @@ def shifted(layer, shift, keys=4):
     return offset_statistics(layer, Sampling(positions, reference)).tolist()
 
 
-def test_a_length_is_in_cells_of_the_reference_grid():
+def test_the_offset_length_is_in_cells_of_the_reference_grid():
     assert shifted(LAYER, (0.3, 0.4)) == pytest.approx([1.0, 0, 7 / 16])  # 4 points a row: cells of 0.5
     assert shifted(FREE, (0.0, 0.4), keys=5)[0] == pytest.approx(0.8)  # 5 points, DAT++: cells of 0.5
     assert shifted(LAYER, (0.0, 0.0)) == [0, 0, 0]
 
 
-def test_at_the_limit_is_as_far_as_tanh_lets_an_offset_go():
+def test_offsets_near_the_range_of_tanh_are_at_the_limit():
     assert shifted(LAYER, (0.0, 0.499))[1] == 1  # range 2 is 2 / 4 along an axis
     assert shifted(LAYER, (0.0, 0.49))[1] == 0
     torch.manual_seed(0)
@@ -41,19 +41,19 @@ def test_at_the_limit_is_as_far_as_tanh_lets_an_offset_go():
     assert offset_statistics(LAYER, Sampling(positions, reference))[1] > 0.9
 
 
-def test_free_offsets_are_at_the_limit_where_their_position_is_bounded():
+def test_unlimited_offsets_are_at_the_limit_of_positions():
     reference = FREE.reference(4, 4, torch.zeros(()))
     positions = torch.zeros(1, 1, 4, 4, 2)
     positions[..., 0, :, 0] = -1  # a row of four at the upper border
     assert offset_statistics(FREE, Sampling(positions, reference))[1:].tolist() == [0.25, 0]
 
 
-def test_watching_is_exact_and_leaves_modes_and_random_numbers():
+def test_measuring_is_exact_and_keeps_modes_and_random_state():
     model = tiny_model().train()
     model.stem.eval()  # as a frozen part
     images = torch.randn(2, 3, 32, 32)
-    watch = OffsetWatch(5, lambda: images)
-    assert [step for step in range(1, 12) if watch.due(step)] == [5, 10]
+    watch = OffsetMonitor(5, lambda: images)
+    assert [step for step in range(1, 12) if watch.is_due(step)] == [5, 10]
     torch.manual_seed(1)
     found = watch.measure(model)
     assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(1)))
@@ -71,10 +71,10 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
 
 
-def test_a_watched_run_has_the_bits_of_one_that_is_not(tmp_path):
+def test_a_run_with_measurements_has_identical_weights(tmp_path):
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     run_small(tmp_path / "plain", max_steps=5)
-    run_small(tmp_path / "watched", max_steps=5, offsets=OffsetWatch(2, lambda: images))
+    run_small(tmp_path / "watched", max_steps=5, offsets=OffsetMonitor(2, lambda: images))
     plain, watched = (rows(tmp_path / name) for name in ("plain", "watched"))
     measured = [{name: row.pop(name) for name in list(row) if name.startswith("offset_")} for row in watched]
     assert [len(values) for values in measured] == [0, 3, 0, 0, 3, 0, 0]  # one deformable layer; two validations

@@ -16,9 +16,9 @@ class VisualizeConfig(RunningModelConfig):
         default=None,
     )
     pictures: bool = setting("write the pictures (PNG)")
-    page: bool = setting("write look.html, which needs no network")
+    page: bool = setting("write attention.html, an interactive page that needs no network")
     most_images: int = setting("of a folder; the others are left out", POSITIVE)
     output: str | None = setting(
-        "folder for the results, with a folder for each image; null: looking/ in the run's folder, or ./looking",
+        "folder for the results, with a folder for each image; null: visualize/ in the run's folder, or ./visualize",
         default=None,
     )

@@ -1,4 +1,4 @@
-"""The page on which attention can be explored, operated in a real browser."""
+"""The interactive page of attention, operated in a real browser."""
 
 import base64
 import json
@@ -15,9 +15,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 import dat_train.models  # noqa: F401  registers the models
-from dat_train.viewer import page as pages
-from dat_train.viewer.attention import look
-from dat_train.viewer.page import fitting, write_look
+from dat_train.viewer import attention_page
+from dat_train.viewer.attention import inspect_image
+from dat_train.viewer.attention_page import reduction_to_fit, write_attention_page
 
 SIZE = 64
 MODEL = {"dims": (8, 16, 16, 24), "depths": (1, 2, 4, 2), "heads": (1, 2, 4, 3), "groups": (1, 1, 2, 3)}
@@ -32,15 +32,15 @@ def seen():
         for name, parameter in model.named_parameters():
             if ".sampling.proj." in name or ".bias.table" in name:
                 parameter.mul_(40)
-    return look(model, torch.randn(3, SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)
+    return inspect_image(model, torch.randn(3, SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)
 
 
 @pytest.fixture(scope="module")
 def chrome(seen, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    write_look(seen, ["cat", "</script>", "dog", "cow"], TITLE, (20, 20), folder / "look.html")
+    write_attention_page(seen, ["cat", "</script>", "dog", "cow"], TITLE, (20, 20), folder / "attention.html")
     with open_browser(folder / "profile") as chrome:
-        chrome.get((folder / "look.html").as_uri())
+        chrome.get((folder / "attention.html").as_uri())
         yield chrome
 
 
@@ -90,7 +90,7 @@ def reading(chrome):
     return chrome.find_element(By.ID, "reading").text
 
 
-def test_moving_over_a_query_shows_its_keys_by_weight(seen, chrome):
+def test_the_area_of_a_key_follows_the_query_under_the_pointer(seen, chrome):
     layer = seen.layers[2]
     assert layer.title == "stage 3, block 4" and layer.groups == 2
     weights = layer.by_group() / layer.groups  # (groups, queries, keys)
@@ -104,32 +104,32 @@ def test_moving_over_a_query_shows_its_keys_by_weight(seen, chrome):
     assert "Query in row 8, column 8 of 8 x 8" in reading(chrome)
 
 
-def test_a_click_holds_the_query_and_another_lets_it_go(chrome):
+def test_a_click_fixes_the_query_and_a_second_click_releases_it(chrome):
     move_to(chrome, (21, 21), click=True)
-    held = radii(chrome)
+    fixed = radii(chrome)
     move_to(chrome, (50, 50))
-    assert np.array_equal(radii(chrome), held) and "held" in reading(chrome)
+    assert np.array_equal(radii(chrome), fixed) and "fixed" in reading(chrome)
     move_to(chrome, (21, 21), click=True)
     move_to(chrome, (50, 50))
-    assert not np.array_equal(radii(chrome), held) and "held" not in reading(chrome)
+    assert not np.array_equal(radii(chrome), fixed) and "fixed" not in reading(chrome)
 
 
-def test_the_keyboard_does_all_the_mouse_does(chrome):
+def test_the_keyboard_moves_fixes_and_releases_the_query(chrome):
     move_to(chrome, (21, 21))
     mouse = radii(chrome)
     press(chrome, Keys.ARROW_RIGHT)
-    assert not np.array_equal(radii(chrome), mouse) and "row 3, column 4 of 8 x 8, held" in reading(chrome)
+    assert not np.array_equal(radii(chrome), mouse) and "row 3, column 4 of 8 x 8, fixed" in reading(chrome)
     press(chrome, Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_UP)
     assert np.array_equal(radii(chrome), mouse)
     press(chrome, *[Keys.ARROW_UP] * 20)
     assert "row 1, column 3" in reading(chrome)  # no further than the border
     press(chrome, Keys.ESCAPE)
-    assert "held" not in reading(chrome)
+    assert "fixed" not in reading(chrome)
     press(chrome, Keys.TAB)
     assert chrome.switch_to.active_element.get_attribute("id") == "stageChoice"
 
 
-def test_a_finger_moves_the_query(seen, chrome):
+def test_touch_moves_the_query(seen, chrome):
     layer, stage = seen.layers[2], chrome.find_element(By.ID, "stage")
     box = chrome.execute_script("const b = arguments[0].getBoundingClientRect(); return [b.x, b.y, b.width]", stage)
     at = lambda pixel: [{"x": box[0] + pixel[0] * box[2] / SIZE, "y": box[1] + pixel[1] * box[2] / SIZE}]  # noqa: E731
@@ -139,7 +139,7 @@ def test_a_finger_moves_the_query(seen, chrome):
     assert np.allclose(radii(chrome), expected(layer, weights), rtol=0.03)
 
 
-def test_stage_layer_group_and_head_are_chosen(seen, chrome):
+def test_stage_layer_group_and_head_can_be_selected(seen, chrome):
     query = (21, 21)
     choose(chrome, "stageChoice", "2")
     layer = seen.layers[0]
@@ -155,7 +155,7 @@ def test_stage_layer_group_and_head_are_chosen(seen, chrome):
     assert np.allclose(radii(chrome), expected(layer, layer.attention[2, layer.query_at(query)]), rtol=0.03)
 
 
-def test_grid_arrows_and_heat_can_be_shown(seen, chrome):
+def test_grid_arrows_and_heat_map_can_be_shown(seen, chrome):
     count = """
     const boxes = [...document.querySelectorAll("#grid circle, #arrows line")].map((e) => e.getBoundingClientRect());
     return boxes.filter((box) => box.width + box.height > 0).length"""
@@ -180,7 +180,7 @@ image.src = document.getElementById("heat").getAttribute("href");
 """
 
 
-def test_everything_is_in_the_page_and_nothing_else_is_asked_for(chrome):
+def test_the_page_loads_no_other_resource(chrome):
     assert chrome.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
     assert chrome.title.startswith(TITLE) and TITLE in chrome.find_element(By.TAG_NAME, "h1").text
     assert "</script>" in chrome.find_element(By.ID, "predictions").text  # a class of that name
@@ -200,14 +200,14 @@ def test_text_is_readable(chrome, theme):
     assert (sum(map(int, re.findall(r"\d+", background))) < 200) == (theme == "dark")
 
 
-def test_a_large_model_is_cut_until_it_fits(seen, monkeypatch, tmp_path):
-    assert fitting(seen.layers) == (False, 1)
-    monkeypatch.setattr(pages, "MOST_WEIGHTS", 90_000)
-    assert fitting(seen.layers) == (True, 1)
-    monkeypatch.setattr(pages, "MOST_WEIGHTS", 30_000)
-    assert fitting(seen.layers) == (True, 2)
-    text = write_look(seen, "abcd", "small", (3, 3), tmp_path / "small.html").read_text()
-    assert "the heads of a group are averaged, and of each row and column one query in 2" in text
+def test_weights_of_a_large_model_are_reduced_to_fit(seen, monkeypatch, tmp_path):
+    assert reduction_to_fit(seen.layers) == (False, 1)
+    monkeypatch.setattr(attention_page, "MAX_WEIGHTS", 90_000)
+    assert reduction_to_fit(seen.layers) == (True, 1)
+    monkeypatch.setattr(attention_page, "MAX_WEIGHTS", 30_000)
+    assert reduction_to_fit(seen.layers) == (True, 2)
+    text = write_attention_page(seen, "abcd", "small", (3, 3), tmp_path / "small.html").read_text()
+    assert "the heads of each group are averaged, and one in 2 queries" in text
     layer = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])["layers"][1]
     weights = (np.frombuffer(base64.b64decode(layer["attention"]), np.uint8) / 255.0) ** 2 * layer["most"]
     kept = seen.layers[1].by_group().reshape(2, 8, 8, 64)[:, ::2, ::2]

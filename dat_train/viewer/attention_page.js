@@ -1,11 +1,12 @@
 "use strict";
-// Shows what one image's deformable layers attend to. All numbers are in the JSON beside this script (viewer/page.py).
+// Interactive view of the attention of one image's deformable layers. The data are in a JSON element, written by
+// viewer/attention_page.py.
 
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
-const [width, height] = data.size; // of the model's input, in whose pixels everything is drawn
+const [width, height] = data.size; // of the model's input, in pixels; the coordinates of the drawing
 const COLOURS = data.colours;
-const AREA = 0.1 * width * height; // of all circles of a query together
+const AREA = 0.1 * width * height; // total area of a query's circles
 
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const numbers = (text) => Float32Array.from(new Int16Array(bytes(text).buffer), (value) => value * data.unit);
@@ -13,16 +14,16 @@ const layers = data.layers.map((layer) => ({
   ...layer,
   points: numbers(layer.points), // (groups, keys, 2) pixels x, y
   reference: numbers(layer.reference), // (keys, 2)
-  roots: bytes(layer.attention), // (heads, queries, keys) square roots of weights, 255 being that of `most`
-  rows: Math.ceil(layer.size[0] / layer.step), // of queries, of which every step-th is here
+  roots: bytes(layer.attention), // (heads, queries, keys) square roots of weights; 255 is the root of `most`
+  rows: Math.ceil(layer.size[0] / layer.step), // of queries; every step-th query is stored
   columns: Math.ceil(layer.size[1] / layer.step),
 }));
 
-// What is shown: a layer, one of its groups (-1: all), one of the group's heads (-1: their mean), a query.
+// Selection: a layer, one of its groups (-1: all), one head of the group (-1: mean), a query (pixel).
 const state = { layer: firstLayer(), group: -1, head: -1, x: data.start[0], y: data.start[1], held: false };
 let layer, circles, query;
 
-/** The last layer of the stage before the last: there, points are neither too few nor too many to look at. */
+/** The last layer of the last stage but one, which has a readable number of points. */
 function firstLayer() {
   const stages = [...new Set(layers.map((item) => item.stage))];
   return layers.findLastIndex((item) => item.stage === stages[Math.max(stages.length - 2, 0)]);
@@ -39,7 +40,7 @@ const shownHeads = (group) => {
   return state.head < 0 ? [...Array(each).keys()].map((head) => group * each + head) : [group * each + state.head];
 };
 
-/** Weight of a key for a query: the mean over the shown heads of all shown groups; over groups and keys it sums to 1. */
+/** Weight of a key for a query: mean over the selected heads and groups. Over groups and keys it sums to 1. */
 function weightOf(group, key, query) {
   const heads = shownHeads(group);
   let sum = 0;
@@ -47,7 +48,7 @@ function weightOf(group, key, query) {
   return (sum * layer.most) / heads.length / shownGroups().length;
 }
 
-/** The pixel in the middle of a query's cell. */
+/** Pixel at the center of a query's cell. */
 const middle = (query) => [
   ((query % layer.columns) * layer.step + 0.5) * layer.reduction,
   (Math.floor(query / layer.columns) * layer.step + 0.5) * layer.reduction,
@@ -117,11 +118,11 @@ function drawQuery() {
   }
   const [row, column] = [Math.floor(query / layer.columns) + 1, (query % layer.columns) + 1];
   $("reading").textContent =
-    `Query in row ${row}, column ${column} of ${layer.rows} x ${layer.columns}${state.held ? ", held" : ""}. Heaviest of ` +
+    `Query in row ${row}, column ${column} of ${layer.rows} x ${layer.columns}${state.held ? ", fixed" : ""}. Largest weight of ` +
     `${circles.length} keys: ${percent(best.weight)}, group ${best.group + 1}, at pixel ${best.x.toFixed(0)}, ${best.y.toFixed(0)}.`;
 }
 
-/** How much the shown groups and heads of all queries attend to each cell: each key's share where sampling takes it from. */
+/** Attention that each cell receives from all queries (selected groups and heads), distributed as in bilinear sampling. */
 function drawHeat() {
   $("heat").style.display = $("showHeat").checked ? "" : "none";
   if (!$("showHeat").checked) return;
@@ -160,10 +161,10 @@ function fillControls() {
   options($("layerChoice"), blocks, state.layer);
   const count = (number, all, word) => [[-1, all], ...[...Array(number).keys()].map((i) => [i, `${word} ${i + 1}`])];
   state.group = Math.min(state.group, layer.groups - 1);
-  options($("groupChoice"), layer.groups > 1 ? count(layer.groups, "all groups", "group") : [[-1, "the only one"]], state.group);
+  options($("groupChoice"), layer.groups > 1 ? count(layer.groups, "all groups", "group") : [[-1, "single"]], state.group);
   const heads = layer.heads / layer.groups;
   state.head = Math.min(state.head, heads - 1);
-  const mean = layer.averaged ? "mean of all (as stored)" : heads > 1 ? "mean of each group's" : "the only one";
+  const mean = layer.averaged ? "mean of all (as stored)" : heads > 1 ? "mean of each group's" : "single";
   options($("headChoice"), heads > 1 ? count(heads, mean, "head") : [[-1, mean]], state.head);
   drawLayer();
 }
@@ -186,7 +187,7 @@ function showParts() {
 }
 for (const id of ["showGrid", "showArrows", "showHeat", "brightness"]) $(id).addEventListener("input", showParts);
 
-// The query follows pointer and keys
+// Pointer and keyboard
 
 function move(event) {
   const matrix = $("stage").getScreenCTM();
@@ -217,7 +218,7 @@ $("stage").addEventListener("keydown", (event) => {
   drawQuery();
 });
 
-// Begin
+// Start
 
 $("stage").setAttribute("viewBox", `0 0 ${width} ${height}`);
 $("stage").style.setProperty("--ratio", width / height);
@@ -231,6 +232,7 @@ $("predictions").append(...data.predictions.map(([name, share]) => {
   const item = document.createElement("li"), value = document.createElement("span"), bar = document.createElement("b");
   value.textContent = percent(share);
   bar.style.width = `${100 * share}%`;
+  item.dir = "auto"; // class names may be written from right to left
   item.append(name, value, bar);
   return item;
 }));

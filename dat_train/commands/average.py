@@ -12,7 +12,8 @@ from dat_train.commands.evaluating import run_evaluation
 from dat_train.commands.request import Request
 from dat_train.errors import UserError
 from dat_train.models.averaging import average_states, greedy_soup
-from dat_train.models.weights import count_classes, load_weights, read_checkpoint
+from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights import count_classes, load_weights
 from dat_train.runtime.checkpoint import save_checkpoint
 from dat_train.runtime.precision import resolve_precision
 from dat_train.runtime.processes import start_processes
@@ -30,11 +31,12 @@ def run(config: Settings, request: Request) -> None:
     """
     if len(config.ckpt) < 2:
         raise UserError(f"ckpt has {len(config.ckpt)} checkpoint, an average needs two: dat-average CKPT CKPT ...")
-    content = read_checkpoint(config.ckpt[0])
-    settings = request.settings_for(trained_with(content), config.ckpt[0], config.kind == GREEDY)
+    first = Checkpoint.open(config.ckpt[0])
+    settings = request.settings_for(trained_with(first), config.ckpt[0], config.kind == GREEDY)
     terminal = Terminal()
     try:
-        states = [_weights(config, settings, path) for path in config.ckpt]
+        states = [_state(settings, first, config.ema)]
+        states += [_state(settings, Checkpoint.open(path), config.ema) for path in config.ckpt[1:]]
         chosen = list(range(len(states)))
         if config.kind == GREEDY:
             chosen, state = _greedy(config, settings, terminal, states)
@@ -43,7 +45,7 @@ def run(config: Settings, request: Request) -> None:
     finally:
         terminal.close()
     members = [config.ckpt[number] for number in chosen]
-    classes = list(content.get("classes") or ())
+    classes = first.classes
     output = Path(config.output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -54,11 +56,10 @@ def run(config: Settings, request: Request) -> None:
     terminal.say(f"in {output}; to evaluate it:\n  dat-eval ckpt={output}")
 
 
-def _weights(config: Settings, settings: Settings, path: str) -> dict[str, Tensor]:
-    """The weights in `path`, as the model names them."""
-    classes = count_classes(read_checkpoint(path), path)
-    model = new_model(settings, classes or 0)
-    load_weights(model, path, ema=config.ema)
+def _state(settings: Settings, checkpoint: Checkpoint, ema: bool | None) -> dict[str, Tensor]:
+    """Weights of a checkpoint by the model's parameter names."""
+    model = new_model(settings, count_classes(checkpoint) or 0)
+    load_weights(model, checkpoint, ema=ema)
     return model.state_dict()
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dat_train.commands.trained import open_trained
 from dat_train.errors import UserError
-from dat_train.models.hub import FOLDER, HUB
 from dat_train.models.weights import load_weights
+from dat_train.models.weights_file import FOLDER, HUB
 from dat_train.runtime.precision import Precision
 from dat_train.settings import Settings
 from dat_train.training.objective import Distillation, cross_entropy

@@ -3,18 +3,15 @@
 from typing import Any
 
 from dat_train.errors import UserError
+from dat_train.models.checkpoint import Checkpoint
 
 # arguments in timm's config.json that settings of ours, or the weights' shapes, replace
 NOT_ARGUMENTS = ("num_classes", "img_size", "in_chans", "global_pool", "drop_path_rate")
 
 
-def trained_with(content: dict[str, Any]) -> dict[str, Any]:
+def trained_with(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the configuration in a checkpoint of dat-train or an exported folder; {} for any other file."""
-    if "timm" in content:
-        return settings_of_timm(content["timm"])
-    config = content.get("config")
-    ours = isinstance(config, dict) and isinstance(config.get("model"), dict) and "timm_name" in config["model"]
-    return dict(config) if ours else {}
+    return settings_of_timm(checkpoint.timm_config) if checkpoint.timm_config else checkpoint.config
 
 
 def settings_of_timm(config: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from dat_train.evaluation.classification import Evaluation
 from dat_train.evaluation.resolutions import resolutions_csv, resolutions_text
 from dat_train.evaluation.result_files import result_text, write_report
 from dat_train.models import count_parameters, load_weights
-from dat_train.models.weights import LoadReport, read_checkpoint
+from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights import LoadReport
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import Processes, start_processes, stop_processes
 from dat_train.runtime.terminal import Terminal
@@ -34,19 +35,22 @@ def run(config: Settings, request: Request) -> None:
     Raises:
         UserError: errors the user can fix.
     """
-    settings = request.settings_for(trained_with(read_checkpoint(config.ckpt)), config.ckpt, True)
+    checkpoint = Checkpoint.open(config.ckpt)
+    settings = request.settings_for(trained_with(checkpoint), config.ckpt, True)
     processes = start_processes(config.device, settings.timeout_minutes, settings.deterministic)
     terminal = Terminal(screen=processes.is_main)
     try:
         processes.check_same(config.as_yaml(), "configuration")
-        _run(config, settings, processes, terminal)
+        _run(config, settings, checkpoint, processes, terminal)
     finally:
         terminal.close()
     stop_processes()
 
 
-def _run(config: Settings, settings: Settings, processes: Processes, terminal: Terminal) -> None:
-    output = output_folder(config)
+def _run(
+    config: Settings, settings: Settings, checkpoint: Checkpoint, processes: Processes, terminal: Terminal
+) -> None:
+    output = output_folder(config, checkpoint)
     processes.on_main(lambda: make(output))  # before the hours an evaluation may take, not after
     precision = resolve_precision(settings.dtype, processes.device)
     model, results = None, []
@@ -54,12 +58,12 @@ def _run(config: Settings, settings: Settings, processes: Processes, terminal: T
         settings = settings.changed(img_size=size)
         _, val_set = datasets(settings, processes)
         if model is None:
-            model, weights = trained_model(config, settings, val_set.classes)
+            model, weights = trained_model(settings, checkpoint, config.ema, val_set.classes)
             model.to(processes.device, precision.weights)
         evaluation, seconds = run_evaluation(settings, processes, terminal, precision, model, val_set)
         if processes.is_main:
             terminal.close()
-            facts = facts_of(config, settings, model, weights, precision)
+            facts = facts_of(settings, model, weights, precision)
             facts |= {"processes": processes.world_size, "seconds": round(seconds, 3)}
             facts |= {"images_per_second": round(len(val_set) / seconds, 2)}
             folder = output / str(size) if config.img_sizes else output
@@ -74,9 +78,9 @@ def _run(config: Settings, settings: Settings, processes: Processes, terminal: T
 # The parts
 
 
-def output_folder(config: Settings) -> Path:
+def output_folder(config: Settings, checkpoint: Checkpoint) -> Path:
     """As said; else eval/ in the run's folder, or ./eval."""
-    return Path(config.output) if config.output else beside_run(config.ckpt, "eval")
+    return Path(config.output) if config.output else beside_run(checkpoint.path, "eval")
 
 
 def make(output: Path) -> None:
@@ -92,27 +96,29 @@ def make(output: Path) -> None:
         raise UserError(f"the reports cannot be written to {output} ({error.strerror}); set output=FOLDER") from error
 
 
-def trained_model(config: Settings, settings: Settings, classes: Sequence[str]) -> tuple[nn.Module, LoadReport]:
+def trained_model(
+    settings: Settings, checkpoint: Checkpoint, ema: bool | None, classes: Sequence[str]
+) -> tuple[nn.Module, LoadReport]:
     """The model with the checkpoint's weights.
 
     Raises:
         UserError: weights of another architecture or number of classes.
     """
     model = new_model(settings, len(classes))
-    weights = load_weights(model, config.ckpt, ema=config.ema)
+    weights = load_weights(model, checkpoint, ema=ema)
     if weights.classes != len(classes):
         has = f"{weights.classes:,} classes" if weights.classes else "no classifier"
         data = f"data={settings.data.name} has {len(classes):,} classes"
-        raise UserError(f"{config.ckpt} has {has}, {data}; set data=...")
+        raise UserError(f"{checkpoint.path} has {has}, {data}; set data=...")
     return model, weights
 
 
-def facts_of(config: Settings, settings: Settings, model: nn.Module, weights: LoadReport, precision: Precision) -> dict:
+def facts_of(settings: Settings, model: nn.Module, weights: LoadReport, precision: Precision) -> dict:
     """What result.json says beside the numbers."""
     return {
         "model": settings.model.name,
         "parameters": count_parameters(model),
-        "checkpoint": config.ckpt,
+        "checkpoint": str(weights.path),
         "weights": weights.source,
         "data": settings.data.name,
         "data_root": settings.data.root,

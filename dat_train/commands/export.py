@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich import box
@@ -16,6 +15,7 @@ from torch import nn
 from dat_train.atomic import write_json
 from dat_train.commands.build_data import datasets, workers
 from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.output_folder import beside_run
 from dat_train.commands.request import Request
 from dat_train.commands.trained import Trained, assemble
 from dat_train.data.dataset import ImageDataset
@@ -28,7 +28,7 @@ from dat_train.export.preprocessing import Preprocessing
 from dat_train.export.staging import staged_folder
 from dat_train.export.timm_folder import load_timm_folder, write_timm_folder
 from dat_train.export.torch_export_file import ProgramModel, write_program
-from dat_train.models.weights import read_checkpoint
+from dat_train.models.checkpoint import Checkpoint
 from dat_train.runtime.processes import Processes
 from dat_train.runtime.terminal import Terminal
 from dat_train.settings import Settings
@@ -57,18 +57,18 @@ def run(config: Settings, request: Request) -> None:
     if config.format == "onnx":
         require_onnx()
     measure = config.int8 if config.validate is None else config.validate
-    content = read_checkpoint(config.ckpt)
-    settings = request.settings_for(trained_with(content), config.ckpt, measure)
+    checkpoint = Checkpoint.open(config.ckpt)
+    settings = request.settings_for(trained_with(checkpoint), config.ckpt, measure)
     settings = settings.changed(dtype="fp32")  # half precision is a property of a device, not of the file
-    trained = assemble(settings, content, config.ckpt, config.ema, "cpu")
+    trained = assemble(settings, checkpoint, config.ema, "cpu")
     steps = preprocessing(trained.settings)
     val_set = validation_set(trained) if measure else None  # opened before the export, which takes longer
-    output = output_folder(config)
+    output = output_folder(config, checkpoint)
     terminal = Terminal()
     terminal.say(str(trained.weights))
 
     with output_errors(output), staged_folder(output, EXPORTED) as folder:
-        models = {"PyTorch": trained.model} | write(config, trained, content, steps, folder, terminal)
+        models = {"PyTorch": trained.model} | write(config, trained, checkpoint, steps, folder, terminal)
         if val_set is not None:
             found = {}
             for name, model in models.items():
@@ -86,14 +86,14 @@ def run(config: Settings, request: Request) -> None:
 def write(
     config: Settings,
     trained: Trained,
-    content: dict[str, Any],
+    checkpoint: Checkpoint,
     steps: Preprocessing,
     folder: Path,
     terminal: Terminal,
 ) -> dict[str, nn.Module]:
     """Write the export; return the models loaded from the written files, by name."""
     if config.format == "safetensors":
-        write_timm_folder(trained.model, folder, trained.classes, steps, card(config, trained, content, steps))
+        write_timm_folder(trained.model, folder, trained.classes, steps, card(config, trained, checkpoint, steps))
         terminal.say("timm loads it with equal logits")
         return {"timm": load_timm_folder(folder)}
 
@@ -115,12 +115,9 @@ def write(
     return models
 
 
-def output_folder(config: Settings) -> Path:
+def output_folder(config: Settings, checkpoint: Checkpoint) -> Path:
     """config.output, or export/FORMAT in the run's folder, or ./export/FORMAT for a checkpoint outside a run."""
-    above = Path(config.ckpt).parent
-    of_run = above.name == "checkpoints" and (above.parent / "config.yaml").is_file()
-    default = (above.parent if of_run else Path()) / "export" / config.format
-    return Path(config.output) if config.output else default
+    return Path(config.output) if config.output else beside_run(checkpoint.path, f"export/{config.format}")
 
 
 @contextlib.contextmanager
@@ -143,9 +140,10 @@ def preprocessing(settings: Settings) -> Preprocessing:
     )
 
 
-def card(config: Settings, trained: Trained, content: dict[str, Any], steps: Preprocessing) -> str:
+def card(config: Settings, trained: Trained, checkpoint: Checkpoint, steps: Preprocessing) -> str:
     """Model card with the facts about the training that the checkpoint holds."""
-    settings, facts = trained.settings, [("weights", trained.weights.source)]
+    content, settings = checkpoint.content, trained.settings
+    facts = [("weights", trained.weights.source)]
     data = top1 = None
     if "step" in content and "config" in content:  # of a run of ours
         data = settings.data.name
@@ -170,7 +168,7 @@ def card(config: Settings, trained: Trained, content: dict[str, Any], steps: Pre
     )
 
 
-def top1_of(config: Settings, content: dict[str, Any]) -> float | None:
+def top1_of(config: Settings, content: dict) -> float | None:
     """Validation accuracy of these weights with the settings of the training; None if unknown."""
     changed = [config.img_size, config.ema, *config.eval.values()]
     best = content.get("best") or {}

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL.Image import Image
 from timm.data import ImageNetInfo
@@ -15,7 +14,8 @@ from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.request import Request
 from dat_train.data.augment import eval_transform
 from dat_train.errors import UserError
-from dat_train.models.weights import LoadReport, count_classes, load_weights, read_checkpoint
+from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights import LoadReport, count_classes, load_weights
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import resolve_device
 from dat_train.settings import Settings
@@ -53,9 +53,9 @@ def load_trained(config: Settings, request: Request) -> Trained:
     Raises:
         UserError: a file that cannot be read, does not say what it is of, or has no classifier.
     """
-    content = read_checkpoint(config.ckpt)
-    settings = request.settings_for(trained_with(content), config.ckpt, False)
-    return assemble(settings, content, config.ckpt, config.ema, config.device)
+    checkpoint = Checkpoint.open(config.ckpt)
+    settings = request.settings_for(trained_with(checkpoint), config.ckpt, False)
+    return assemble(settings, checkpoint, config.ema, config.device)
 
 
 def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "auto") -> Trained:
@@ -64,29 +64,29 @@ def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "au
     Raises:
         UserError: a file that cannot be read, or no checkpoint of dat-train.
     """
-    content = read_checkpoint(ckpt)
-    config = trained_with(content)
+    checkpoint = Checkpoint.open(ckpt)
+    config = trained_with(checkpoint)
     if "kind" not in config.get("data", {}):
         raise UserError(f"{ckpt} does not say what it was trained with; use timm.create_model and load_weights")
-    return assemble(Settings(config), content, ckpt, ema, device)
+    return assemble(Settings(config), checkpoint, ema, device)
 
 
-def assemble(settings: Settings, content: dict[str, Any], ckpt: str | Path, ema: bool | None, device: str) -> Trained:
+def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, device: str) -> Trained:
     """The model that `settings` describe with the weights in the checkpoint.
 
     Args:
         settings: as of a training run, for example from `Request.settings_for`.
-        content: of the file `ckpt`.
 
     Raises:
         UserError: weights of another architecture, or without a classifier.
     """
-    number = count_classes(content, ckpt)
+    number = count_classes(checkpoint)
     if number is None:
-        raise UserError(f"{ckpt} has no classifier: it is a backbone; fine-tune it first, with init={ckpt}")
+        path = checkpoint.path
+        raise UserError(f"{path} has no classifier: it is a backbone; fine-tune it first, with init={path}")
     precision = resolve_precision(settings.dtype, resolve_device(device))
     model = new_model(settings, number)
-    weights = load_weights(model, ckpt, ema=ema)
+    weights = load_weights(model, checkpoint, ema=ema)
     transform = eval_transform(
         settings.img_size,
         resize=settings.eval.resize,
@@ -97,7 +97,7 @@ def assemble(settings: Settings, content: dict[str, Any], ckpt: str | Path, ema:
     )
     return Trained(
         model.to(precision.device, precision.weights).eval(),
-        class_names(content.get("classes") or (), number),
+        class_names(checkpoint.classes, number),
         transform,
         settings,
         precision,

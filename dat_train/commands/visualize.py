@@ -34,7 +34,7 @@ def run(config: Settings, request: Request) -> None:
     trained = load_trained(config, request)
     queries = queries_of(config.query, trained.settings.img_size)
     require_deformable(trained)
-    output = Path(config.output) if config.output else beside_run(config.ckpt, "visualize")
+    output = Path(config.output) if config.output else beside_run(trained.weights.path, "visualize")
     terminal = Terminal()
     unreadable = []
     for path, folder in zip(paths[: config.most_images], folders(paths[: config.most_images], output), strict=True):

@@ -4,22 +4,24 @@ import dat_train.models registers the models:  timm.create_model("dat_tiny", num
 """
 
 from dat_train.models import registry  # noqa: F401  registers the models
+from dat_train.models.checkpoint import Checkpoint, CheckpointError
 from dat_train.models.complexity import count_macs, count_parameters
 from dat_train.models.dat import DAT
 from dat_train.models.deformable import DeformableAttention
 from dat_train.models.sampling import Attended, Sampling, record_attention, record_sampling
-from dat_train.models.weights import LoadReport, load_weights, read_checkpoint
+from dat_train.models.weights import LoadReport, load_weights
 
 __all__ = [
     "DAT",
     "Attended",
+    "Checkpoint",
+    "CheckpointError",
     "DeformableAttention",
     "LoadReport",
     "Sampling",
     "count_macs",
     "count_parameters",
     "load_weights",
-    "read_checkpoint",
     "record_attention",
     "record_sampling",
 ]

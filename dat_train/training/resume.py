@@ -1,11 +1,12 @@
 """Where a run begins: at its start, or where an earlier process of it ended."""
 
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
 from dat_train.errors import UserError
-from dat_train.runtime.checkpoint import load_checkpoint
+from dat_train.models.checkpoint import Checkpoint
 from dat_train.runtime.processes import Processes
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.state import TrainState
@@ -83,11 +84,8 @@ def go_back(
 
 def _read(path: Path, processes: Processes) -> dict:
     """What the main process chose, in every process."""
-    try:
-        return load_checkpoint(path)
-    except FileNotFoundError as error:
-        if processes.is_main:
-            raise
+    if not processes.is_main and not path.exists():
         raise UserError(
-            f"{path} is not there on {os.uname().nodename}; runs_dir has to be a folder that all machines share"
-        ) from error
+            f"{path} does not exist on {platform.node()}; runs_dir has to be a folder shared by all machines"
+        )
+    return Checkpoint.open(path).training_state()

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dat_train.atomic import sync_folder
 from dat_train.errors import UserError
-from dat_train.runtime.checkpoint import CheckpointError, load_checkpoint, sync_folder
+from dat_train.models.checkpoint import Checkpoint, CheckpointError
 
 LOCK_PATIENCE = 3.0  # seconds; the lock of a process that was just killed may take a moment to go, over NFS above all
 RESTART_PATIENCE = 60.0  # after torchrun's restart: the former rank 0 may be on a machine that has yet to notice
@@ -111,11 +112,11 @@ class RunFolder:
         """
         whole, damaged = {}, []
         for path in (self.last, self.best, *self.history()):
-            try:
-                saved = load_checkpoint(path)
-            except FileNotFoundError:
+            if not path.exists():
                 continue
-            except (CheckpointError, OSError) as error:
+            try:
+                saved = Checkpoint.open(path).training_state()
+            except CheckpointError as error:
                 warn(str(error))
                 damaged.append(path)
                 continue

@@ -8,7 +8,7 @@ from commands.small_checkpoint import write_small_checkpoint
 from dat_train.commands.trained import open_trained
 from dat_train.data.digits import write_digits
 from dat_train.data.sources import open_datasets
-from dat_train.models import read_checkpoint
+from dat_train.models import Checkpoint
 from dat_train.runtime.checkpoint import write_checkpoint
 
 # one block a stage: window attention, then deformable
@@ -33,7 +33,7 @@ def write_fitted_checkpoint(run: Path, *overrides: str) -> Path:
     centred, targets = features - mean, torch.nn.functional.one_hot(labels, 10).double() - 0.1
     ridge = 1e-3 * torch.eye(features.shape[1], dtype=torch.float64)
     weight = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ targets).T * 10  # (10, C)
-    content = read_checkpoint(path)
+    content = Checkpoint.open(path).content
     content["model"]["head.fc.weight"] = weight.float()
     content["model"]["head.fc.bias"] = -(weight @ mean).float()
     write_checkpoint(content, path)

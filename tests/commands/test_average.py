@@ -7,7 +7,7 @@ import torch
 from commands.running import run_here
 from commands.small_checkpoint import write_small_checkpoint
 
-from dat_train.models import read_checkpoint
+from dat_train.models import Checkpoint
 
 HERE = [
     "data=fake", "data.fake_images=40", "data.fake_classes=10", "data.val_fraction=0.5", "data.workers=0", "device=cpu",
@@ -19,7 +19,7 @@ def home(tmp_path_factory):
     """Three checkpoints of one model: the second is the first a little moved, the third is far away."""
     folder = tmp_path_factory.mktemp("average")
     write_small_checkpoint(folder / "a.pt")
-    content = read_checkpoint(folder / "a.pt")
+    content = Checkpoint.open(folder / "a.pt").content
     torch.manual_seed(0)
     for name, size in (("b", 0.01), ("c", 1.0)):
         moved = {key: value + size * torch.randn_like(value) for key, value in content["model"].items()}
@@ -36,7 +36,7 @@ def test_a_uniform_average_is_a_checkpoint_of_the_mean(home):
     result = average(home, "a.pt", "b.pt", "output=soups/ab.pt")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[0] == "the average of a.pt, b.pt"
-    a, b, soup = (read_checkpoint(home / name)["model"] for name in ("a.pt", "b.pt", "soups/ab.pt"))
+    a, b, soup = (Checkpoint.open(home / name).content["model"] for name in ("a.pt", "b.pt", "soups/ab.pt"))
     assert all(torch.allclose(soup[name], (a[name] + b[name]) / 2, atol=1e-6) for name in a)
     result = run_here("dat-eval", "ckpt=soups/ab.pt", *HERE, "output=report", cwd=home)
     assert result.returncode == 0, result.stderr
@@ -51,7 +51,7 @@ def test_a_greedy_average_is_not_worse_than_the_best(home):
         assert run_here("dat-eval", f"ckpt={name}.pt", *HERE, f"output={name}", cwd=home).returncode == 0
         found.append(json.loads((home / name / "result.json").read_text())["top1"])
     assert found[-1] >= max(found[:-1])
-    members = read_checkpoint(home / "greedy.pt")["average"]
+    members = Checkpoint.open(home / "greedy.pt").content["average"]
     assert members and set(members) <= {"a.pt", "b.pt", "c.pt"}
 
 

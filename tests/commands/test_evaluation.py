@@ -14,7 +14,7 @@ from golden import FOLDER
 from PIL import Image
 from safetensors.torch import save_file
 
-from dat_train.models import read_checkpoint
+from dat_train.models import Checkpoint
 
 HERE = ["data.workers=0", "device=cpu"]
 NUMBERS = ("top1", "top5", "loss", "images", "unreadable")
@@ -25,7 +25,7 @@ def home(tmp_path_factory):
     """A folder with ckpt.pt, of a random tiny model of ten classes with averaged weights, and its images."""
     folder = tmp_path_factory.mktemp("home")
     path = write_small_checkpoint(folder / "ckpt.pt", "ema.decay=0.9")
-    content = read_checkpoint(path)
+    content = Checkpoint.open(path).content
     content["ema"] = {name: value + 0.05 * torch.randn(value.shape) for name, value in content["ema"].items()}
     torch.save(content, path)
     _evaluate(folder, "output=first")
@@ -177,7 +177,7 @@ def test_files_that_are_no_checkpoints_get_one_line_and_execute_nothing(home, tm
 
 
 def test_safetensors_are_evaluated_as_named(home, tmp_path):
-    weights = read_checkpoint(home / "ckpt.pt")["ema"]
+    weights = Checkpoint.open(home / "ckpt.pt").content["ema"]
     save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "model.safetensors")
     shutil.copytree(home / "data", tmp_path / "data")
     settings = ["model=dat_nano", TINY, "data=digits", "eval.crop_pct=1.0"]

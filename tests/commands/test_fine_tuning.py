@@ -13,7 +13,7 @@ from dat_train.commands.build_model import new_model
 from dat_train.commands.build_objective import objective
 from dat_train.data.digits import write_digits
 from dat_train.errors import UserError
-from dat_train.runtime.checkpoint import load_checkpoint
+from dat_train.models.checkpoint import Checkpoint
 from dat_train.runtime.precision import resolve_precision
 
 SMALL = "++model.args={dims:[16,32,48,80],depths:[1,2,2,2]}"  # a narrower dat_nano
@@ -27,7 +27,7 @@ STILL = ("optim.lr=0", "schedule.warmup_lr=0", "schedule.min_lr=0")  # a step th
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(run / "checkpoints" / "last.pt")["model"]
+    return Checkpoint.open(run / "checkpoints" / "last.pt").content["model"]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_a_distilled_run_resumes_exactly(kind, teachers, tmp_path):
     for name, stops in {"through": (4,), "twice": (3, 4)}.items():
         for steps in stops:
             train(tmp_path, name, *settings, f"max_steps={steps}")
-    through, twice = (load_checkpoint(tmp_path / name / "checkpoints/last.pt") for name in ("through", "twice"))
+    through, twice = (Checkpoint.open(tmp_path / name / "checkpoints/last.pt").content for name in ("through", "twice"))
     assert all(torch.equal(through["model"][name], twice["model"][name]) for name in through["model"])
     assert str(through["optimizer"]["state"]) == str(twice["optimizer"]["state"])
     plain = train(

@@ -8,7 +8,7 @@ from timm.data import ImageNetInfo
 
 from dat_train.commands.trained import class_names, open_trained
 from dat_train.errors import UserError
-from dat_train.models import read_checkpoint
+from dat_train.models import Checkpoint
 
 
 def test_a_checkpoint_brings_its_class_names_and_its_transform(tmp_path):
@@ -21,7 +21,7 @@ def test_a_checkpoint_brings_its_class_names_and_its_transform(tmp_path):
 
 
 def test_an_older_checkpoint_has_numbers_for_names(tmp_path):
-    content = read_checkpoint(write_small_checkpoint(tmp_path / "last.pt", classes=["a", "b", "c"]))
+    content = Checkpoint.open(write_small_checkpoint(tmp_path / "last.pt", classes=["a", "b", "c"])).content
     del content["classes"]
     torch.save(content, tmp_path / "old.pt")
     assert open_trained(tmp_path / "old.pt").classes == ["0", "1", "2"]

@@ -14,7 +14,7 @@ from commands.small_checkpoint import TINY
 from PIL import Image
 from troubleshooting import entry
 
-from dat_train.models import read_checkpoint
+from dat_train.models import Checkpoint
 from dat_train.training.run_folder import read_rows
 
 # ten steps on real digits; two on made-up images
@@ -79,7 +79,7 @@ def test_the_summary_has_the_names_scripts_rely_on(home):
     summary = json.loads((home / "runs" / "digits" / "summary.json").read_text())
     names = {"best_top1", "final_top1", "final_top5", "steps", "images_per_second", "seconds"}
     assert names <= set(summary) and summary["images_per_second"] > 0 and summary["steps"] == 10
-    saved = read_checkpoint(home / "runs" / "digits" / "checkpoints" / "last.pt")
+    saved = Checkpoint.open(home / "runs" / "digits" / "checkpoints" / "last.pt").content
     assert {"model", "ema", "optimizer", "step", "epoch", "config", "best"} <= set(saved) and saved["step"] == 10
 
 
@@ -135,7 +135,7 @@ def test_other_settings_are_refused_with_the_difference(home):
 def test_never_begins_afresh_and_a_path_begins_there(copy):
     afresh = run_here("dat-train", *DIGITS, "resume=never", "max_steps=1", cwd=copy)
     assert afresh.returncode == 0 and "the earlier run was moved to runs/digits.old-1" in afresh.stdout
-    assert read_checkpoint(copy / "runs" / "digits" / "checkpoints" / "last.pt")["step"] == 1
+    assert Checkpoint.open(copy / "runs" / "digits" / "checkpoints" / "last.pt").content["step"] == 1
     from_path = "resume=runs/digits.old-1/checkpoints/last.pt"
     result = run_here("dat-train", *DIGITS, from_path, "name=other", "epochs=3", "max_steps=11", cwd=copy)
     assert result.returncode == 0, result.stderr
@@ -178,7 +178,9 @@ def test_half_precision_trains_on_the_cpu_too(dtype, tmp_path):
 def test_a_sweep_trains_every_run_in_a_folder_of_its_own(tmp_path):
     result = run_here("dat-train", "--multirun", *FAKE, "seed=0,1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    weights = [read_checkpoint(tmp_path / "runs" / f"fake-seed_{seed}" / "checkpoints" / "last.pt") for seed in (0, 1)]
+    weights = [
+        Checkpoint.open(tmp_path / "runs" / f"fake-seed_{seed}" / "checkpoints" / "last.pt").content for seed in (0, 1)
+    ]
     assert [saved["step"] for saved in weights] == [2, 2] and weights[0]["config"]["seed"] == 0
     assert not weights[0]["model"]["head.fc.weight"].equal(weights[1]["model"]["head.fc.weight"])
 

@@ -12,7 +12,7 @@ from golden import FOLDER, build, formula_image, load_golden
 from safetensors.torch import load_file, save_file
 
 from dat_train.errors import UserError
-from dat_train.models import load_weights, read_checkpoint
+from dat_train.models import Checkpoint, load_weights
 
 RELEASED = ["dat_cvpr_micro", "dat_pp_micro"]
 
@@ -35,13 +35,13 @@ def test_released_checkpoint_gives_the_published_logits(name):
 
 
 def test_the_pickled_configuration_becomes_plain_data():
-    config = read_checkpoint(FOLDER / "official_dat_cvpr_micro.pth")["config"]
+    config = Checkpoint.open(FOLDER / "official_dat_cvpr_micro.pth").content["config"]
     assert config["MODEL"]["DAT"]["window_sizes"] == [4, 4, 4, 4]
     assert type(config).__module__ == "collections"
 
 
 def test_released_weights_without_the_pickled_configuration(tmp_path):
-    content = read_checkpoint(FOLDER / "official_dat_cvpr_micro.pth")
+    content = Checkpoint.open(FOLDER / "official_dat_cvpr_micro.pth").content
     torch.save({"model": content["model"]}, tmp_path / "weights.pth")
     load_weights(build(golden_config("dat_cvpr_micro")), tmp_path / "weights.pth")
 
@@ -50,7 +50,7 @@ def test_tables_are_resized_bicubically_each_head_its_own_picture():
     config = golden_config("dat_cvpr_micro")
     model = build(config, img_size=192, window_size=6)
     report = load_weights(model, FOLDER / "official_dat_cvpr_micro.pth")
-    released = read_checkpoint(FOLDER / "official_dat_cvpr_micro.pth")["model"]
+    released = Checkpoint.open(FOLDER / "official_dat_cvpr_micro.pth").content["model"]
     picture = released["stages.2.attns.0.relative_position_bias_table"][:, 3].view(1, 1, 7, 7)
     want = F.interpolate(picture, size=(11, 11), mode="bicubic", align_corners=False).flatten()
     assert torch.allclose(model.stages[2].blocks[0].attn.relative_position_bias_table[:, 3], want)
@@ -100,7 +100,7 @@ def test_a_model_without_classifier_takes_the_rest():
 def test_greyscale_stem_is_adapted():
     model = build(golden_config("dat_cvpr_micro"), in_chans=1)
     report = load_weights(model, FOLDER / "official_dat_cvpr_micro.pth")
-    released = read_checkpoint(FOLDER / "official_dat_cvpr_micro.pth")["model"]["patch_proj.0.weight"]
+    released = Checkpoint.open(FOLDER / "official_dat_cvpr_micro.pth").content["model"]["patch_proj.0.weight"]
     assert torch.allclose(model.stem.conv.weight, released.sum(1, keepdim=True))
     assert "3 to 1 channels" in str(report)
 
@@ -143,7 +143,7 @@ def test_a_hostile_pickle_executes_nothing(tmp_path, zipped):
     path, proof = tmp_path / "evil.pth", tmp_path / "executed"
     content = {"model": nano().state_dict(), "config": Hostile(f"touch {proof}")}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=r"evil\.pth wants to run .*system.* nothing was executed") as caught:
+    with pytest.raises(UserError, match=r"evil\.pth refers to the code .*system.* nothing was executed") as caught:
         load_weights(nano(), path)
     assert not proof.exists() and "\n" not in str(caught.value)
     pickle.loads(pickle.dumps(content["config"]))  # the file was hostile indeed

@@ -5,7 +5,7 @@ import torch
 from training.small_run import run_small, small_training
 
 from dat_train.errors import UserError
-from dat_train.runtime.checkpoint import load_checkpoint
+from dat_train.models.checkpoint import Checkpoint
 from dat_train.runtime.precision import resolve_precision
 from dat_train.training.run_folder import read_rows
 
@@ -62,7 +62,7 @@ def test_half_precision_trains_like_single_and_resumes_exactly(tmp_path, dtype):
     training = small_training(tmp_path / "twice", dtype=dtype, **settings)
     training.run()
     training.log.folder.unlock()
-    half, twice = (load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("half", "twice"))
+    half, twice = (Checkpoint.open(tmp_path / name / "checkpoints" / "last.pt").content for name in ("half", "twice"))
     assert all(torch.equal(half["model"][name], twice["model"][name]) for name in half["model"])
     assert half["scaler"] == twice["scaler"] and (half["scaler"] is not None) == (dtype == "fp16")
 

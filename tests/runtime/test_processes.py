@@ -10,7 +10,7 @@ from training.real_run import RealRun, content, ended, ranks
 
 from dat_train.data.fake import FakeImages
 from dat_train.data.mixing import Mixing
-from dat_train.runtime.checkpoint import load_checkpoint
+from dat_train.models.checkpoint import Checkpoint
 from dat_train.runtime.stop_request import PREEMPTED
 from dat_train.training.run_folder import read_rows
 
@@ -42,7 +42,7 @@ def test_a_signal_leads_to_a_checkpoint_and_an_exit_code_to_requeue_on(number, t
         assert run.wait(30) == PREEMPTED == 75
     assert time.monotonic() - begin < 30
     assert f"stopped by {number.name} after step" in run.output
-    assert load_checkpoint(run.run / "checkpoints/last.pt")["step"] >= 15
+    assert Checkpoint.open(run.run / "checkpoints/last.pt").content["step"] >= 15
     if number == signal.SIGTERM:
         again = RealRun(tmp_path, ALONE, "checkpoint.every_minutes=10")
         assert again.wait() == 0
@@ -84,7 +84,7 @@ def test_a_rank_that_hangs_is_named_and_so_is_the_collective_and_a_second_signal
     (line,) = said(runs)
     assert line.startswith("error: rank 1 does not answer (it hangs or is cut off): the all_")
     assert "timeout_minutes=... waits longer" in line
-    assert load_checkpoint(runs[0].run / "checkpoints/last.pt")["step"] >= 5
+    assert Checkpoint.open(runs[0].run / "checkpoints/last.pt").content["step"] >= 5
 
     runs = ranks(tmp_path, 2, ALONE)  # a signal is obeyed after the step, which does not end
     with ended(*runs):

@@ -6,7 +6,7 @@ from training.small_run import ALONE, in_processes, run_small, tiny_model
 from training.test_layout import furthest
 
 from dat_train.errors import UserError
-from dat_train.runtime.checkpoint import load_checkpoint
+from dat_train.models.checkpoint import Checkpoint
 from dat_train.runtime.precision import resolve_precision
 from dat_train.training.freezing import freeze, training_mode
 from dat_train.training.objective import Distillation
@@ -51,7 +51,7 @@ def run_frozen(processes, folder):
 def test_two_processes_train_the_same_half_frozen_student_as_one(tmp_path):
     run_frozen(ALONE, tmp_path / "1")
     in_processes(2, run_frozen, tmp_path / "2")
-    one, two = (load_checkpoint(tmp_path / str(n) / "checkpoints" / "last.pt") for n in (1, 2))
+    one, two = (Checkpoint.open(tmp_path / str(n) / "checkpoints" / "last.pt").content for n in (1, 2))
     assert furthest(one["model"], two["model"]) < 1e-9
     untouched, trained = tiny_model().double().state_dict(), one["model"]
     assert torch.equal(untouched["stages.0.blocks.0.mlp.fc1.weight"], trained["stages.0.blocks.0.mlp.fc1.weight"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from training.small_run import in_processes, run_small
 
-from dat_train.runtime.checkpoint import load_checkpoint
+from dat_train.models.checkpoint import Checkpoint
 
 
 def one_of(processes, folder, settings):
@@ -21,7 +21,7 @@ def run(folder, world_size, **settings):
     else:
         in_processes(world_size, one_of, folder, settings)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return load_checkpoint(folder / "checkpoints" / "last.pt"), rows
+    return Checkpoint.open(folder / "checkpoints" / "last.pt").content, rows
 
 
 def furthest(a: dict, b: dict) -> float:
@@ -87,5 +87,7 @@ def test_resuming_on_four_processes_is_exact(tmp_path):
     run(tmp_path / "through", 4, max_steps=4, eval_every=9)
     run(tmp_path / "twice", 4, max_steps=2, eval_every=9)
     run(tmp_path / "twice", 4, max_steps=4, eval_every=9)
-    through, twice = (load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("through", "twice"))
+    through, twice = (
+        Checkpoint.open(tmp_path / name / "checkpoints" / "last.pt").content for name in ("through", "twice")
+    )
     assert all(furthest(through[part], twice[part]) == 0 for part in ("model", "optimizer", "ema"))

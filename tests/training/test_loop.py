@@ -13,8 +13,8 @@ from training.small_run import CLASSES, small_training, tiny_model
 
 from dat_train.data.mixing import Mixing
 from dat_train.errors import UserError
+from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.kernels.choice import using
-from dat_train.runtime.checkpoint import load_checkpoint
 from dat_train.training.run_folder import read_rows
 
 PLAIN = {"drop_path_rate": 0.0, "proj_drop_rate": 0.0, "attn_drop_rate": 0.0}
@@ -197,7 +197,7 @@ def test_too_many_in_a_row_go_back_once_and_then_name_the_checkpoint(training):
     assert re.search(r"the last 7 steps up to step 12 had a loss or gradient that is not finite; going back", log)
     assert f"again; the last good checkpoint is {good}; lower optim.lr or use dtype=fp32" in str(end.value)
     assert len(re.findall("going back to", log)) == 1
-    assert load_checkpoint(good)["counters"]["in_a_row"] == 0
+    assert Checkpoint.open(good).content["counters"]["in_a_row"] == 0
 
 
 def test_a_run_that_recovers_after_going_back_ends_as_if_nothing_had_been(training):
@@ -276,7 +276,7 @@ def test_the_best_is_the_first_of_the_highest_and_its_file_is_of_that_step(train
     one._evaluate = lambda model: SimpleNamespace(loss=1.0, top1=tops[one.state.step // 3 - 1], top5=100.0)
     one.run()
     assert one.state.best == {"top1": 50.0, "epoch": 2, "step": 6}
-    best, last = load_checkpoint(one.log.folder.best), load_checkpoint(one.log.folder.last)
+    best, last = Checkpoint.open(one.log.folder.best).content, Checkpoint.open(one.log.folder.last).content
     assert (best["step"], best["epoch"], best["best"]) == (6, 2, one.state.best)
     assert (last["step"], last["epoch"], last["best"]) == (12, 4, one.state.best)
 
@@ -285,7 +285,7 @@ def test_a_run_shorter_than_its_validations_validates_at_its_end(training):
     one = training(epochs=2, max_steps=5, eval_every=7)
     assert one.run()
     steps = [row["step"] for row in read_rows(one.log.folder.metrics) if "val_loss" in row]
-    assert steps == [5] and load_checkpoint(one.log.folder.best)["step"] == 5
+    assert steps == [5] and Checkpoint.open(one.log.folder.best).content["step"] == 5
 
 
 class Unreadable(torch.utils.data.Dataset):

@@ -6,7 +6,8 @@ import pytest
 from training.small_run import run_small, small_training
 
 from dat_train.errors import UserError
-from dat_train.runtime.checkpoint import load_checkpoint, write_checkpoint
+from dat_train.models.checkpoint import Checkpoint
+from dat_train.runtime.checkpoint import write_checkpoint
 from dat_train.runtime.stop_request import StopRequest
 from dat_train.training import writer
 from dat_train.training.run_folder import read_rows
@@ -132,7 +133,7 @@ class AskedToStop(StopRequest):
 @pytest.mark.parametrize("count", [0, 2, 4, 14])  # in steps 1 and 3, in two validations
 def test_a_run_that_was_asked_to_stop_goes_on_as_if_nothing_had_happened(uninterrupted, tmp_path, count):
     assert not run_small(tmp_path, stop=AskedToStop(count))
-    state = load_checkpoint(tmp_path / "checkpoints" / "last.pt")
+    state = Checkpoint.open(tmp_path / "checkpoints" / "last.pt").content
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl") if "loss" in row][-1] == state["step"] < 9
     assert run_small(tmp_path)
     assert content(tmp_path) == uninterrupted
@@ -167,7 +168,7 @@ def test_never_moves_the_earlier_run_aside_and_begins_afresh(uninterrupted, tmp_
     assert run_small(run, resume="never")
     assert content(run) == uninterrupted
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old-1", "run.old-2"]
-    assert load_checkpoint(tmp_path / "run.old-1" / "checkpoints" / "last.pt")["step"] == 2
+    assert Checkpoint.open(tmp_path / "run.old-1" / "checkpoints" / "last.pt").content["step"] == 2
 
 
 def test_never_does_not_begin_afresh_when_torchrun_starts_the_processes_again(uninterrupted, tmp_path, monkeypatch):
@@ -211,10 +212,10 @@ def test_going_back_makes_the_good_checkpoint_the_last_one(tmp_path):
     folder = training.log.folder
     good, state = folder.history()[1], training.state
     for path in (folder.last, folder.best, folder.history()[0]):  # as if written in a row of skipped steps
-        saved = load_checkpoint(path)
+        saved = Checkpoint.open(path).content
         saved["counters"]["in_a_row"] = 2
         write_checkpoint(saved, path)
-    step, before = load_checkpoint(good)["step"], (folder.last.read_bytes(), folder.metrics.read_bytes())
+    step, before = Checkpoint.open(good).content["step"], (folder.last.read_bytes(), folder.metrics.read_bytes())
     assert training.go_back(False) == good
     assert (folder.last.read_bytes(), folder.metrics.read_bytes()) == before and state.step > step
     assert training.go_back(True) == good

@@ -109,7 +109,7 @@ def test_the_newest_checkpoint_is_the_last_or_what_comes_closest(folder):
 
     folder.last.write_bytes(folder.last.read_bytes()[:-1])
     assert folder.newest_checkpoint(lines.append) == older
-    assert "last.pt is truncated" in lines[0] and "last-000000004.pt, step 4" in lines[1]
+    assert "last.pt was altered or truncated" in lines[0] and "last-000000004.pt, step 4" in lines[1]
 
     folder.last.unlink()
     older.write_bytes(b"")

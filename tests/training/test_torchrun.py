@@ -14,7 +14,7 @@ import pytest
 from training.real_run import SETTINGS, RealRun, ended, steps_done
 from training.test_layout import furthest
 
-from dat_train.runtime.checkpoint import load_checkpoint
+from dat_train.models.checkpoint import Checkpoint
 from dat_train.runtime.stop_request import PREEMPTED
 from dat_train.training.run_folder import read_rows
 
@@ -147,7 +147,7 @@ def test_a_killed_rank_leads_to_a_restart_that_continues_by_itself(moved):
 
 
 def test_a_run_moved_from_one_process_to_two_and_back_in_the_middle_of_epochs_is_the_same_run(moved):
-    through, back = (load_checkpoint(moved[name] / "checkpoints/last.pt") for name in ("through", "moved"))
+    through, back = (Checkpoint.open(moved[name] / "checkpoints/last.pt").content for name in ("through", "moved"))
     for part in ("model", "ema", "optimizer"):
         assert furthest(through[part], back[part]) < 1e-9
     rows = [read_rows(moved[name] / "metrics.jsonl") for name in ("through", "moved")]

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dat_train.errors import UserError
-from dat_train.runtime.checkpoint import load_checkpoint, write_checkpoint
+from dat_train.models.checkpoint import Checkpoint
+from dat_train.runtime.checkpoint import write_checkpoint
 from dat_train.training import writer
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.writer import CheckpointWriter
@@ -58,7 +59,7 @@ def test_another_thread_writes_a_copy_while_training_goes_on(folder, monkeypatch
     assert not folder.last.exists()
     begin.set()
     checkpoints.finish(now)
-    assert load_checkpoint(folder.last)["model"]["weight"].tolist() == [1.0] * 4
+    assert Checkpoint.open(folder.last).content["model"]["weight"].tolist() == [1.0] * 4
     assert checkpoints.pause < 1
 
 
@@ -69,7 +70,7 @@ def test_the_best_is_there_before_a_last_that_knows_of_it(folder, written):
     checkpoints.finish(state(2))
     assert [entry[:2] for entry in written] == [("best.pt", 1), ("last.pt", 1), ("last.pt", 2)]
     assert all(thread is not threading.main_thread() for *_, thread in written)
-    assert load_checkpoint(folder.best)["step"] == 1
+    assert Checkpoint.open(folder.best).content["step"] == 1
 
 
 def test_keep_bounds_the_history(folder):
@@ -78,7 +79,7 @@ def test_keep_bounds_the_history(folder):
         checkpoints.save(state(step))
     checkpoints.finish(state(6))
     assert [path.name for path in folder.history()] == ["last-000000005.pt", "last-000000004.pt"]
-    assert [load_checkpoint(path)["step"] for path in (folder.last, *folder.history())] == [6, 5, 4]
+    assert [Checkpoint.open(path).content["step"] for path in (folder.last, *folder.history())] == [6, 5, 4]
 
 
 def test_a_rewound_run_keeps_nothing_of_its_former_future(folder):
@@ -89,7 +90,7 @@ def test_a_rewound_run_keeps_nothing_of_its_former_future(folder):
     rewound = a_writer(folder, keep=5, step_on_disk=4)
     rewound.save(state(3))
     rewound.finish(state(3))
-    assert [load_checkpoint(path)["step"] for path in (folder.last, *folder.history())] == [3, 2, 1]
+    assert [Checkpoint.open(path).content["step"] for path in (folder.last, *folder.history())] == [3, 2, 1]
 
 
 def test_without_hard_links_older_ones_are_copies(folder, monkeypatch):
@@ -101,7 +102,7 @@ def test_without_hard_links_older_ones_are_copies(folder, monkeypatch):
     for step in (1, 2):
         checkpoints.save(state(step))
     checkpoints.finish(state(2))
-    assert load_checkpoint(folder.history()[0])["step"] == 1
+    assert Checkpoint.open(folder.history()[0]).content["step"] == 1
 
 
 def test_the_next_one_is_due_after_the_time_that_was_asked_for(folder, monkeypatch):
@@ -139,8 +140,8 @@ def test_what_could_not_be_written_is_owed_and_tried_again_soon(folder, monkeypa
     assert folder.last.read_bytes() == old
     checkpoints.save(state(3))
     checkpoints.finish(state(3))
-    assert load_checkpoint(folder.last)["step"] == 3
-    assert load_checkpoint(folder.best)["step"] == 2  # the best it was
+    assert Checkpoint.open(folder.last).content["step"] == 3
+    assert Checkpoint.open(folder.best).content["step"] == 2  # the best it was
     assert len(warnings) == 1
 
 
@@ -158,7 +159,7 @@ def test_nothing_is_saved_while_its_metrics_are_not_on_the_disk(folder):
     full.clear()
     checkpoints.save(state(2))
     checkpoints.finish(state(2))
-    assert load_checkpoint(folder.last)["step"] == 2
+    assert Checkpoint.open(folder.last).content["step"] == 2
 
 
 def test_at_the_end_it_tries_again_and_then_fails_loudly(folder, monkeypatch):
@@ -178,4 +179,4 @@ def test_at_the_end_a_disk_that_is_mended_in_time_is_enough(folder, monkeypatch)
     shutil.rmtree(folder.checkpoints)
     checkpoints.save(state(9), best=True)
     checkpoints.finish(state(9))
-    assert load_checkpoint(folder.last)["step"] == load_checkpoint(folder.best)["step"] == 9
+    assert Checkpoint.open(folder.last).content["step"] == Checkpoint.open(folder.best).content["step"] == 9

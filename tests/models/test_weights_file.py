@@ -10,7 +10,7 @@ import torch
 import dat_train.models  # noqa: F401  registers dat_nano
 from dat_train.errors import UserError
 from dat_train.models import load_weights
-from dat_train.models.hub import weights_file
+from dat_train.models.weights_file import weights_file
 
 
 def nano():
@@ -57,6 +57,18 @@ def test_a_repository_of_the_hub_is_read_from_its_cache(hub):
 
 @pytest.mark.parametrize("name", ["somebody/other", "a name/with/slashes", "somebody/dat@v9", "a@b@c"])
 def test_what_the_hub_does_not_have_is_one_line(name, hub):
-    with pytest.raises(UserError, match="has no weights that can be had") as caught:
+    with pytest.raises(UserError, match="has no weights that can be downloaded") as caught:
         weights_file(f"hf-hub:{name}")
     assert "\n" not in str(caught.value)
+
+
+def test_the_folder_of_a_run_means_its_best_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    checkpoints = tmp_path / "runs" / "digits" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "last.pt").touch()
+    assert weights_file("~/runs/digits") == checkpoints / "last.pt"
+    (checkpoints / "best.pt").touch()
+    for name in ("~/runs/digits", checkpoints.parent, checkpoints, checkpoints / "best.pt"):
+        assert weights_file(name) == checkpoints / "best.pt"
+    assert weights_file(tmp_path) == tmp_path  # which Checkpoint.open refuses

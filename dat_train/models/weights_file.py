@@ -1,4 +1,4 @@
-"""Weights where timm publishes them: a folder with its configuration, or a repository of the Hugging Face hub."""
+"""Weight files by the names that users give: paths, folders of runs, timm's folders, the Hugging Face hub."""
 
 import contextlib
 from pathlib import Path
@@ -8,17 +8,24 @@ from timm.models._hub import download_from_hf
 from dat_train.errors import UserError
 
 FOLDER, HUB = "local-dir:", "hf-hub:"
-FILES = ("model.safetensors", "pytorch_model.bin")  # as timm's save_for_hf names them, the preferred first
+FILES = ("model.safetensors", "pytorch_model.bin")  # as timm's save_for_hf names them, in order of preference
+RUN_FILES = ("checkpoints/best.pt", "best.pt", "checkpoints/last.pt", "last.pt")  # in the folder of a run
 
 
 def weights_file(source: str | Path) -> Path:
-    """The file of weights that `source` means: a path, of the file or of a folder as timm saves models;
-    local-dir:FOLDER or hf-hub:OWNER/NAME[@REVISION], as in timm.
+    """Path of a file of weights.
 
-    What comes from the hub is downloaded once, into its own cache (HF_HOME), with the config.json beside it.
+    Files from the hub are downloaded once, into its cache (HF_HOME), with the config.json of their repository.
+
+    Args:
+        source: a file; the folder of a run or its checkpoints/, for the best checkpoint; a folder in timm's layout; or
+            timm's local-dir:FOLDER and hf-hub:OWNER/NAME[@REVISION]. "~" is expanded.
+
+    Returns:
+        The file, or `source` as a path if it is no folder with weights.
 
     Raises:
-        UserError: no weights there, or the hub cannot be reached and the cache does not have them.
+        UserError: no weights in the folder or repository, or the hub cannot be reached and its cache lacks them.
     """
     text = str(source)
     if text.startswith(FOLDER):
@@ -29,8 +36,8 @@ def weights_file(source: str | Path) -> Path:
         raise UserError(f"{text}: {folder} {f'has no {FILES[0]}' if folder.is_dir() else 'is not a folder'}")
     if text.startswith(HUB):
         return _from_hub(text)
-    saved = [Path(source) / name for name in FILES if (Path(source) / name).is_file()]
-    return saved[0] if saved else Path(source)
+    path = Path(source).expanduser()
+    return next((path / name for name in (*FILES, *RUN_FILES) if (path / name).is_file()), path)
 
 
 def _from_hub(source: str) -> Path:
@@ -42,4 +49,4 @@ def _from_hub(source: str) -> Path:
             return file
         except (OSError, ValueError, AssertionError) as error:  # no such name, repository or file; no network
             reason = str(error).strip().partition("\n")[0]
-    raise UserError(f"{source} has no weights that can be had: {reason}")
+    raise UserError(f"{source} has no weights that can be downloaded: {reason}")

@@ -11,6 +11,7 @@ from sklearn.datasets import load_sample_image
 
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.data.augment import eval_transform, train_transform
+from dat_train.data.batch import prepare_images
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import evaluation_loader, train_loader
 from dat_train.data.order import MicroBatchSampler
@@ -46,7 +47,7 @@ def main() -> None:
     # the order, and what augmentation draws, follow from the seed, whatever the number of workers
     order = MicroBatchSampler(len(train), seed=0, batch_size=28, micro_batch_size=28, first_step=0, last_step=12)
     for batch in train_loader(train, order):
-        loss = F.cross_entropy(model(batch.images), batch.labels)
+        loss = F.cross_entropy(model(prepare_images(batch)), batch.labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -15,8 +15,9 @@ from dat_train.commands.build_data import workers
 from dat_train.commands.prediction_writers import Guess, Prediction, writer_for
 from dat_train.commands.request import Request
 from dat_train.commands.trained import Trained, load_trained
+from dat_train.data.batch import prepare_images
 from dat_train.data.dataset import UNREADABLE, ImageDataset
-from dat_train.data.images import UnreadableImage, read_rgb
+from dat_train.data.images import UnreadableImage, printable
 from dat_train.data.listing import list_images
 from dat_train.data.loader import evaluation_loader
 from dat_train.errors import UserError
@@ -69,23 +70,25 @@ def predictions(
     device = trained.precision.device
     for batch in evaluation_loader(images, batch_size=batch_size, workers=readers, pin_memory=device.type == "cuda"):
         with torch.inference_mode(), trained.precision.context():
-            logits = trained.model(batch.images.to(device, trained.precision.weights, non_blocking=True))
+            logits = trained.model(prepare_images(batch, device, trained.precision.weights))
         best = logits.float().softmax(-1).topk(top)  # (B, top) values, indices
         rows = zip(batch.indices.tolist(), batch.labels.tolist(), *(part.tolist() for part in best), strict=True)
         for index, label, probabilities, numbers in rows:
             if label == UNREADABLE:
-                yield Prediction(paths[index], [], _reason(paths[index]))
+                yield Prediction(paths[index], [], _reason(trained, paths[index]))
             else:
                 guesses = zip(numbers, probabilities, strict=True)
                 yield Prediction(paths[index], [Guess(trained.classes[number], number, p) for number, p in guesses])
 
 
-def _reason(path: str) -> str:
-    """Why an image could not be read, in one line."""
+def _reason(trained: Trained, path: str) -> str:
+    """Why an image could not be read or transformed, in one line."""
     try:
-        read_rgb(path)
+        trained.transform(path)
     except UnreadableImage as error:
         return " ".join(str(error).split())
+    except Exception as error:  # of this image only
+        return " ".join(f"{printable(path)}: {type(error).__name__}: {error}".split())
     return f"{path}: could be read only the second time"
 
 

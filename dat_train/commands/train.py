@@ -13,6 +13,7 @@ from dat_train.commands.build_data import datasets, micro_batches
 from dat_train.commands.build_model import new_model
 from dat_train.commands.build_training import mixing, new_state, new_training, run_plan
 from dat_train.commands.request import Request
+from dat_train.data.batch import prepare_images
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.imagenet_tests import TEST_SETS
 from dat_train.errors import UserError
@@ -180,7 +181,9 @@ def show_batch(config: Settings, folder: RunFolder, processes: Processes, termin
         return True
     plan = run_plan(config, len(train_set), processes)
     batch = next(iter(micro_batches(config, train_set, plan, processes, 0)))
-    images, targets = mixing(config, len(train_set.classes))(batch.images, batch.labels, "mixup", config.seed, 0, 0)
+    images, targets = mixing(config, len(train_set.classes))(
+        prepare_images(batch), batch.labels, "mixup", config.seed, 0, 0
+    )
     folder.create()
     write_batch_picture(images, targets, train_set.classes, folder.batch_picture, config.data.mean, config.data.std)
     terminal.say(f"one batch, as the model sees it: {folder.batch_picture}")

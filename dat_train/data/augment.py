@@ -1,14 +1,82 @@
-"""What happens to an image between file and model: timm's and torchvision's transforms, from plain numbers."""
+"""Image transforms for training and evaluation, from plain numbers."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
+import numpy as np
+import torch
+from PIL import Image
 from timm.data import create_transform
 from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAugment
-from timm.data.transforms import MaybeToTensor, str_to_interp_mode
+from timm.data.transforms import str_to_interp_mode, str_to_pil_interp
+from torch import Tensor
 from torchvision import transforms
 
+from dat_train.data.crops import RandomResizedCrop
+from dat_train.data.erasing import Rectangle, draw_rectangle
+from dat_train.data.images import WHITE, Source, read_rgb
+from dat_train.data.shifts import FAST_OPERATIONS
 from dat_train.errors import UserError
+
+MAX_RESIZED_PIXELS = 2**24  # of a whole resized image; beyond, evaluation resizes the visible part only
+
+
+class Augmented(NamedTuple):
+    """Augmented image (C, H, W), uint8, and the rectangle to erase once it is normalized."""
+
+    image: Tensor
+    rectangle: Rectangle
+
+
+class TrainTransform:
+    """DeiT's augmentation with timm's operations: crop, flip, RandAugment or colour jitter, random erasing.
+
+    The result is made of 8-bit pixels: normalization, and the noise of random erasing, follow on the device
+    (`batch.prepare_images`). Draws come from the global generators, see `keyed_randomness`.
+
+    Args:
+        crop: reads an image and returns a crop (3, H, W), uint8.
+        flips: transforms of a tensor.
+        operations: transforms of a PIL image that change colours or positions.
+        random_erasing: probability.
+        mean, std: of three channels; or of one, and images become greyscale after the operations.
+    """
+
+    reads_files = True
+
+    def __init__(
+        self,
+        crop: RandomResizedCrop,
+        *,
+        flips: Sequence[Callable[[Tensor], Tensor]] = (),
+        operations: Sequence[Callable[[Image.Image], Image.Image]] = (),
+        random_erasing: float = 0.0,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        self.crop = crop
+        self.flips = list(flips)
+        self.operations = list(operations)
+        self.random_erasing = random_erasing
+        self.normalization = torch.tensor([list(mean), list(std)], dtype=torch.float32)  # (2, C)
+
+    def __call__(self, image: Source | Image.Image) -> Augmented:
+        """Augment an image, given as a path, encoded bytes, a binary file or a PIL image in RGB."""
+        pixels = self.crop(image)
+        for flip in self.flips:
+            pixels = flip(pixels)
+        grey = self.normalization.shape[1] == 1
+        if self.operations or grey:
+            edited = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+            for operation in self.operations:
+                edited = operation(edited)
+            array = np.array(edited.convert("L"))[..., None] if grey else np.array(edited)
+            pixels = torch.from_numpy(array).permute(2, 0, 1)
+        rectangle = Rectangle()
+        if self.random_erasing:
+            rectangle = draw_rectangle(self.random_erasing, *pixels.shape[1:])
+        return Augmented(pixels, rectangle)
 
 
 def train_transform(
@@ -22,62 +90,69 @@ def train_transform(
     rand_augment: str | None = None,
     color_jitter: float = 0.0,
     random_erasing: float = 0.0,
+    background: Sequence[int] = WHITE,
     mean: Sequence[float],
     std: Sequence[float],
-) -> Callable:
-    """DeiT's augmentation as timm builds it: crop, flip, RandAugment or colour jitter, normalise, erase.
+) -> TrainTransform:
+    """Build the training transform.
 
     Args:
+        image_size: side of the result, pixels.
         scale: range of the crop's area; None resizes the whole image to a square instead of cropping.
-        rand_augment: timm's policy; where there is one, colour jitter is off, as in timm.
-        random_erasing: probability; erased rectangles get noise, per pixel.
-        mean, std: of three channels; or of one, and images become greyscale after everything done to their colours.
-
-    Returns:
-        PIL image -> tensor (3 or 1, image_size, image_size). Draws from the global generators: see `keyed_randomness`.
+        rand_augment: timm's policy, for example "rand-m9-mstd0.5-inc1", or "3a" for DeiT III's three-augment
+            (greyscale, solarization or blur). Colour jitter is off with every policy but "3a", as in timm.
+        random_erasing: probability; erased rectangles get noise per pixel.
+        background: R, G, B (0 to 255) behind transparent pixels.
+        mean, std: of three channels; or of one, and images become greyscale.
 
     Raises:
-        UserError: a policy timm does not know.
+        UserError: a policy that timm does not know.
     """
     try:
-        transform = create_transform(
+        steps = create_transform(
             image_size,
             is_training=True,
-            scale=tuple(scale) if scale else None,
-            ratio=tuple(ratio),
             interpolation=interpolation,
             hflip=hflip,
             vflip=vflip,
             auto_augment=rand_augment,
             color_jitter=color_jitter or None,
-            re_prob=random_erasing,
-            re_mode="pixel",
             mean=tuple(mean),
             std=tuple(std),
-        )
+            use_prefetcher=True,  # without normalization
+        ).transforms[1:-1]  # between the crop and the conversion to a tensor
     except (AssertionError, ValueError, KeyError) as error:
-        raise UserError(f"augment.rand_augment={rand_augment} is no policy timm knows: {error}") from error
-    for step in transform.transforms:
-        _keep_a_bit(_operations(step))
-    if scale is None:
-        square = transforms.Resize((image_size, image_size), interpolation=str_to_interp_mode(interpolation))
-        transform.transforms[0] = square
-    if len(mean) == 1:
-        steps = transform.transforms
-        steps.insert(next(i for i, step in enumerate(steps) if isinstance(step, MaybeToTensor)), transforms.Grayscale())
-    return transform
+        raise UserError(f"augment.rand_augment={rand_augment} is not a policy of timm: {error}") from error
+    flips = [
+        step for step in steps if isinstance(step, transforms.RandomHorizontalFlip | transforms.RandomVerticalFlip)
+    ]
+    operations = [step for step in steps if step not in flips]
+    for step in operations:
+        _adjust(_policy_operations(step))
+    return TrainTransform(
+        RandomResizedCrop(image_size, scale, ratio, interpolation, background),
+        flips=flips,
+        operations=operations,
+        random_erasing=random_erasing,
+        mean=mean,
+        std=std,
+    )
 
 
-def _operations(step: object) -> list[AugmentOp]:
-    """What one of timm's policies may do to an image; nothing for other steps."""
+def _policy_operations(step: object) -> list[AugmentOp]:
+    """Return the operations of one of timm's policies; an empty list for other steps."""
     if isinstance(step, AutoAugment):
         return [operation for pair in step.policy for operation in pair]
     return step.ops if isinstance(step, RandAugment | AugMixAugment) else []
 
 
-def _keep_a_bit(operations: Iterable[AugmentOp]) -> None:
-    """Posterize to at least one bit: to none, Pillow 12 makes the image black and Pillow 13 raises an error."""
+def _adjust(operations: Iterable[AugmentOp]) -> None:
+    """Replace slow operations by equivalent faster ones, and keep at least one bit in Posterize.
+
+    Posterize to 0 bits makes the image black in Pillow 12 and raises an error in Pillow 13.
+    """
     for operation in operations:
+        operation.aug_fn = FAST_OPERATIONS.get(operation.aug_fn, operation.aug_fn)
         if operation.name.startswith("Posterize"):
             operation.level_fn = functools.partial(_at_least_one_bit, operation.level_fn)
 
@@ -86,40 +161,104 @@ def _at_least_one_bit(level_fn: Callable, level: float, hparams: dict) -> tuple[
     return (max(1, level_fn(level, hparams)[0]),)
 
 
+class EvalTransform:
+    """Evaluation transform: resize, crop the centre, normalize, all with Pillow and in torchvision's way.
+
+    Args:
+        image_size: side of the crop, pixels.
+        side: pixels to resize to.
+        squash: resize to a square of that side; otherwise the short side is resized to it.
+    """
+
+    reads_files = True
+
+    def __init__(
+        self,
+        image_size: int,
+        side: int,
+        squash: bool,
+        interpolation: str,
+        *,
+        background: Sequence[int] = WHITE,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        self.image_size = image_size
+        self.side = side
+        self.squash = squash
+        self.interpolation = interpolation
+        self.background = tuple(background)
+        self.resize = transforms.Resize((side, side) if squash else side, str_to_interp_mode(interpolation))
+        self.crop = transforms.CenterCrop(image_size)
+        self.finish = transforms.Compose(
+            [
+                transforms.ToTensor(),
+                transforms.Normalize(list(mean), list(std)),
+            ]
+        )
+        self.grey = len(mean) == 1
+
+    def __call__(self, image: Source | Image.Image) -> Tensor:
+        """Return an image (C, image_size, image_size), float32, normalized.
+
+        Args:
+            image: a path, encoded bytes, a binary file, or a PIL image in RGB.
+
+        Raises:
+            UnreadableImage
+        """
+        if not isinstance(image, Image.Image):
+            image = read_rgb(image, background=self.background)
+        image = image.convert("L") if self.grey else image  # first, as users of an exported model do it
+        return self.finish(self._visible(image))
+
+    def _visible(self, image: Image.Image) -> Image.Image:
+        """Resize and crop. Of a very long or tall image the visible part only is resized, so that memory is bounded."""
+        width, height = self._resized(*image.size)
+        if width * height <= MAX_RESIZED_PIXELS:
+            return self.crop(self.resize(image))
+        size = self.image_size
+        left, top = round((width - size) / 2), round((height - size) / 2)  # as CenterCrop
+        x, y = image.width / width, image.height / height
+        box = (left * x, top * y, (left + size) * x, (top + size) * y)
+        return image.resize((size, size), str_to_pil_interp(self.interpolation), box=box)
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height of the whole resized image, as torchvision's Resize computes them."""
+        if self.squash:
+            return self.side, self.side
+        if width <= height:
+            return self.side, int(self.side * height / width)
+        return int(self.side * width / height), self.side
+
+
 def eval_transform(
     image_size: int,
     *,
     resize: str = "short_side",
     crop_pct: float = 0.875,
     interpolation: str = "bicubic",
+    background: Sequence[int] = WHITE,
     mean: Sequence[float],
     std: Sequence[float],
-) -> Callable:
-    """Resize, crop the centre, normalise.
+) -> EvalTransform:
+    """Build the evaluation transform.
 
     Args:
-        resize: "short_side" brings the short side to image_size / crop_pct and keeps the aspect ratio (timm,
+        resize: "short_side" resizes the short side to image_size / crop_pct and keeps the aspect ratio (timm,
             torchvision); "squash" resizes to a square of that side whatever the aspect ratio (the DAT authors).
-        crop_pct: side of the crop over the resized side; 1 crops nothing of a square image.
-        mean, std: as in `train_transform`.
+        crop_pct: side of the crop over the resized side; 1: a square image is not cropped.
+        background, mean, std: as in `train_transform`.
 
-    Returns:
-        PIL image -> tensor (3 or 1, image_size, image_size).
+    Raises:
+        UserError: another value of `resize`.
     """
-    side = resized_side(image_size, crop_pct)
     if resize not in ("short_side", "squash"):
         raise UserError(f"eval.resize={resize} is not possible; one of short_side, squash")
-    return transforms.Compose(
-        [
-            *([transforms.Grayscale()] if len(mean) == 1 else []),  # first, as users of an exported model do it
-            transforms.Resize(side if resize == "short_side" else (side, side), str_to_interp_mode(interpolation)),
-            transforms.CenterCrop(image_size),
-            transforms.ToTensor(),
-            transforms.Normalize(mean, std),
-        ]
-    )
+    side = resized_side(image_size, crop_pct)
+    return EvalTransform(image_size, side, resize == "squash", interpolation, background=background, mean=mean, std=std)
 
 
 def resized_side(image_size: int, crop_pct: float) -> int:
-    """Pixels to resize to, so that the centre crop of `image_size` is `crop_pct` of it."""
+    """Pixels to resize to, so that the centre crop of `image_size` is `crop_pct` of the side."""
     return int(image_size / crop_pct + 1e-6)  # 384 / (384 / 438) is 438, not 437.99

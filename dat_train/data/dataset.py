@@ -10,8 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dat_train.data.augment import Augmented
+from dat_train.data.erasing import Rectangle
 from dat_train.data.image_source import ImageSource, sample_key
-from dat_train.data.images import UnreadableImage, read_rgb
+from dat_train.data.images import UnreadableImage, printable, read_rgb
 from dat_train.data.order import SampleKey
 from dat_train.data.randomness import keyed_randomness
 from dat_train.data.sample_list import SampleList
@@ -22,12 +24,23 @@ MAX_STAND_INS = 100  # consecutive unreadable files after which the storage itse
 
 
 class Sample(NamedTuple):
-    """Normalized image (C, H, W) float32, its label, its index in the set, and unreadable paths found before it."""
+    """Transformed image with its label.
+
+    Attributes:
+        image: (C, H, W), float32 and normalized, or uint8 to be normalized on the device.
+        label: class index; UNREADABLE in evaluation if the image cannot be read.
+        index: index in the set.
+        unreadable: paths that could not be read or transformed before this one.
+        normalization: (2, C) mean and standard deviation, if the image is uint8.
+        rectangle: to erase after normalization, if the image is uint8.
+    """
 
     image: Tensor
     label: int
     index: int
     unreadable: tuple[str, ...]
+    normalization: Tensor | None = None
+    rectangle: Rectangle | None = None
 
 
 class ImageDataset(Dataset):
@@ -36,7 +49,9 @@ class ImageDataset(Dataset):
     Args:
         samples: (path, label) pairs.
         classes: class names by label.
-        transform: PIL image -> normalized tensor (C, H, W). Its random draws are a function of the sample's key.
+        transform: PIL image in RGB -> normalized tensor (C, H, W), or `Augmented`. One with `reads_files` gets the
+            encoded image. Its random draws are a function of the sample's key. An exception in it makes the image
+            unreadable.
         seed: of the augmentation.
         stand_in: in training, the next readable image replaces an unreadable one, with its own label. In evaluation
             (False) the image is returned as zeros with label -1.
@@ -61,7 +76,7 @@ class ImageDataset(Dataset):
         self,
         samples: Iterable[tuple[str, int]],
         classes: Sequence[str],
-        transform: Callable[[Image.Image], Tensor] | None = None,
+        transform: Callable[..., Tensor | Augmented] | None = None,
         seed: int = 0,
         stand_in: bool = True,
     ) -> None:
@@ -84,17 +99,35 @@ class ImageDataset(Dataset):
         for step in range(min(len(self), MAX_STAND_INS)):
             index = (key.index + step) % len(self)
             try:
-                image = self.read(index)
-            except UnreadableImage as error:
-                unreadable.append(error.path)
+                image = self._untransformed(index)
+                with keyed_randomness("sample", self.seed, key.epoch, key.index, key.repeat):
+                    transformed = self.transform(image)
+            except UserError:
+                raise
+            except Exception as error:  # of this sample only: damaged files raise many types, also MemoryError
+                name = printable(self.samples[index][0])
+                unreadable.append(name)
                 if not self.stand_in:
-                    return Sample(self._blank(), UNREADABLE, index, tuple(unreadable))
+                    return self._sample(self._blank(), UNREADABLE, index, unreadable)
+                reason = error.reason if isinstance(error, UnreadableImage) else f"{type(error).__name__}: {error}"
                 continue
-            with keyed_randomness("sample", self.seed, key.epoch, key.index, key.repeat):
-                return Sample(self.transform(image), self.samples[index][1], index, tuple(unreadable))
+            return self._sample(transformed, self.samples[index][1], index, unreadable)
         raise UserError(
-            f"{len(unreadable)} consecutive images cannot be read, beginning with {unreadable[0]}: check the disk"
+            f"{len(unreadable)} consecutive images cannot be read, beginning with {unreadable[0]}: check the disk; the "
+            f"last reason is {name}: {' '.join(reason.split())}"
         )
+
+    def _untransformed(self, index: int) -> str | bytes | Image.Image:
+        """Return what the transform takes: the encoded image, or the decoded one."""
+        if getattr(self.transform, "reads_files", False) and type(self).read is ImageDataset.read:
+            return self.encoded(index)
+        return self.read(index)
+
+    def _sample(self, transformed: Tensor | Augmented, label: int, index: int, unreadable: list[str]) -> Sample:
+        if isinstance(transformed, Augmented):
+            numbers = self.transform.normalization
+            return Sample(transformed.image, label, index, tuple(unreadable), numbers, transformed.rectangle)
+        return Sample(transformed, label, index, tuple(unreadable))
 
     def fingerprint(self) -> str:
         """Hash of the class and name of every image, as 16 hexadecimal digits.
@@ -128,7 +161,10 @@ class ImageDataset(Dataset):
             raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
         return read_rgb(encoded, name)
 
-    def _blank(self) -> Tensor:
-        """Zeros in the shape of a transformed image."""
+    def _blank(self) -> Tensor | Augmented:
+        """Return zeros in the shape of a transformed image."""
         with keyed_randomness("blank"):
-            return torch.zeros_like(self.transform(Image.new("RGB", (32, 32))))
+            transformed = self.transform(Image.new("RGB", (32, 32)))
+        if isinstance(transformed, Augmented):
+            return Augmented(torch.zeros_like(transformed.image), Rectangle())
+        return torch.zeros_like(transformed)

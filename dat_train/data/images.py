@@ -1,17 +1,22 @@
-"""Reading an image file, whatever it is, as RGB."""
+"""Decoding of image files to RGB with Pillow: the exact path, used for evaluation, prediction and reports."""
 
 import io
 import os
 import stat
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a FIFO without a writer then opens at once; Windows has none
-ORIENTATION = 0x0112  # EXIF's tag
+Source = str | Path | bytes | BinaryIO  # a path, the encoded bytes, or a binary file open for reading
+
+WHITE = (255, 255, 255)
+ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -21,14 +26,20 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281  # TIFF tags
+INTEGER_RANGES = (255, 4095, 65535)  # 8, 12 and 16 bits, each stored in integers of 16 or 32 bits
+
+# Pillow refuses PNG files with a text of more than 1 MB, and texts of more than 64 MB in all. Only the second limit is
+# kept: photo editors and image generators write histories of several MB, which are not needed to read the pixels.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
-class UnreadableImage(Exception):  # noqa: N818  says what it is
-    """An image file that cannot be read; `path` can be printed, whatever bytes are in it."""
+class UnreadableImage(Exception):  # noqa: N818  names the state of the file
+    """An image file that cannot be read or transformed; `path` is printable, whatever bytes the name contains."""
 
-    def __init__(self, path: str | Path, why: str) -> None:
-        self.path = printable(path)
-        super().__init__(f"{self.path}: {why}")
+    def __init__(self, path: str | Path, reason: str) -> None:
+        self.path, self.reason = printable(path), reason
+        super().__init__(f"{self.path}: {reason}")
 
 
 def printable(path: str | Path) -> str:
@@ -37,38 +48,66 @@ def printable(path: str | Path) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
 
 
-def read_rgb(source: str | Path | bytes, name: str | Path | None = None) -> Image.Image:
-    """The image in `source` as RGB, upright (EXIF orientation applied); of an animation the first frame.
+def read_rgb(source: Source, name: str | Path | None = None, background: Sequence[int] = WHITE) -> Image.Image:
+    """Decode an image as RGB, upright (EXIF orientation applied); the first frame of an animation.
+
+    - Greyscale, palette and CMYK images are converted.
+    - Transparent pixels are composited onto `background`.
+    - Greyscale of 16 bits, 32 bits and floating point is scaled to 8 bits, see `_scale_to_8_bits`.
+    - A damaged EXIF block is ignored.
 
     Args:
-        source: path of the file, or its content.
-        name: for the error message; needed where `source` is the content.
-
-    Greyscale, palette, CMYK, 16-bit and float images are converted, 16-bit ones by scaling; transparency is dropped.
-    A damaged EXIF block does no harm.
+        source: path of the file, its content, or a binary file.
+        name: for the error message, if `source` is not a path.
+        background: R, G, B, 0 to 255.
 
     Raises:
-        UnreadableImage: missing, truncated, no image, or a decompression bomb.
+        UnreadableImage: missing, not a regular file, truncated, not an image, or more than 179 megapixels (Pillow's
+            limit against decompression bombs).
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images; Pillow refuses bombs (over 179 megapixels)
-            with _opened(source) as file, Image.open(file) as image:
-                image.load()
-                return _to_rgb(_upright(image))
-    except Exception as error:  # damaged files raise almost anything, also struct.error and SyntaxError
-        why = str(error) if isinstance(error, NotRegular) else f"{type(error).__name__}: {error}"
-        raise UnreadableImage(name or source, why) from error
+        with open_image(source) as image:
+            image.load()
+            return to_rgb(upright(image, orientation(image)), background)
+    except Exception as error:  # damaged files raise many types, for example struct.error and SyntaxError
+        raise unreadable(name or source, error) from error
+
+
+def unreadable(source: Source, error: Exception) -> UnreadableImage:
+    """Return an UnreadableImage with the name of the source and the reason."""
+    reason = str(error).partition(" <_io.")[0]  # Pillow's message without the address of a buffer
+    return UnreadableImage(
+        _name(source), reason if isinstance(error, NotRegular) else f"{type(error).__name__}: {reason}"
+    )
+
+
+@contextmanager
+def open_image(source: Source) -> Iterator[Image.Image]:
+    """Open an image with Pillow, which reads the header only; a pipe or device among the files is refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # DecompressionBombWarning of large photos, warnings of damaged metadata
+        with _opened(source) as file, Image.open(file) as image:
+            yield image
+
+
+def read_bytes(source: Source) -> bytes:
+    """Return the encoded bytes of an image."""
+    if isinstance(source, bytes):
+        return source
+    with _opened(source) as file:
+        return file.read()
 
 
 class NotRegular(Exception):  # noqa: N818  states the fact
     """A FIFO, socket, device or folder in place of an image file."""
 
 
-def _opened(source: str | Path | bytes) -> BinaryIO:
+def _opened(source: Source) -> AbstractContextManager[BinaryIO]:
     """Open a regular file. Opening or reading a FIFO or a device could wait for ever."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
+    if not isinstance(source, str | Path):
+        return nullcontext(source)  # not closed: it belongs to the caller
     file = open(source, "rb", opener=lambda path, flags: os.open(path, flags | NONBLOCK))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -76,30 +115,59 @@ def _opened(source: str | Path | bytes) -> BinaryIO:
     return file
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """As EXIF's orientation says; Pillow's exif_transpose writes all of EXIF anew and fails where any of it is odd."""
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if there is none or the EXIF block is damaged."""
     try:
-        orientation = image.getexif().get(ORIENTATION)
-    except Exception:  # the pixels are there already: it is the EXIF block that is damaged
-        return image
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+        value = image.getexif().get(ORIENTATION)
+    except Exception:  # EXIF only; the pixels are not affected
+        return 1
+    return value if value in UPRIGHT else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image, turned: int) -> Image.Image:
+    """Apply an EXIF orientation. Pillow's exif_transpose also rewrites the EXIF block and fails if it is damaged."""
+    return image.transpose(UPRIGHT[turned]) if turned in UPRIGHT else image
+
+
+def to_rgb(image: Image.Image, background: Sequence[int] = WHITE) -> Image.Image:
+    """Convert any mode to RGB; transparent pixels are composited onto `background`."""
     if image.mode.startswith("I") or image.mode == "F":
-        return _scaled_to_8_bit(image).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow's own advice: a palette's transparency may be bytes
-    return image.convert("RGB")
+        return _scale_to_8_bits(image).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    sheet = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(sheet, image).convert("RGB")
 
 
-def _scaled_to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit and float greyscale; Pillow's convert would clip at 255."""
+def _scale_to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale greyscale of 16 bits, 32 bits or floating point to 8 bits; Pillow's convert would clip at 255.
+
+    White is the maximum that the file states (TIFF tags BitsPerSample and MaxSampleValue), or else the smallest of the
+    usual ranges that contains all values: 255, 4095, 65535 for integers, 1 too for floats; or else the largest value.
+    12-bit data in 16-bit files, as microscopes and X-ray detectors write them, therefore uses the full range.
+    """
     values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
-    if image.mode.startswith("I;16"):
-        white = 65535.0
-    else:  # 32 bits say nothing of the range: the narrowest usual one that holds all values, or else their own
-        usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        high = values.max(initial=0.0)
-        white = next((limit for limit in usual if high <= limit), high)
+    high = values.max(initial=0.0)
+    usual = (1, *INTEGER_RANGES) if image.mode == "F" else INTEGER_RANGES
+    white = _stated_white(image, high) or next((limit for limit in usual if high <= limit), high)
     return Image.fromarray(np.clip(values * (255.0 / white), 0, 255).round().astype(np.uint8))
+
+
+def _stated_white(image: Image.Image, high: float) -> int | None:
+    """Return the maximum that a TIFF file states for its samples, if all values are in that range."""
+    tags = getattr(image, "tag_v2", {})
+    bits, largest = tags.get(BITS_PER_SAMPLE), tags.get(MAX_SAMPLE_VALUE)
+    if isinstance(largest, tuple):
+        largest = largest[0]
+    if largest is None and bits and bits[0] in (10, 12, 14):
+        largest = 2 ** bits[0] - 1
+    return largest if image.mode != "F" and largest and high <= largest else None
+
+
+def _name(source: Source) -> str | Path:
+    """Return a name for messages: the path, the file's name, or "image"."""
+    if isinstance(source, str | Path):
+        return source
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else "image"

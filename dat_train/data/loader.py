@@ -1,33 +1,24 @@
-"""Batches from worker processes: the same for any number of them."""
+"""Data loaders: batches from worker processes, the same for any number of them."""
 
 import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
+from dat_train.data.batch import Batch
 from dat_train.data.dataset import ImageDataset, Sample
 from dat_train.data.order import EvaluationSampler, MicroBatchSampler
 from dat_train.errors import UserError
 
 
-class Batch(NamedTuple):
-    """Images (B, 3, H, W), labels (B,) and places in the set (B,), and the paths that could not be read."""
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    unreadable: list[str]
-
-
 def train_loader(
     dataset: ImageDataset, sampler: MicroBatchSampler, *, workers: int = 0, pin_memory: bool = False
 ) -> Iterable[Batch]:
-    """The sampler's micro-batches in order; one set of workers for the whole run, epochs being the sampler's affair."""
+    """Build the loader of the sampler's micro-batches, in order, with one set of workers for all epochs."""
     return _loader(dataset, sampler, workers, pin_memory)
 
 
@@ -40,7 +31,7 @@ def evaluation_loader(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterable[Batch]:
-    """This process' share of the set in batches; every image once over all processes."""
+    """Build the loader of this process' share of the set; every image occurs once over all processes."""
     return _loader(dataset, EvaluationSampler(len(dataset), batch_size, rank, world_size), workers, pin_memory)
 
 
@@ -49,7 +40,7 @@ def _loader(dataset: ImageDataset, sampler: Iterable, workers: int, pin_memory: 
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=collate,
         pin_memory=pin_memory,
         worker_init_fn=_init_worker if workers else None,
         prefetch_factor=4 if workers else None,
@@ -57,16 +48,16 @@ def _loader(dataset: ImageDataset, sampler: Iterable, workers: int, pin_memory: 
 
 
 class Loader(DataLoader):
-    """torch's, except that a UserError of a worker arrives as it was raised, in one line, and a death when it matters.
+    """DataLoader that raises a worker's UserError as one line, and reports a worker's death only in `next`.
 
-    torch's signal handler would raise a worker's death anywhere in the main thread, in the middle of an update too.
-    Without it the loader notices by itself when it is asked for the next batch.
+    torch's signal handler would raise the death of a worker anywhere in the main thread, also in the middle of an
+    update. Without the handler, the loader notices it when it is asked for the next batch.
     """
 
     def __iter__(self) -> Iterator[Batch]:
         handler = signal.getsignal(signal.SIGCHLD)
         batches = super().__iter__()  # the workers start here, not with the first batch
-        if threading.current_thread() is threading.main_thread():  # torch sets its handler there alone, as Python asks
+        if threading.current_thread() is threading.main_thread():  # only there Python allows handlers to be set
             signal.signal(signal.SIGCHLD, handler)
         return _without_traceback(batches)
 
@@ -79,19 +70,36 @@ def _without_traceback(batches: Iterator[Batch]) -> Iterator[Batch]:
         raise UserError(lines[-1].partition(": ")[2] if len(lines) > 1 else lines[0]) from None
 
 
-def _collate(samples: list[Sample]) -> Batch:
+def collate(samples: list[Sample]) -> Batch:
+    """Combine samples into a batch."""
+    first = samples[0]
+    erasing = None
+    if first.rectangle is not None:
+        erasing = torch.tensor([sample.rectangle for sample in samples], dtype=torch.int64)
+        erasing = erasing if erasing[:, 3].any() else None
     return Batch(
-        torch.stack([sample.image for sample in samples]),
+        _stack([sample.image for sample in samples]),
         torch.tensor([sample.label for sample in samples]),
         torch.tensor([sample.index for sample in samples]),
         [path for sample in samples for path in sample.unreadable],
+        first.normalization,
+        erasing,
     )
+
+
+def _stack(images: list[Tensor]) -> Tensor:
+    """Stack images (C, H, W) to (B, C, H, W), keeping channels last in memory where the images have it."""
+    channels_last = images[0].permute(1, 2, 0).is_contiguous()
+    if channels_last:
+        images = [image.permute(1, 2, 0) for image in images]
+    batch = default_collate(images)  # in a worker it writes into shared memory: one copy instead of two
+    return batch.permute(0, 3, 1, 2) if channels_last else batch
 
 
 def _init_worker(_number: int) -> None:
     torch.set_num_threads(1)
-    # A signal to the whole process group is for the main process: it finishes its step and then ends its workers, which
-    # it does with SIGTERM, so that one cannot be ignored.
+    # A signal to the whole process group is meant for the main process: it finishes its step and then ends its workers
+    # with SIGTERM, which therefore is not ignored.
     os.setpgrp()
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 
 def keyed_seed(*key: int | str) -> int:
@@ -20,15 +21,27 @@ def keyed_seed(*key: int | str) -> int:
 
 @contextmanager
 def keyed_randomness(*key: int | str) -> Iterator[None]:
-    """Seed the CPU generators of Python, NumPy and torch with `key` inside the block, and restore them after it."""
+    """Seed Python's, NumPy's and torch's CPU generator with `key` inside the block; afterwards they are as before.
+
+    In a data worker nothing else draws random numbers, so their states are not restored there: NumPy's state alone
+    takes 0.07 ms, 4 % of the time of a sample.
+    """
+    if get_worker_info() is not None:
+        _seed_generators(*key)
+        yield
+        return
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed = keyed_seed(*key)
-    random.seed(seed)
-    np.random.seed([seed & 0xFFFFFFFF, seed >> 32])
-    torch.default_generator.manual_seed(seed)
+    _seed_generators(*key)
     try:
         yield
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])
+
+
+def _seed_generators(*key: int | str) -> None:
+    seed = keyed_seed(*key)
+    random.seed(seed)
+    np.random.seed([seed & 0xFFFFFFFF, seed >> 32])
+    torch.default_generator.manual_seed(seed)

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dat_train.data.batch import prepare_images
 from dat_train.errors import UserError
 from dat_train.evaluation.inference import gather_by_index, inference
 
 if TYPE_CHECKING:
-    from dat_train.data.loader import Batch
+    from dat_train.data.batch import Batch
     from dat_train.runtime.precision import Precision
     from dat_train.runtime.processes import Processes
 
@@ -83,7 +84,7 @@ def evaluate(
         for batch in loader:
             _check_labels(batch.labels, num_classes)
             unreadable += batch.unreadable
-            logits = forward(batch.images)  # (B, classes)
+            logits = forward(prepare_images(batch, precision.device, precision.weights))  # (B, classes)
             if logits.shape[1] != num_classes:
                 raise UserError(f"the model has {logits.shape[1]} classes, but {num_classes} are expected")
             if excluded is not None:

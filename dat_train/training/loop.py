@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dat_train.data.loader import Batch
+from dat_train.data.batch import Batch, prepare_images
 from dat_train.data.mixing import Mixing
 from dat_train.data.randomness import keyed_seed
 from dat_train.errors import UserError
@@ -191,7 +191,7 @@ class Training:
         for turn, m in enumerate(micros):
             batch = self.feed.next(state.step, turn)
             unreadable += batch.unreadable
-            images = batch.images.to(device, self.precision.weights, non_blocking=True)  # (B, 3, H, W)
+            images = prepare_images(batch, device, self.precision.weights)  # (B, 3, H, W)
             labels = batch.labels.to(device, non_blocking=True)
             images, targets = self.mixing(images, labels, "mixup", self.seed, state.step, m)  # (B, classes)
             if self.pictures and state.step == turn == 0:

@@ -58,8 +58,36 @@ def test_too_many_in_a_row_end_it(damaged, monkeypatch):
     monkeypatch.setattr(module, "MAX_STAND_INS", 2)
     with pytest.raises(UserError) as caught:
         damaged[SampleKey(0, 2, 0)]
-    path = damaged.samples[2][0]
-    assert str(caught.value) == f"2 consecutive images cannot be read, beginning with {path}: check the disk"
+    first, last = damaged.samples[2][0], damaged.samples[3][0]
+    assert str(caught.value) == (
+        f"2 consecutive images cannot be read, beginning with {first}: check the disk; the last reason is {last}: "
+        "UnidentifiedImageError: cannot identify image file"
+    )
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError, AttributeError, ZeroDivisionError])
+def test_an_image_that_cannot_be_transformed_is_unreadable(error, damaged):
+    def transform(image):
+        if np.asarray(image)[0, 0, 0] == 5:
+            raise error("this image")
+        return grey(image)
+
+    damaged.transform = transform
+    sample = damaged[SampleKey(0, 5, 0)]
+    assert (sample.index, sample.label, sample.unreadable) == (6, 60, (damaged.samples[5][0],))
+    damaged.stand_in = False
+    sample = damaged[SampleKey(0, 5, 0)]
+    assert (sample.index, sample.label, sample.unreadable) == (5, UNREADABLE, (damaged.samples[5][0],))
+    assert not sample.image.any()
+
+
+def test_a_users_mistake_in_a_transform_is_not_an_unreadable_image(damaged):
+    def transform(_image):
+        raise UserError("a setting")
+
+    damaged.transform = transform
+    with pytest.raises(UserError, match="a setting"):
+        damaged[SampleKey(0, 5, 0)]
 
 
 def test_a_set_of_which_nothing_can_be_read_does_not_go_round_for_ever(tmp_path):
@@ -79,10 +107,12 @@ def augmented(tmp_path_factory):
 
 def test_augmentation_follows_from_seed_epoch_place_and_repeat(augmented):
     key = SampleKey(3, 1, 0)
-    first = augmented[key].image
+    sample = augmented[key]
+    first = sample.image
+    assert first.dtype == torch.uint8 and torch.equal(sample.normalization, torch.full((2, 3), 0.5))
     augmented[SampleKey(0, 0, 0)]
     torch.rand(5), np.random.rand(5)
-    assert torch.equal(augmented[key].image, first)
+    assert torch.equal(augmented[key].image, first) and augmented[key].rectangle == sample.rectangle
     for other in (SampleKey(4, 1, 0), SampleKey(3, 0, 0), SampleKey(3, 1, 1)):
         assert not torch.equal(augmented[other].image, first)
     augmented.seed = 2

@@ -1,5 +1,6 @@
-"""Whatever lies in an image folder becomes RGB, or is said to be unreadable."""
+"""Image files of every kind become RGB, or are reported as unreadable."""
 
+import io
 import os
 import struct
 import zlib
@@ -10,7 +11,7 @@ from data.files import photo
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from dat_train.data.images import UnreadableImage, read_rgb
+from dat_train.data.images import WHITE, UnreadableImage, read_rgb
 
 
 @pytest.fixture(scope="module")
@@ -50,23 +51,44 @@ def test_cmyk_becomes_the_same_colours(picture, tmp_path):
     assert distance(read, picture) < 5
 
 
-@pytest.mark.parametrize("transparency", [None, 3, bytes(range(0, 256, 2))])
-def test_a_palette_becomes_its_colours_with_or_without_transparency(transparency, picture, tmp_path):
+def over(background, picture, alpha):
+    """`picture` with opacity `alpha` (0 to 255, a number or an array) over a colour, by the definition."""
+    share = np.broadcast_to(np.asarray(alpha, dtype=np.float64), picture.size[::-1])[..., None] / 255
+    return (share * pixels(picture) + (1 - share) * np.asarray(background)).round()
+
+
+@pytest.mark.parametrize("transparency", [None, 3, bytes(range(0, 128, 2))])
+def test_a_palette_becomes_its_colours_over_white(transparency, picture, tmp_path):
     palette = picture.quantize(64)
     options = {} if transparency is None else {"transparency": transparency}
     palette.save(tmp_path / "a.png", **options)
     with Image.open(tmp_path / "a.png") as saved:
         assert saved.mode == "P" and ("transparency" in saved.info) == bool(options)
+    alphas = np.full(256, 255)
+    if isinstance(transparency, int):
+        alphas[transparency] = 0
+    elif transparency:
+        alphas[:64] = list(transparency)
+    expected = over(WHITE, palette.convert("RGB"), alphas[np.asarray(palette)])
     read = read_rgb(tmp_path / "a.png")
     assert read.mode == "RGB"
-    assert distance(read, palette.convert("RGB")) == 0
+    assert np.abs(pixels(read) - expected).max() <= 1
 
 
-def test_transparency_is_dropped(picture, tmp_path):
-    layered = picture.copy()
-    layered.putalpha(7)
+@pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (10, 200, 30)])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_pixels_lie_over_the_background(mode, background, picture, tmp_path):
+    alpha = np.zeros(picture.size[::-1], np.uint8)
+    alpha[10:] = np.linspace(0, 255, picture.width).astype(np.uint8)
+    layered = picture.convert(mode[:-1])
+    opaque = layered.convert("RGB")
+    layered.putalpha(Image.fromarray(alpha))
     layered.save(tmp_path / "a.png")
-    assert distance(read_rgb(tmp_path / "a.png"), picture) == 0
+    read = pixels(read_rgb(tmp_path / "a.png", background))
+    assert (read[:10] == background).all()
+    assert np.abs(read - over(background, opaque, alpha)).max() <= 1
+    if background == WHITE:
+        assert np.array_equal(pixels(read_rgb(tmp_path / "a.png")), read)  # the default
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped(picture, tmp_path):
@@ -75,6 +97,24 @@ def test_sixteen_bits_are_scaled_and_not_clipped(picture, tmp_path):
     with Image.open(tmp_path / "a.png") as saved:
         assert saved.mode.startswith("I;16")
     assert np.array_equal(np.asarray(read_rgb(tmp_path / "a.png"))[..., 0], grey)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize(("bits", "white"), [(8, 255), (12, 4095), (16, 65535)])
+def test_greyscale_of_8_12_and_16_bits_in_16_bits_uses_the_whole_range(bits, white, suffix, tmp_path):
+    levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    stored = (levels * (white / 255)).round().astype(np.uint16)
+    Image.fromarray(stored).save(tmp_path / f"a{suffix}")
+    assert np.array_equal(np.asarray(read_rgb(tmp_path / f"a{suffix}"))[..., 0], levels)
+
+
+def test_the_maximum_that_a_tiff_states_is_white(tmp_path):
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    tags = ImageFileDirectory_v2()
+    tags[281] = 16383  # MaxSampleValue: 14 bits
+    Image.fromarray(np.full((4, 4), 8192, np.uint16)).save(tmp_path / "a.tif", tiffinfo=tags)
+    assert np.asarray(read_rgb(tmp_path / "a.tif"))[0, 0, 0] == 128
 
 
 @pytest.mark.parametrize("factor", [1, 257, 2**20], ids=["8 bits", "16 bits", "more"])
@@ -131,6 +171,33 @@ def test_a_damaged_exif_block_does_not_cost_the_image(picture, tmp_path):
     with Image.open(tmp_path / "b.png") as image, pytest.raises(ValueError, match="hexadecimal"):
         image.getexif()
     assert distance(read_rgb(tmp_path / "b.png"), picture) == 0
+
+
+def test_a_png_with_megabytes_of_text_is_read(picture, tmp_path):
+    notes = PngInfo()
+    notes.add_text("history", "ab" * 1_000_000, zip=True)
+    notes.add_itxt("more", "é" * 1_000_000)
+    picture.save(tmp_path / "a.png", pnginfo=notes)
+    assert distance(read_rgb(tmp_path / "a.png"), picture) == 0
+
+
+def test_bytes_and_binary_files_are_read_as_paths_are(picture, tmp_path):
+    picture.save(tmp_path / "a.jpg")
+    expected = pixels(read_rgb(tmp_path / "a.jpg"))
+    encoded = (tmp_path / "a.jpg").read_bytes()
+    assert np.array_equal(pixels(read_rgb(encoded)), expected)
+    assert np.array_equal(pixels(read_rgb(io.BytesIO(encoded))), expected)
+    with (tmp_path / "a.jpg").open("rb") as file:
+        assert np.array_equal(pixels(read_rgb(file)), expected)
+    with pytest.raises(UnreadableImage, match=r"^image: OSError: .*truncated"):
+        read_rgb(encoded[:-100])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFO on this system")
+def test_a_fifo_is_unreadable_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(UnreadableImage, match="not a regular file"):
+        read_rgb(tmp_path / "a.jpg")
 
 
 def test_a_photo_of_twelve_megapixels_is_read(tmp_path):

@@ -6,6 +6,7 @@ from data.files import photo
 
 from dat_train.data import dataset as module
 from dat_train.data.augment import eval_transform, train_transform
+from dat_train.data.batch import prepare_images
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import evaluation_loader, train_loader
 from dat_train.data.order import MicroBatchSampler, epoch_order
@@ -37,6 +38,7 @@ def same(one, other):
         and torch.equal(one.labels, other.labels)
         and torch.equal(one.indices, other.indices)
         and one.unreadable == other.unreadable
+        and torch.equal(prepare_images(one), prepare_images(other))
     )
 
 
@@ -47,7 +49,8 @@ def batches(photos):
 
 def test_a_batch_in_the_samplers_order(batches, photos):
     assert len(batches) == len(train_loader(photos, sampler())) == 8
-    assert batches[0].images.shape == (2, 3, 32, 32) and batches[0].images.dtype == torch.float32
+    assert batches[0].images.shape == (2, 3, 32, 32) and batches[0].images.dtype == torch.uint8
+    assert torch.equal(batches[0].normalization, torch.full((2, 3), 0.5))
     wanted = epoch_order(0, 0, 10)[:8, 0].tolist()
     assert torch.cat([batch.labels for batch in batches[:4]]).tolist() == [5 if i == 4 else i for i in wanted]
     assert all(torch.equal(batch.labels, batch.indices) for batch in batches)  # also of the stand-in
@@ -89,8 +92,14 @@ def test_a_mistake_is_one_line_wherever_it_is_met(photos, monkeypatch):
 
 
 def test_other_errors_of_a_worker_keep_their_traceback(photos):
-    broken = ImageDataset(photos.samples, photos.classes, lambda image: image.no_such_thing)
-    with pytest.raises(AttributeError, match=r"(?s)in DataLoader worker process 0.*no_such_thing"):
+    broken = ImageDataset(photos.samples, photos.classes, lambda image: image)  # no tensor, which collating needs
+    with pytest.raises(AttributeError, match=r"(?s)in DataLoader worker process 0.*permute"):
+        list(train_loader(broken, sampler(), workers=1))
+
+
+def test_the_error_of_a_transform_that_always_fails_is_in_the_message(photos):
+    broken = ImageDataset([photos.samples[5]] * 10, photos.classes, lambda image: image.no_such_thing)
+    with pytest.raises(UserError, match=r"10 consecutive images cannot be read, .*AttributeError: .*no_such_thing"):
         list(train_loader(broken, sampler(), workers=1))
 
 

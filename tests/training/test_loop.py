@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from training.small_run import CLASSES, small_training, tiny_model
 
+from dat_train.data.batch import prepare_images
 from dat_train.data.mixing import Mixing
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
@@ -86,7 +87,7 @@ def batch_gradient(training, step: int) -> dict:
     model = copy.deepcopy(training.state.model)
     micros = iter(training.make_loader(step))
     batch = [next(micros) for _ in range(training.plan.micro_batches)]
-    images, labels = (torch.cat([getattr(micro, part) for micro in batch]) for part in ("images", "labels"))
+    images, labels = torch.cat(list(map(prepare_images, batch))), torch.cat([micro.labels for micro in batch])
     F.cross_entropy(model(images), labels).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 

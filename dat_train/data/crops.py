@@ -1,0 +1,150 @@
+"""Random resized crops of encoded images, which decode no more pixels than the crop needs. Training only."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from timm.data.transforms import RandomResizedCropAndInterpolation
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from dat_train.data.images import (
+    UPRIGHT,
+    WHITE,
+    Source,
+    UnreadableImage,
+    open_image,
+    orientation,
+    read_bytes,
+    read_rgb,
+    to_rgb,
+    unreadable,
+    upright,
+)
+
+JPEG = ("JPEG", "MPO")  # MPO: several JPEG images in one file, as phones write them; the first one is read
+REDUCTIONS = (8, 4, 2)  # of libjpeg's scaled decoding
+MARGIN = 2  # a reduced crop has at least so many times the side of the result
+PILLOW = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
+}
+TORCH = {
+    "bicubic": {"mode": "bicubic", "antialias": True},
+    "bilinear": {"mode": "bilinear", "antialias": True},
+    "nearest": {"mode": "nearest-exact"},  # the pixels that Pillow takes
+}
+
+Box = tuple[int, int, int, int]  # left, top, width, height in pixels of the upright image
+
+
+class RandomResizedCrop:
+    """Random resized crop with timm's distribution of boxes, as 8-bit pixels.
+
+    - JPEG files are decoded by torchvision: the same pixels as Pillow's, in less time. A file that torchvision refuses,
+      a turned image, and every other format are decoded by Pillow.
+    - If the crop of a JPEG file is much larger than the result, the file is decoded at 1/2, 1/4 or 1/8 of its size
+      (scaled inverse DCT). The crop then still has at least twice the side of the result.
+    - The crop is resized with antialiasing by torch, on 8-bit integers.
+
+    docs/input_pipeline.md compares time and pixels with timm's transform.
+
+    Args:
+        size: side of the result, pixels.
+        scale: range of the crop's area, as a share of the image; None: the whole image is resized to a
+            square by Pillow, exactly as in evaluation.
+        ratio: range of the crop's aspect ratio.
+        interpolation: bicubic, bilinear or nearest.
+        background: colour behind transparent pixels.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        scale: Sequence[float] | None,
+        ratio: Sequence[float],
+        interpolation: str = "bicubic",
+        background: Sequence[int] = WHITE,
+    ) -> None:
+        self.size = size
+        self.scale = tuple(scale) if scale else None
+        self.ratio = tuple(ratio)
+        self.interpolation = interpolation
+        self.background = tuple(background)
+
+    def __call__(self, image: Source | Image.Image) -> Tensor:
+        """Return a crop (3, size, size), uint8, channels last in memory. Draws from Python's generator.
+
+        Raises:
+            UnreadableImage
+        """
+        try:
+            return self._crop(image)
+        except UnreadableImage:
+            raise
+        except Exception as error:  # as in read_rgb
+            raise unreadable(image, error) from error
+
+    def _crop(self, image: Source | Image.Image) -> Tensor:
+        if self.scale is None:
+            image = image if isinstance(image, Image.Image) else read_rgb(image, background=self.background)
+            return _pixels(image.resize((self.size, self.size), PILLOW[self.interpolation]))
+        if isinstance(image, Image.Image):
+            return self._resize(_pixels(image), self.draw(*image.size))
+        encoded = read_bytes(image)
+        with open_image(encoded) as header:
+            turned = orientation(header)
+            width, height = header.size if turned < 5 else header.size[::-1]
+            box = self.draw(width, height)
+            reduction = self._reduction(box) if header.format in JPEG else 1
+            if reduction > 1:
+                return self._read_reduced(header, turned, box, reduction)
+            plain = header.format in JPEG and header.mode in ("RGB", "L") and turned not in UPRIGHT
+            pixels = _decode(encoded) if plain else None
+            if pixels is None or pixels.shape[1:] != (height, width):
+                pixels = _pixels(to_rgb(upright(header, turned), self.background))
+        return self._resize(pixels, box)
+
+    def draw(self, width: int, height: int) -> Box:
+        """Draw the box of a crop of an image of `width` x `height` pixels."""
+        shape = torch.empty((height, width), device="meta")  # timm asks for the size of an image or tensor
+        top, left, h, w = RandomResizedCropAndInterpolation.get_params(shape, self.scale, self.ratio)
+        return left, top, w, h
+
+    def _reduction(self, box: Box) -> int:
+        """Return the largest reduction that leaves the crop MARGIN times as large as the result; 1: none."""
+        allowed = min(box[2:]) / (MARGIN * self.size)
+        return next((reduction for reduction in REDUCTIONS if reduction <= allowed), 1)
+
+    def _read_reduced(self, header: Image.Image, turned: int, box: Box, reduction: int) -> Tensor:
+        """Decode a JPEG file at 1/reduction of its size, and resize the crop, whose edges are fractions of pixels."""
+        width, height = header.size if turned < 5 else header.size[::-1]
+        header.draft(None, (header.width // reduction, header.height // reduction))
+        image = to_rgb(upright(header, turned), self.background)
+        x, y = image.width / width, image.height / height
+        left, top, w, h = box
+        edges = left * x, top * y, min((left + w) * x, image.width), min((top + h) * y, image.height)
+        return _pixels(image.resize((self.size, self.size), PILLOW[self.interpolation], box=edges))
+
+    def _resize(self, pixels: Tensor, box: Box) -> Tensor:
+        """Resize the crop of an image (3, H, W) to (3, size, size)."""
+        left, top, w, h = box
+        crop = pixels[None, :, top : top + h, left : left + w]
+        crop = crop.contiguous(memory_format=torch.channels_last)  # the result is channels last then too
+        return F.interpolate(crop, (self.size, self.size), **TORCH[self.interpolation])[0]
+
+
+def _decode(encoded: bytes) -> Tensor | None:
+    """Decode a JPEG file with torchvision, (3, H, W); None if it refuses: Pillow decides then."""
+    try:
+        return decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), ImageReadMode.RGB)
+    except RuntimeError:
+        return None
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """Return the pixels of an RGB image as a tensor (3, H, W), channels last in memory."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -84,7 +84,7 @@ def test_transparent_pixels_lie_over_the_background(mode, background, picture, t
     opaque = layered.convert("RGB")
     layered.putalpha(Image.fromarray(alpha))
     layered.save(tmp_path / "a.png")
-    read = pixels(read_rgb(tmp_path / "a.png", background))
+    read = pixels(read_rgb(tmp_path / "a.png", background=background))
     assert (read[:10] == background).all()
     assert np.abs(read - over(background, opaque, alpha)).max() <= 1
     if background == WHITE:

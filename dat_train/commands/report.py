@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dat_train.commands.request import Request
 from dat_train.errors import UserError
-from dat_train.run_report.page import write_run_page
+from dat_train.run_report.run_page import write_run_page
 from dat_train.run_report.run_record import open_runs
 from dat_train.settings import Settings
 

@@ -1,1 +1,1 @@
-"""Curves, records and comparison pages of training runs."""
+"""Reports of training runs: curves, and a page that compares runs."""

@@ -1,4 +1,4 @@
-"""Line charts as SVG text, for pages that are read in light and in dark."""
+"""Line charts as SVG, for light and dark pages."""
 
 import html
 import math
@@ -9,11 +9,21 @@ import numpy as np
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34  # margins
-COLOURS = ("#3b82c4", "#d9731a", "#2f9e5b", "#b05cc6", "#c94f4f", "#a98200", "#1aa3a3", "#8a8f98")  # seen on both
+# readable on light and dark
+COLOURS = (
+    "#3b82c4",
+    "#d9731a",
+    "#2f9e5b",
+    "#b05cc6",
+    "#c94f4f",
+    "#a98200",
+    "#1aa3a3",
+    "#8a8f98",
+)
 
 
 class Line(NamedTuple):
-    """A run's line: its number among the runs, (N,) x ascending, (N,) y; NaN leaves a gap."""
+    """Line of a run: number of the run, x (N,) ascending, y (N,). NaN leaves a gap."""
 
     run: int
     x: np.ndarray
@@ -25,11 +35,11 @@ def colour(run: int) -> str:
 
 
 def line_chart(title: str, lines: Sequence[Line], names: Sequence[str], unit: str = "") -> str:
-    """An <svg> with a line for each run, class "run-N"; "" where there is nothing to draw.
+    """An <svg> with one line (class "run-N") for each run; "" without data.
 
     Args:
-        names: of all runs, by number.
-        unit: of y, behind the numbers.
+        names: names of all runs, by number.
+        unit: unit of y, appended to numbers.
     """
     lines = [line for line in lines if np.isfinite(line.y).any()]
     if not lines:
@@ -55,7 +65,7 @@ def line_chart(title: str, lines: Sequence[Line], names: Sequence[str], unit: st
         last = line.y[np.isfinite(line.y)][-1]
         label = html.escape(f"{names[line.run]}: {_number(last)}{unit} at the end")
         parts.append(f'<g class="run-{line.run}" stroke="{colour(line.run)}"><title>{label}</title>')
-        parts += [_path([place(*point) for point in stretch], colour(line.run)) for stretch in _stretches(line)]
+        parts += [_path([place(*point) for point in segment], colour(line.run)) for segment in _segments(line)]
         parts.append("</g>")
     parts.append("</svg>")
     caption = html.escape(title + (f", {unit.strip()}" if unit else ""))
@@ -70,7 +80,7 @@ def ticks(low: float, high: float, number: int = 4) -> list[float]:
 
 
 def _range(y: np.ndarray) -> tuple[float, float]:
-    """What of y the chart shows: all but single peaks, and something even where all values are one."""
+    """Range of the y axis: without single peaks, and not empty if all values are equal."""
     low, high = float(y.min()), float(y.max())
     if len(y) > 50 and high > 3 * (usual := float(np.quantile(y, 0.98))) > 0:
         high = 1.5 * usual
@@ -78,19 +88,19 @@ def _range(y: np.ndarray) -> tuple[float, float]:
     return min(low - margin, 0.0) if 0 <= low < 0.3 * high else low - margin, high + margin
 
 
-def _stretches(line: Line) -> list[list[tuple[float, float]]]:
-    """The points without the gaps."""
-    stretches: list[list[tuple[float, float]]] = [[]]
+def _segments(line: Line) -> list[list[tuple[float, float]]]:
+    """Lists of consecutive points, separated at gaps."""
+    segments: list[list[tuple[float, float]]] = [[]]
     for x, y in zip(line.x.tolist(), line.y.tolist(), strict=True):
         if math.isfinite(y):
-            stretches[-1].append((x, y))
-        elif stretches[-1]:
-            stretches.append([])
-    return [stretch for stretch in stretches if stretch]
+            segments[-1].append((x, y))
+        elif segments[-1]:
+            segments.append([])
+    return [segment for segment in segments if segment]
 
 
 def _path(points: list[tuple[float, float]], shade: str) -> str:
-    """A line; a single point is a dot."""
+    """A line, or a dot for a single point."""
     points = [(x, min(max(y, 0), HEIGHT - BOTTOM)) for x, y in points]
     if len(points) == 1:
         return f'<circle cx="{points[0][0]:.1f}" cy="{points[0][1]:.1f}" r="2.5" fill="{shade}"/>'

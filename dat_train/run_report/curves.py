@@ -1,4 +1,4 @@
-"""A run's curves: loss, validation accuracy and learning rate against epochs; its offsets, where they were watched."""
+"""Curves of a run: loss, validation score and learning rate over epochs, and statistics of offsets if measured."""
 
 import json
 import math
@@ -7,32 +7,39 @@ from pathlib import Path
 
 import numpy as np
 
-POINTS = 2000  # steps a curve is drawn with; more than a picture has pixels across
+from dat_train.run_report.metrics import number_format, score_name, title, unit
+from dat_train.runtime.figure_file import new_figure, save_figure
+
+POINTS = 2000  # points of a curve, more than the picture has columns of pixels
 CHUNK = 1 << 20  # bytes read at a time
-SMOOTHING = 0.03  # of the run: the width of the window the smooth line averages over
+SMOOTHING = 0.03  # width of the moving average, relative to the length of the run
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9731a", "#888888"
-SHADES = ("#9ecae1", "#6baed6", "#3a8fc8", "#1f5fa8", "#5b2a86", "#2b0a3d")  # of layers, from the first to the last
-MOST_NAMED = 8  # layers a legend can name
+SHADES = ("#9ecae1", "#6baed6", "#3a8fc8", "#1f5fa8", "#5b2a86", "#2b0a3d")  # of layers, first to last
+MAX_NAMED = 8  # layers up to which there is a legend
 
 
-def write_curves(metrics: Path, path: Path) -> bool:
-    """Draw the rows of metrics.jsonl to `path` (PNG); whole before it appears there. False: there is no row yet."""
+def write_curves(metrics: Path, path: Path, score: str | None = None) -> bool:
+    """Draw the rows of metrics.jsonl and write them to `path` (PNG).
+
+    Args:
+        metrics: metrics.jsonl of a run of any task.
+        score: metric to draw, such as "top1"; None: the first validation metric other than the loss.
+
+    Returns:
+        False if there is no row yet.
+    """
     steps, validations = read_metrics(metrics)
     offsets = read_offsets(metrics)
     if not len(steps) and not validations:
         return False
 
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = 2 if offsets else 1
-    figure = Figure(figsize=(11, 3.6 * rows), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 3.6 * rows)
     panels = figure.subplots(rows, 3, squeeze=False)
-    loss, accuracy, rate = panels[0]
-    _draw_loss(loss, steps, validations)
-    _draw_accuracy(accuracy, validations)
-    _draw_rate(rate, steps)
+    loss_axes, score_axes, rate_axes = panels[0]
+    _draw_loss(loss_axes, steps, validations)
+    _draw_score(score_axes, validations, score or score_name({}, validations) or "score")
+    _draw_rate(rate_axes, steps)
     if offsets:
         _draw_offsets(panels[1], offsets)
     end = max([*steps[-1:, 0], *(row["epoch"] for row in validations[-1:])])
@@ -41,9 +48,7 @@ def write_curves(metrics: Path, path: Path) -> bool:
         axes.set_xlim(0, 1.02 * end)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    beside = path.with_name(f".{path.name}.new")
-    figure.savefig(beside, format="png")
-    beside.replace(path)
+    save_figure(figure, path)
     return True
 
 
@@ -53,7 +58,7 @@ def _draw_loss(axes, steps: np.ndarray, validations: list[dict]) -> None:
     epochs, losses = steps[sound, 0], steps[sound, 1]
     if len(losses):
         usual = 2 * max(np.median(losses[:5]), np.quantile(losses, 0.98))
-        if losses.max() > 2 * usual:  # a peak must not press the rest flat
+        if losses.max() > 2 * usual:  # keep a single peak from determining the scale
             axes.set_ylim(0, usual)
         axes.plot(*thin_out(epochs, losses), color=BLUE, alpha=0.25, linewidth=0.7)
         epochs, losses = thin_out(epochs, smooth(losses), extremes=False)
@@ -64,19 +69,26 @@ def _draw_loss(axes, steps: np.ndarray, validations: list[dict]) -> None:
     _legend(axes)
 
 
-def _draw_accuracy(axes, validations: list[dict]) -> None:
-    axes.set_title("validation top-1, %", loc="left", fontsize=10)
-    drawn = _draw_validations(
-        axes, validations, {"val_top1": ("model", BLUE), "ema_val_top1": ("EMA of its weights", ORANGE)}
-    )
+def _draw_score(axes, validations: list[dict], score: str) -> None:
+    axes.set_title(f"validation {title(score)}" + (f",{unit(score)}" if unit(score) else ""), loc="left", fontsize=10)
+    lines = {f"val_{score}": ("model", BLUE), f"ema_val_{score}": ("averaged weights (EMA)", ORANGE)}
+    drawn = _draw_validations(axes, validations, lines)
     if not drawn:
         axes.text(0.5, 0.5, "no validation yet", ha="center", va="center", color=GREY, transform=axes.transAxes)
         return
-    name = "ema_val_top1" if "ema_val_top1" in drawn else "val_top1"
+    name = f"ema_val_{score}" if f"ema_val_{score}" in drawn else f"val_{score}"
     epochs, values = _values(validations, name)
     best = int(np.argmax(values))
     axes.plot(epochs[best], values[best], "o", markersize=7, markerfacecolor="none", color=GREY)
-    axes.plot([], [], "o", markersize=7, markerfacecolor="none", color=GREY, label=f"best: {values[best]:.2f}")
+    axes.plot(
+        [],
+        [],
+        "o",
+        markersize=7,
+        markerfacecolor="none",
+        color=GREY,
+        label=f"best: {values[best]:{number_format(score)}}",
+    )
     _legend(axes, "lower right")
 
 
@@ -90,15 +102,15 @@ def _draw_rate(axes, steps: np.ndarray) -> None:
 
 
 def _draw_offsets(panels: Sequence, offsets: list[dict]) -> None:
-    """A line for each deformable layer, the deeper the darker."""
+    """Draw a line for each deformable layer; deeper layers are darker."""
     titles = {
-        "offset_length": "mean offset, cells of the reference grid",
-        "offset_at_limit": "points at their limit, %",
+        "offset_length": "mean offset length, cells of the reference grid",
+        "offset_at_limit": "points at the limit, %",
         "offset_outside": "points outside the map, %",
     }
     layers = [name.partition("/")[2] for name in offsets[0] if name.startswith("offset_length/")]
-    for axes, (measure, title) in zip(panels, titles.items(), strict=True):
-        axes.set_title(title, loc="left", fontsize=10)
+    for axes, (measure, text) in zip(panels, titles.items(), strict=True):
+        axes.set_title(text, loc="left", fontsize=10)
         for place, layer in enumerate(layers):
             epochs, values = _values(offsets, f"{measure}/{layer}")
             values = np.array(values) * (1 if measure == "offset_length" else 100)
@@ -107,12 +119,12 @@ def _draw_offsets(panels: Sequence, offsets: list[dict]) -> None:
             label = layer.replace(".", ", ").replace("stage", "stage ").replace("block", "block ")
             axes.plot(epochs, values, marker=_marker(epochs), color=shade, linewidth=1.3, label=label)
         axes.set_ylim(bottom=0)
-    if len(layers) <= MOST_NAMED:
+    if len(layers) <= MAX_NAMED:
         _legend(panels[0])
 
 
 def _draw_validations(axes, validations: list[dict], lines: dict[str, tuple[str, str]]) -> set[str]:
-    """Draw each named value that was measured; returns which were."""
+    """Draw each metric of `lines`; returns the names of those with values."""
     drawn = set()
     for name, (label, color) in lines.items():
         epochs, values = _values(validations, name)
@@ -123,7 +135,7 @@ def _draw_validations(axes, validations: list[dict], lines: dict[str, tuple[str,
 
 
 def _marker(points: Sized) -> str | None:
-    """Dots where they can be told apart; a single point is seen by nothing else."""
+    """Dots for up to 60 points, which also make a single point visible."""
     return "." if len(points) <= 60 else None
 
 
@@ -133,16 +145,16 @@ def _legend(axes, place: str = "best") -> None:
 
 
 def _values(validations: list[dict], name: str) -> tuple[list[float], list[float]]:
-    """(epochs, values) where the value is a number."""
+    """(epochs, values) of the rows with a number."""
     rows = [row for row in validations if row.get(name) is not None]
     return [row["epoch"] for row in rows], [row[name] for row in rows]
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """The mean over a window of SMOOTHING of the run around each value. (N,) -> (N,)
+    """Moving average over a window of SMOOTHING times the length. (N,) -> (N,)
 
-    At the start, where the loss falls steeply, the window shrinks evenly; at the end it is what there is, so that the
-    line does not end in noise.
+    At the start, where the loss falls steeply, the window shrinks symmetrically. At the end it is one-sided, so that
+    the line does not end in noise.
     """
     half = int(len(values) * SMOOTHING / 2)
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -153,11 +165,11 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def thin_out(x: np.ndarray, y: np.ndarray, extremes: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """At most about 2 POINTS of the points (x, y), x ascending.
+    """Select about 2 * POINTS of the points (x, y); x is ascending.
 
     Args:
-        extremes: keep the lowest and highest y of every stretch, so that no peak is lost; otherwise every n-th point
-            and the last.
+        extremes: keep the lowest and highest y of every interval, so that no peak is lost; otherwise keep every n-th
+            point and the last.
     """
     every = math.ceil(len(x) / POINTS)
     if every <= 1:
@@ -174,26 +186,26 @@ def thin_out(x: np.ndarray, y: np.ndarray, extremes: bool = True) -> tuple[np.nd
 
 
 def read_metrics(metrics: Path) -> tuple[np.ndarray, list[dict]]:
-    """(N, 3) epoch, loss, learning rate of every step (NaN: was skipped), and the rows of validations."""
+    """(N, 3) epoch, loss (NaN for a skipped step) and learning rate of every step, and the rows of validations."""
     steps, validations = [], []
     for row in _rows(metrics):
-        if "val_loss" in row:
-            validations.append(row)
-        else:
+        if "loss" in row:
             steps.append((row["epoch"], math.nan if row["loss"] is None else row["loss"], row["lr"]))
+        else:
+            validations.append(row)
     return np.array(steps, dtype=np.float64).reshape(-1, 3), validations
 
 
 def read_offsets(metrics: Path) -> list[dict]:
-    """The rows of steps whose offsets were measured: `inspect.every`."""
+    """Rows of the steps with statistics of offsets (setting inspect.every)."""
     with metrics.open("rb") as file:
         return [json.loads(line) for line in file if b'"offset_length/' in line and line.endswith(b"\n")]
 
 
 def _rows(metrics: Path) -> Iterator[dict]:
-    """Whole rows; the last one may be half written while the run goes on."""
+    """Complete rows. During a run, the last row may be incomplete and is skipped."""
     with metrics.open("rb") as file:
         while lines := file.readlines(CHUNK):
             if not lines[-1].endswith(b"\n"):
                 lines.pop()
-            yield from json.loads(b"[" + b",".join(lines) + b"]")  # three times as fast as line by line
+            yield from json.loads(b"[" + b",".join(lines) + b"]")  # three times as fast as parsing line by line

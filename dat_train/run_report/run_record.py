@@ -1,4 +1,4 @@
-"""What a run's folder says of the run: settings, curves, evaluation, and what went wrong."""
+"""Content of a run folder: settings, metrics, evaluation, warnings. For runs of any task."""
 
 import csv
 import json
@@ -11,19 +11,21 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from dat_train.atomic import read_json
 from dat_train.errors import UserError
 from dat_train.run_report.curves import read_metrics, read_offsets
+from dat_train.run_report.metrics import score_name
 
-TAIL = 1 << 16  # bytes of metrics.jsonl in which the last step surely is
+TAIL = 1 << 16  # bytes at the end of metrics.jsonl that contain the last step
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run's folder, read when asked.
+    """A run folder; files are read on first access. Missing and damaged files count as empty.
 
     Attributes:
-        folder: with config.yaml; what else there is depends on how far the run got, and whether it was evaluated.
-        name: to show.
+        folder: contains config.yaml. Other files depend on the progress of the run and on evaluations.
+        name: name to show.
     """
 
     folder: Path
@@ -31,12 +33,12 @@ class RunRecord:
 
     @cached_property
     def config(self) -> dict:
-        """The resolved settings, nested."""
+        """Settings of the run, nested."""
         return yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")) or {}
 
     @cached_property
     def summary(self) -> dict:
-        """summary.json; {} before the run's end."""
+        """summary.json; {} before the end of the run."""
         return _json(self.folder / "summary.json")
 
     @cached_property
@@ -46,17 +48,23 @@ class RunRecord:
 
     @cached_property
     def validations(self) -> list[dict]:
+        """Rows of validations: "val_NAME" and, with averaged weights, "ema_val_NAME"."""
         return self._metrics[1]
 
     @cached_property
+    def score(self) -> str | None:
+        """Name of the score; None before the first validation."""
+        return score_name(self.summary, self.validations)
+
+    @cached_property
     def offsets(self) -> list[dict]:
-        """Rows of the steps whose offsets were measured."""
+        """Rows of the steps with statistics of offsets."""
         path = self.folder / "metrics.jsonl"
         return read_offsets(path) if path.exists() else []
 
     @cached_property
     def throughput(self) -> np.ndarray:
-        """(N, 2) epoch, images a second."""
+        """(N, 2) epoch, images per second."""
         rows = [row for row in self._timing if "images_per_second" in row]
         if not rows or not len(self.steps):
             return np.empty((0, 2))
@@ -65,12 +73,12 @@ class RunRecord:
 
     @cached_property
     def starts(self) -> list[dict]:
-        """Every process that worked on the run: {"started", "step", "host", "device", "processes", "torch"}."""
+        """Starts of the run: {"started", "step", "host", "device", "processes", "torch"}."""
         return [row for row in self._timing if "started" in row]
 
     @cached_property
     def last_step(self) -> dict:
-        """The last step's row of metrics.jsonl, with the counts of skipped steps and unreadable images; {}: none."""
+        """Row of the last step, with the counts of skipped steps and unreadable images; {} without steps."""
         path = self.folder / "metrics.jsonl"
         if not path.exists():
             return {}
@@ -84,7 +92,7 @@ class RunRecord:
 
     @cached_property
     def warnings(self) -> list[tuple[str, int, str]]:
-        """(text, how often, time of the first) of the log's warnings; texts that differ in numbers alone are one."""
+        """(text, count, time of the first) of the warnings in the log. Texts that differ only in numbers are merged."""
         path = self.folder / "log.txt"
         if not path.exists():
             return []
@@ -101,29 +109,25 @@ class RunRecord:
 
     @cached_property
     def evaluation(self) -> dict:
-        """eval/result.json; {} where dat-eval was not run."""
+        """eval/result.json; {} without an evaluation."""
         return _json(self.folder / "eval" / "result.json")
 
     @cached_property
     def classes(self) -> list[dict]:
-        """Rows of eval/per_class.csv: index, name, images, correct, top1 (None without an image)."""
+        """Rows of eval/per_class.csv: "name" as text, other columns as numbers, None for an empty cell."""
         rows = _table(self.folder / "eval" / "per_class.csv")
-        numbers = [{key: int(row[key]) for key in ("index", "images", "correct")} for row in rows]
-        return [
-            number | {"name": row["name"], "top1": float(row["top1"]) if row["top1"] else None}
-            for number, row in zip(numbers, rows, strict=True)
-        ]
+        return [{key: text if key == "name" else _number(text) for key, text in row.items()} for row in rows]
 
     @cached_property
     def confused(self) -> list[tuple[str, str, int]]:
-        """(true, predicted, images) of eval/confused.csv, most first."""
+        """(true, predicted, images) of eval/confused.csv, most frequent first."""
         return [
             (row["true"], row["predicted"], int(row["count"])) for row in _table(self.folder / "eval" / "confused.csv")
         ]
 
     @cached_property
     def wrong(self) -> list[dict]:
-        """Rows of eval/wrong.csv, the surest first: path, true, predicted, confidence (percent)."""
+        """Rows of eval/wrong.csv, most confident first: path, true, predicted, confidence (percent)."""
         rows = _table(self.folder / "eval" / "wrong.csv")
         return [row | {"confidence": float(row["confidence"])} for row in rows]
 
@@ -142,16 +146,16 @@ class RunRecord:
 
 
 def open_runs(folders: list[str]) -> list[RunRecord]:
-    """The runs in these folders, each with a name of its own.
+    """Open run folders, with a unique name for each.
 
     Raises:
-        UserError: a folder that is no run's.
+        UserError: a folder without config.yaml.
     """
     paths = [Path(folder) for folder in folders]
     for path in paths:
         if not (path / "config.yaml").is_file():
-            what = "is no run's folder: it has no config.yaml" if path.is_dir() else "is not there"
-            raise UserError(f"{path} {what}; name folders as runs/digits")
+            problem = "is not a run folder (it has no config.yaml)" if path.is_dir() else "does not exist"
+            raise UserError(f"{path} {problem}; name run folders, for example runs/digits")
     names = [path.resolve().name for path in paths]
     return [
         RunRecord(path, name if names.count(name) == 1 else str(path)) for path, name in zip(paths, names, strict=True)
@@ -159,11 +163,19 @@ def open_runs(folders: list[str]) -> list[RunRecord]:
 
 
 def _json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    content = read_json(path)
+    return content if isinstance(content, dict) else {}
+
+
+def _number(text: str | None) -> float | int | None:
+    try:
+        return int(text)
+    except (TypeError, ValueError):
+        return float(text) if text else None
 
 
 def _table(path: Path) -> list[dict]:
-    """Rows of a CSV file; none when it is not there."""
+    """Rows of a CSV file; empty if it does not exist."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:

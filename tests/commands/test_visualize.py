@@ -84,7 +84,7 @@ def test_a_report_of_a_run_without_steps(home):
     assert result.returncode == 0 and result.stdout == "1 run: pages/report.html\n"
     assert "No step is done yet." in (home / "pages/report.html").read_text()
     refused = run_here("dat-report", "images", cwd=home)
-    assert refused.returncode == 2 and refused.stderr.startswith("error: images is no run's folder")
+    assert refused.returncode == 2 and refused.stderr.startswith("error: images is not a run folder")
 
 
 def test_a_one_channel_model_and_awkward_names(home):

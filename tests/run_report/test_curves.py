@@ -99,7 +99,7 @@ def test_averaged_weights_have_separate_lines_and_the_best_marker(tmp_path, monk
     rows.append(validation_row(3, 80.0, ema_val_top1=65.0, ema_val_loss=None))
     loss, accuracy, _ = drawn(tmp_path, monkeypatch, [step_row(1, 2.0), *rows])
     labels = [line.get_label() for line in accuracy.get_lines()]
-    assert labels[:2] == ["model", "EMA of its weights"] and "best: 70.00" in labels
+    assert labels[:2] == ["model", "averaged weights (EMA)"] and "best: 70.00" in labels
     averaged = next(line for line in loss.get_lines() if line.get_label() == "validation, EMA")
     assert averaged.get_xdata().tolist() == [1, 2]
 
@@ -125,8 +125,8 @@ def test_a_picture_is_complete_or_absent(tmp_path, monkeypatch):
         assert image.format == "PNG" and image.width > 1000
     whole = picture.read_bytes()
 
-    def full_disk(_, path, **__):
-        path.write_bytes(b"half")
+    def full_disk(_, file, **__):
+        file.write(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Figure, "savefig", full_disk)

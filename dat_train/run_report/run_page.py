@@ -1,4 +1,4 @@
-"""One page on which runs are compared: settings, curves, numbers, classes, confusions, mistakes, faults."""
+"""HTML page that compares runs: results, curves, settings, evaluation, classes, confusions, mistakes, faults."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,15 +8,16 @@ import numpy as np
 from dat_train.run_report.charts import Line, line_chart
 from dat_train.run_report.curves import smooth, thin_out
 from dat_train.run_report.evaluation_sections import classes, confusions, evaluations, mistakes
-from dat_train.run_report.page_pieces import dot, escaped, run_table, side_by_side, wide
+from dat_train.run_report.metrics import number_format, title, unit, validation_metrics, value
 from dat_train.run_report.run_record import RunRecord
+from dat_train.run_report.run_tables import dot, escaped, run_table, side_by_side, wide
 from dat_train.runtime.html_page import write_page
 
-POINTS = 400  # of a line
+POINTS = 400  # points of a line
 
 
 def write_run_page(runs: Sequence[RunRecord], path: Path) -> Path:
-    """Write the page of `runs`; images of mistakes are in it where they can still be read."""
+    """Write the page of `runs`, with the images of mistakes that can still be read."""
     sections = [
         ("Results", results(runs)),
         ("Curves", curves(runs)),
@@ -24,39 +25,52 @@ def write_run_page(runs: Sequence[RunRecord], path: Path) -> Path:
         ("Evaluation", evaluations(runs)),
         ("Classes", classes(runs)),
         ("Confusions", side_by_side(runs, confusions)),
-        ("Surest mistakes", side_by_side(runs, mistakes)),
-        ("Faults met", faults(runs)),
+        ("Most confident mistakes", side_by_side(runs, mistakes)),
+        ("Faults", faults(runs)),
     ]
     boxes = "".join(
         f'<label><input type="checkbox" checked value="{number}">{dot(number)}{escaped(run.name)}</label>'
         for number, run in enumerate(runs)
     )
-    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections if content)
-    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
+    body = "".join(f"<section><h2>{heading}</h2>{content}</section>" for heading, content in sections if content)
+    name = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     return write_page(
-        Path(__file__).with_name("report.html"), path, title=escaped(f"Report: {title}"), runs=boxes, body=body
+        Path(__file__).with_name("run_page.html"), path, title=escaped(f"Report: {name}"), runs=boxes, body=body
     )
 
 
 def results(runs: Sequence[RunRecord]) -> str:
-    """The final numbers of every run; the best of each is marked where there are several runs."""
+    """Final numbers of every run. The best of each row is marked if values differ; runs may have different tasks."""
 
-    def validations(name: str) -> Callable[[RunRecord], float | None]:
-        def last(run: RunRecord) -> float | None:
-            rows = [row for row in run.validations if row.get(f"val_{name}") is not None]
-            return rows[-1].get(f"ema_val_{name}", rows[-1][f"val_{name}"]) if rows else None
+    def best(score: str) -> Callable[[RunRecord], float | None]:
+        def highest(run: RunRecord) -> float | None:
+            if run.score != score:
+                return None
+            values = [value(row, score) for row in run.validations]
+            return run.summary.get(f"best_{score}", max((v for v in values if v is not None), default=None))
 
-        return last
+        return highest
 
-    def best(run: RunRecord) -> float | None:
-        values = [row.get("ema_val_top1", row.get("val_top1")) for row in run.validations]
-        return max((value for value in values if value is not None), default=None)
+    def last(metric: str) -> Callable[[RunRecord], float | None]:
+        def final(run: RunRecord) -> float | None:
+            values = [value(row, metric) for row in run.validations]
+            return next((v for v in reversed(values) if v is not None), None)
 
-    measures: list[tuple[str, Callable[[RunRecord], float | None], str, int]] = [  # title, value, format, better
-        ("best top-1, %", best, ".2f", 1),
-        ("last top-1, %", validations("top1"), ".2f", 1),
-        ("last top-5, %", validations("top5"), ".2f", 1),
-        ("last validation loss", validations("loss"), ".4f", -1),
+        return final
+
+    def named(prefix: str, metric: str) -> str:
+        return f"{prefix} {title(metric)}" + (f",{unit(metric)}" if unit(metric) else "")
+
+    scores = [score for score in dict.fromkeys(run.score for run in runs) if score]
+    metrics = validation_metrics(row for run in runs for row in run.validations)
+    measures: list[tuple[str, Callable[[RunRecord], float | None], str, int]] = [  # heading, value, format, better
+        *((named("best", score), best(score), number_format(score), 1) for score in scores),
+        *(
+            (named("last", metric), last(metric), number_format(metric), 1)
+            for metric in metrics
+            if not metric.startswith("loss")
+        ),
+        ("last validation loss", last("loss"), ".4f", -1),
         ("epochs done", lambda run: run.last_step.get("epoch"), ".4g", 0),
         ("parameters", lambda run: run.summary.get("parameters"), ",", 0),
         ("MACs", lambda run: run.summary.get("macs"), ",", 0),
@@ -64,17 +78,17 @@ def results(runs: Sequence[RunRecord]) -> str:
         ("seconds", lambda run: run.summary.get("seconds"), ",.0f", 0),
     ]
     rows = []
-    for title, value, form, better in measures:
-        values = [value(run) for run in runs]
-        if all(value is None for value in values):
+    for heading, read, form, better in measures:
+        values = [read(run) for run in runs]
+        known = [better * number for number in values if number is not None]
+        if not known:
             continue
-        known = [better * value for value in values if value is not None]
         cells = []
         for number in values:
             leads = better and len(set(known)) > 1 and number is not None and better * number == max(known)
             text = "" if number is None else format(number, form)
             cells.append(f'<td class="number{" best" if leads else ""}">{text}</td>')
-        rows.append(f'<tr><th scope="row">{title}</th>{"".join(cells)}</tr>')
+        rows.append(f'<tr><th scope="row">{heading}</th>{"".join(cells)}</tr>')
     machines = "".join(f"<td>{escaped(_machine(run))}</td>" for run in runs)
     rows.append(f'<tr><th scope="row">ran on</th>{machines}</tr>')
     unfinished = [run.name for run in runs if not run.summary]
@@ -83,7 +97,7 @@ def results(runs: Sequence[RunRecord]) -> str:
 
 
 def curves(runs: Sequence[RunRecord]) -> str:
-    """Every run's lines in one chart a measure."""
+    """One chart for each quantity, with a line for each run that has it."""
 
     def lines(read: Callable[[RunRecord], tuple[Sequence[float], Sequence[float]]]) -> list[Line]:
         found = []
@@ -95,12 +109,12 @@ def curves(runs: Sequence[RunRecord]) -> str:
                 found.append(Line(number, x[keep], y[keep]))
         return found
 
-    def validation(name: str) -> Callable[[RunRecord], tuple[list, list]]:
-        def values(run: RunRecord) -> tuple[list, list]:
-            rows = [row for row in run.validations if row.get(f"val_{name}") is not None]
-            return [row["epoch"] for row in rows], [row.get(f"ema_val_{name}", row[f"val_{name}"]) for row in rows]
+    def validation(metric: str) -> Callable[[RunRecord], tuple[list, list]]:
+        def points(run: RunRecord) -> tuple[list, list]:
+            rows = [row for row in run.validations if value(row, metric) is not None]
+            return [row["epoch"] for row in rows], [value(row, metric) for row in rows]
 
-        return values
+        return points
 
     def loss(run: RunRecord) -> tuple[np.ndarray, np.ndarray]:
         sound = run.steps[np.isfinite(run.steps[:, 1])]
@@ -108,7 +122,7 @@ def curves(runs: Sequence[RunRecord]) -> str:
 
     def outside(run: RunRecord) -> tuple[list, list]:
         means = [
-            np.mean([value for name, value in row.items() if name.startswith("offset_outside/") and value is not None])
+            np.mean([share for name, share in row.items() if name.startswith("offset_outside/") and share is not None])
             for row in run.offsets
         ]
         return [row["epoch"] for row in run.offsets], [100 * mean for mean in means]
@@ -116,7 +130,11 @@ def curves(runs: Sequence[RunRecord]) -> str:
     names = [run.name for run in runs]
     charts = [
         line_chart("training loss, smoothed", lines(loss), names),
-        line_chart("validation top-1", lines(validation("top1")), names, " %"),
+        *(
+            line_chart(f"validation {title(score)}", lines(validation(score)), names, unit(score))
+            for score in dict.fromkeys(run.score for run in runs)
+            if score
+        ),
         line_chart("validation loss", lines(validation("loss")), names),
         line_chart("learning rate", lines(lambda run: (run.steps[:, 0], run.steps[:, 2])), names),
         line_chart("throughput", lines(lambda run: run.throughput.T), names, " images/s"),
@@ -127,14 +145,14 @@ def curves(runs: Sequence[RunRecord]) -> str:
 
 
 def settings(runs: Sequence[RunRecord]) -> str:
-    """Settings side by side: first those that differ."""
+    """Settings of all runs; different settings come first."""
     tables = [_flat(run.config) for run in runs]
     keys = list(dict.fromkeys(key for table in tables for key in table))
     differing = [key for key in keys if len({repr(table.get(key, "")) for table in tables}) > 1]
 
     def row(key: str, marked: bool) -> str:
-        values = [_shown(table[key]) if key in table else "" for table in tables]
-        cells = "".join(f"<td><code>{escaped(value)}</code></td>" for value in values)
+        texts = [_shown(table[key]) if key in table else "" for table in tables]
+        cells = "".join(f"<td><code>{escaped(text)}</code></td>" for text in texts)
         return f'<tr{" class=differs" if marked else ""}><th scope="row"><code>{escaped(key)}</code></th>{cells}</tr>'
 
     parts = []
@@ -147,12 +165,12 @@ def settings(runs: Sequence[RunRecord]) -> str:
 
 
 def faults(runs: Sequence[RunRecord]) -> str:
-    """Skipped steps, unreadable images, restarts, and the warnings of each run's log."""
-    counts = {"steps skipped (not finite)": "skipped", "unreadable images met": "unreadable"}
+    """Skipped steps, unreadable images, restarts and warnings of each run."""
+    counts = {"steps skipped (not finite)": "skipped", "unreadable images": "unreadable"}
     rows = []
-    for title, key in counts.items():
+    for heading, key in counts.items():
         cells = "".join(_fault(run.last_step.get(key, 0)) for run in runs)
-        rows.append(f'<tr><th scope="row">{title}</th>{cells}</tr>')
+        rows.append(f'<tr><th scope="row">{heading}</th>{cells}</tr>')
     rows.append(f'<tr><th scope="row">restarts</th>{"".join(_fault(max(len(run.starts) - 1, 0)) for run in runs)}</tr>')
     warnings = "".join(f"<td>{_warnings(run)}</td>" for run in runs)
     rows.append(f'<tr><th scope="row">warnings in the log</th>{warnings}</tr>')
@@ -165,12 +183,12 @@ def _fault(count: int) -> str:
 
 def _warnings(run: RunRecord) -> str:
     lines = [
-        f"{start['started']}: went on at step {start['step']:,} on {start['host']}, "
+        f"{start['started']}: resumed at step {start['step']:,} on {start['host']}, "
         f"{start['processes']} x {start['device']}"
         for start in run.starts[1:]
     ]
     for text, count, time in run.warnings:
-        lines.append(f"{time}: {text}" + (f" (and {count - 1:,} alike)" if count > 1 else ""))
+        lines.append(f"{time}: {text}" + (f" (and {count - 1:,} similar)" if count > 1 else ""))
     return "".join(f"<p>{escaped(line)}</p>" for line in lines) or "none"
 
 
@@ -188,13 +206,13 @@ def _machine(run: RunRecord) -> str:
 def _flat(config: dict, prefix: str = "") -> dict:
     """Nested settings by dotted key."""
     items: dict = {}
-    for name, value in config.items():
-        items |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    for name, content in config.items():
+        items |= _flat(content, f"{prefix}{name}.") if isinstance(content, dict) else {prefix + name: content}
     return items
 
 
 def _shown(value: object) -> str:
-    """A setting's value as it is typed."""
+    """Value of a setting as typed on the command line."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return f"[{','.join(map(_shown, value))}]" if isinstance(value, list) else str(value)

@@ -1,6 +1,8 @@
-"""The report of runs: what is on the page is what the folders hold, and it works in a real browser."""
+"""The report of runs shows the content of the run folders, in a real browser."""
 
 import csv
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from training.small_run import run_small
 from dat_train.errors import UserError
 from dat_train.evaluation.result_files import write_report
 from dat_train.run_report.charts import Line, line_chart, ticks
-from dat_train.run_report.page import write_run_page
+from dat_train.run_report.run_page import write_run_page
 from dat_train.run_report.run_record import open_runs
 from dat_train.viewer.offsets import OffsetMonitor
 
@@ -24,7 +26,7 @@ LABELS, PREDICTED = [0, 0, 1, 1, 2, 2], [0, 1, 1, 0, 2, 0]
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two real runs, one stopped and gone on with and then evaluated; its images are files, of which one is gone."""
+    """Two real runs; the first was stopped, resumed and evaluated on image files, one of which is missing."""
     import torch
 
     home = tmp_path_factory.mktemp("runs")
@@ -99,7 +101,7 @@ def test_curves_share_a_chart_and_can_be_hidden(chrome):
         "sampling points outside the map, %",
     ]
     shown = "return [...document.querySelectorAll('.run-1')].filter(e => e.getBoundingClientRect().width > 0).length"
-    assert chrome.execute_script(shown) == 5  # nobody watched b's offsets
+    assert chrome.execute_script(shown) == 5  # offsets of b were not measured
     box = chrome.find_element(By.CSS_SELECTOR, "#runs input[value='1']")
     box.click()
     assert chrome.execute_script(shown) == 0
@@ -113,8 +115,8 @@ def test_classes_confusions_and_mistakes_equal_those_of_the_evaluation(chrome):
     lines = matrix.find_elements(By.TAG_NAME, "tr")
     rows = [[cell.text for cell in line.find_elements(By.TAG_NAME, "td")] for line in lines]
     assert rows[1:] == [["1", "1", ""], ["1", "1", ""], ["1", "", "1"]]
-    tiles = section(chrome, "Surest mistakes").find_elements(By.TAG_NAME, "figure")
-    assert [tile.text.partition(" (")[0] for tile in tiles] == ["<dog>, taken for cat", "cow, taken for cat"]
+    tiles = section(chrome, "Most confident mistakes").find_elements(By.TAG_NAME, "figure")
+    assert [tile.text.partition(" (")[0] for tile in tiles] == ["<dog>, predicted cat", "cow, predicted cat"]
     widths = chrome.execute_script("return [...document.querySelectorAll('.tiles img')].map(e => e.naturalWidth)")
     assert widths == [8, 8]
 
@@ -124,9 +126,11 @@ def test_a_run_without_evaluation_shows_the_command(folders, chrome):
 
 
 def test_faults_are_listed(chrome):
-    assert cells(chrome, "Faults met", "restarts") == ["1", "0"]
-    said, nothing = cells(chrome, "Faults met", "warnings in the log")
-    assert "went on at step 4 on" in said and "1 MB left on </td> the disk (and 1 alike)" in said and nothing == "none"
+    assert cells(chrome, "Faults", "restarts") == ["1", "0"]
+    said, nothing = cells(chrome, "Faults", "warnings in the log")
+    assert (
+        "resumed at step 4 on" in said and "1 MB left on </td> the disk (and 1 similar)" in said and nothing == "none"
+    )
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -153,14 +157,14 @@ def test_of_many_classes_the_worst_are_shown(folders, tmp_path):
     write_report(made_up(labels, predicted), names, [("gone", label) for label in labels], run / "eval")
     text = write_run_page(open_runs([str(run)]), tmp_path / "many.html").read_text()
     assert "The 20 worst of 60." in text and '<table class="confusion">' not in text
-    assert "<td>class 0</td><td>class 7</td><td class=number>1</td>" in text
-    assert "None that can be shown." in text and "No step is done yet." in text
+    assert "<td><bdi>class 0</bdi></td><td><bdi>class 7</bdi></td><td class=number>1</td>" in text
+    assert "No image can be shown." in text and "No step is done yet." in text
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is no run's folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         open_runs([str(tmp_path)])
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         open_runs([str(tmp_path / "none")])
 
 
@@ -184,3 +188,55 @@ def test_a_chart_has_gaps_and_dots():
     chart = line_chart("x", [Line(0, np.arange(5.0), np.array([1, np.nan, 3, 4, 5]))], ["a"])
     assert chart.count("<circle") == 1 and chart.count("<polyline") == 1
     assert line_chart("x", [Line(0, np.arange(2.0), np.full(2, np.nan))], ["a"]) == ""
+
+
+def record(folder, metrics, **files):
+    """A run folder from rows of metrics.jsonl and further files."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"name: {folder.name}\n")
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    for name, text in files.items():
+        (folder / name.replace("__", "/")).parent.mkdir(exist_ok=True)
+        (folder / name.replace("__", "/").replace("_json", ".json").replace("_csv", ".csv")).write_text(text)
+    return str(folder)
+
+
+def test_runs_of_different_tasks_are_compared_by_their_scores(tmp_path):
+    step = {"step": 1, "epoch": 1.0, "loss": 0.5, "lr": 0.1}
+    rows = "index,name,pixels,iou,accuracy\n0,sky,12,81.5000,90\n1,sea,0,,\n"
+    metrics = [step, {"epoch": 1.0, "val_miou": 41.25, "val_pixel_accuracy": 80.0}]
+    segmentation = record(tmp_path / "seg", metrics, eval__result_json='{"miou": 41.25}', eval__perclass_csv="")
+    (tmp_path / "seg/eval/per_class.csv").write_text(rows)
+    metrics = [step, {"epoch": 1.0, "val_loss": 1.5, "val_top1": 70.0, "ema_val_loss": 1.4, "ema_val_top1": 71.0}]
+    classification = record(tmp_path / "cls", metrics, summary_json='{"best_top1": 72.5, "best_epoch": 1}')
+    metrics = [step, {"epoch": 1.0, "val_AP": 0.3123}]
+    detection = record(tmp_path / "det", metrics, summary_json="{damaged")
+    runs = open_runs([segmentation, classification, detection])
+    assert [run.score for run in runs] == ["miou", "top1", "AP"]
+    text = write_run_page(runs, tmp_path / "page.html").read_text()
+    for heading, values in {
+        "best mIoU, %": ["41.25", "", ""],
+        "best top-1, %": ["", "72.50", ""],
+        "best AP": ["", "", "0.3123"],
+        "last top-1, %": ["", "71.00", ""],
+        "last validation loss": ["", "1.4000", ""],
+    }.items():
+        cells = "".join(f'<td class="number">{value}</td>' for value in values)
+        assert f'<th scope="row">{heading}</th>{cells}' in text, heading
+    assert "validation mIoU, %</figcaption>" in text and "validation AP</figcaption>" in text
+    assert '<th scope="row"><bdi>sky</bdi></th><td class="number">12</td>' in text and "81.5 %" in text
+    assert "Not finished: seg, det." in text
+
+
+def test_a_run_folder_of_version_0_1_is_read():
+    (run,) = open_runs([str(Path(__file__).parents[1] / "compatibility" / "run-0.1")])
+    assert run.score == "top1" and len(run.steps) and run.validations and run.starts
+
+
+def test_awkward_class_names_are_printable_and_isolated(tmp_path):
+    names = ["a\nb", "قطة \u202eevil", "👩‍👩‍👧", "bytes \udcff", "<b>"]
+    folder = Path(record(tmp_path / "odd", []))
+    write_report(made_up([0, 1, 2, 3, 4], [1, 2, 3, 4, 0]), names, [("gone", 0)] * 5, folder / "eval")
+    text = write_run_page(open_runs([str(folder)]), tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<bdi>a b</bdi>" in text and "<bdi>bytes \\xff</bdi>" in text and "\u202e" not in text
+    assert "<bdi>👩‍👩‍👧</bdi>" in text and "<b>" not in text

@@ -25,7 +25,7 @@ from dat_train.data.images import (
 )
 
 JPEG = ("JPEG", "MPO")  # MPO: several JPEG images in one file, as phones write them; the first one is read
-REDUCTIONS = (8, 4, 2)  # of libjpeg's scaled decoding
+REDUCTIONS = (4, 2)  # of libjpeg's scaled decoding; its 1/8 is a plain mean of 8 x 8 pixels, which blurs
 MARGIN = 2  # a reduced crop has at least so many times the side of the result
 PILLOW = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -46,7 +46,7 @@ class RandomResizedCrop:
 
     - JPEG files are decoded by torchvision: the same pixels as Pillow's, in less time. A file that torchvision refuses,
       a turned image, and every other format are decoded by Pillow.
-    - If the crop of a JPEG file is much larger than the result, the file is decoded at 1/2, 1/4 or 1/8 of its size
+    - If the crop of a JPEG file is much larger than the result, the file is decoded at 1/2 or 1/4 of its size
       (scaled inverse DCT). The crop then still has at least twice the side of the result.
     - The crop is resized with antialiasing by torch, on 8-bit integers.
 

@@ -1,8 +1,21 @@
 """Settings of a command as plain values with attribute access, and nested settings by dotted key."""
 
+from collections.abc import Collection
 from typing import Any
 
 import yaml
+
+# Former names of settings. A typed one is answered with the new name; one in an old checkpoint is read.
+OLD_NAMES = {
+    "augment.mixup": "mixing.mixup",
+    "augment.cutmix": "mixing.cutmix",
+    "augment.switch_prob": "mixing.switch_prob",
+    "augment.label_smoothing": "mixing.label_smoothing",
+    "augment.repeats": "data.repeats",
+    "optim.clip_grad": "clip_grad",
+}
+# Settings that older configurations lack, with the value that has the behavior of that time.
+ADDED: dict[str, Any] = {}
 
 
 class Settings(dict):
@@ -19,6 +32,14 @@ class Settings(dict):
             return self[name]
         except KeyError:
             raise AttributeError(f"no setting {name!r}") from None
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the function that a group configures: all items but the `name` of the choice."""
+        return {key: value for key, value in self.items() if key != "name"}
+
+    def only(self, *names: str) -> dict[str, Any]:
+        """Some of the items, as keyword arguments."""
+        return {name: self[name] for name in names}
 
     def changed(self, **values: Any) -> "Settings":
         """A copy with other values of top-level settings."""
@@ -51,3 +72,35 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         deeper = isinstance(value, dict) and isinstance(below.get(name), dict)
         result[name] = merged(below[name], value) if deeper else value
     return result
+
+
+def nested(items: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings from settings by dotted key, the inverse of `flat`."""
+    values: dict[str, Any] = {}
+    for key, value in items.items():
+        *groups, last = key.split(".")
+        place = values
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return values
+
+
+def upgraded(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration written by any version of dat-train, with the names of this version.
+
+    Settings that the configuration lacks get the value that has the behavior of the version that wrote it.
+    """
+    items = flat(config)
+    moved = {new: items[old] for old, new in OLD_NAMES.items() if old in items}
+    added = {key: value for key, value in ADDED.items() if key not in items and items}
+    return merged(_without(config, OLD_NAMES), nested(added | moved))
+
+
+def _without(config: dict[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """Nested settings without those with the dotted `keys`."""
+    return {
+        name: _without(value, keys, f"{prefix}{name}.") if isinstance(value, dict) else value
+        for name, value in config.items()
+        if prefix + name not in keys
+    }

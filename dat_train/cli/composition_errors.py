@@ -8,9 +8,10 @@ import typing
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from dat_train.cli.conf import UNSET
+from dat_train.cli.conf import UNSET, choices
 from dat_train.cli.settings import settings
 from dat_train.cli.table import Command
+from dat_train.settings import OLD_NAMES
 
 _TYPE_NAMES = {
     int: "a whole number",
@@ -56,10 +57,14 @@ def _wrong_setting(command: Command, text: str, key: str) -> str:
 
 
 def no_such_setting(command: Command, key: str) -> str:
+    if key in OLD_NAMES:
+        return f"{key} is now called {OLD_NAMES[key]}"
     return f"{key} is not a setting{nearest(command, key)} (dat-{command.name} --help lists all)"
 
 
 def no_such_choice(group: str, value: str, options: list[str]) -> str:
+    if group == "experiment" and value in choices("model"):
+        return f"experiment={value} is now model={value} data=imagenet, with the same recipe"
     names = [name for name in options if name != UNSET]
     ranked = difflib.get_close_matches(value, names, n=len(names), cutoff=0)
     return f"{group}={value} does not exist; {group} is one of {', '.join(ranked)}"

@@ -13,12 +13,13 @@ from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
 from dat_train.training.plan import RunPlan
 
+VIEW = ("resize", "crop_pct", "interpolation")  # settings in `eval` of how an image is shown to the model
 MAX_WORKERS = 8  # data processes of a training process; more rarely help
 
 
 def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, ImageDataset]:
     """Training and validation set with their transforms."""
-    data, augment = config.data, config.augment
+    data = config.data
     open_them = partial(
         open_datasets,
         data.kind,
@@ -37,27 +38,9 @@ def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, Imag
         for part, images in (("training", train_set), ("validation", val_set)):
             processes.check_same(f"{len(images):,} images, {images.fingerprint()}", f"{part} set")
     train_set.seed = config.seed
-    train_set.transform = train_transform(
-        config.img_size,
-        scale=augment.scale,
-        ratio=augment.ratio,
-        interpolation=augment.interpolation,
-        hflip=augment.hflip,
-        vflip=augment.vflip,
-        rand_augment=augment.rand_augment,
-        color_jitter=augment.color_jitter,
-        random_erasing=augment.random_erasing,
-        mean=data.mean,
-        std=data.std,
-    )
-    val_set.transform = eval_transform(
-        config.img_size,
-        resize=config.eval.resize,
-        crop_pct=config.eval.crop_pct,
-        interpolation=config.eval.interpolation,
-        mean=data.mean,
-        std=data.std,
-    )
+    normalization = data.only("mean", "std")
+    train_set.transform = train_transform(config.img_size, **config.augment.arguments(), **normalization)
+    val_set.transform = eval_transform(config.img_size, **config.eval.only(*VIEW), **normalization)
     return train_set, val_set
 
 
@@ -74,7 +57,7 @@ def micro_batches(
         last_step=plan.steps,
         rank=processes.rank,
         world_size=processes.world_size,
-        repeats=config.augment.repeats,
+        repeats=config.data.repeats,
     )
     pinned = processes.device.type == "cuda"
     return train_loader(train_set, sampler, workers=workers(config, processes), pin_memory=pinned)

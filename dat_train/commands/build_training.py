@@ -42,35 +42,19 @@ def run_plan(config: Settings, train_size: int, processes: Processes) -> RunPlan
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
         world_size=processes.world_size,
-        warmup_epochs=config.schedule.warmup_epochs,
         base_lr=config.optim.lr,
-        warmup_lr=config.schedule.warmup_lr,
-        min_lr=config.schedule.min_lr,
+        **config.schedule,
     )
 
 
 def new_state(config: Settings, model: nn.Module, precision: Precision, classes: Sequence[str]) -> TrainState:
-    optim = config.optim
     return TrainState(
         model,
-        build_optimizer(
-            model,
-            lr=optim.lr,
-            weight_decay=optim.weight_decay,
-            betas=optim.betas,
-            eps=optim.eps,
-            layer_decay=optim.layer_decay,
-            head_lr_factor=optim.head_lr_factor,
-        ),
+        build_optimizer(model, **config.optim),
         precision.scaler(),
         Ema(model, config.ema.decay) if config.ema.decay else None,
         classes=classes,
     )
-
-
-def mixing(config: Settings, num_classes: int) -> Mixing:
-    augment = config.augment
-    return Mixing(num_classes, augment.mixup, augment.cutmix, augment.switch_prob, augment.label_smoothing)
 
 
 def new_training(
@@ -101,13 +85,13 @@ def new_training(
             pin_memory=processes.device.type == "cuda",
         ),
         plan=plan,
-        mixing=mixing(config, classes),
+        mixing=Mixing(classes, **config.mixing),
         image_shape=(len(config.data.mean), config.img_size, config.img_size),
         precision=precision,
         objective=objective(config, train_set.classes, precision),
         num_classes=classes,
         seed=config.seed,
-        clip_grad=config.optim.clip_grad,
+        clip_grad=config.clip_grad,
         max_unreadable=config.data.max_unreadable,
         nonfinite_limit=config.nonfinite_limit,
         eval_every=config.eval.every_epochs,

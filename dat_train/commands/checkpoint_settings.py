@@ -4,6 +4,7 @@ from typing import Any
 
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
+from dat_train.settings import upgraded
 
 # arguments in timm's config.json that settings of ours, or the weights' shapes, replace
 NOT_ARGUMENTS = ("num_classes", "img_size", "in_chans", "global_pool", "drop_path_rate")
@@ -11,7 +12,7 @@ NOT_ARGUMENTS = ("num_classes", "img_size", "in_chans", "global_pool", "drop_pat
 
 def trained_with(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the configuration in a checkpoint of dat-train or an exported folder; {} for any other file."""
-    return settings_of_timm(checkpoint.timm_config) if checkpoint.timm_config else checkpoint.config
+    return settings_of_timm(checkpoint.timm_config) if checkpoint.timm_config else upgraded(checkpoint.config)
 
 
 def settings_of_timm(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from dat_train.atomic import write_text
-from dat_train.commands.build_data import datasets
+from dat_train.commands.build_data import VIEW, datasets
 from dat_train.commands.build_model import new_model
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.evaluating import run_evaluation
@@ -123,11 +123,8 @@ def facts_of(settings: Settings, model: nn.Module, weights: LoadReport, precisio
         "data": settings.data.name,
         "data_root": settings.data.root,
         "img_size": settings.img_size,
-        "resize": settings.eval.resize,
-        "crop_pct": settings.eval.crop_pct,
-        "interpolation": settings.eval.interpolation,
-        "mean": list(settings.data.mean),
-        "std": list(settings.data.std),
+        **settings.eval.only(*VIEW),
+        **settings.data.only("mean", "std"),
         "batch_size": settings.eval.batch_size,
         "dtype": precision.name,
         "device": precision.device.type,

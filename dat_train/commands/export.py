@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from dat_train.atomic import write_json
-from dat_train.commands.build_data import datasets, workers
+from dat_train.commands.build_data import VIEW, datasets, workers
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.output_folder import beside_run
 from dat_train.commands.request import Request
@@ -134,10 +134,7 @@ def output_errors(output: Path) -> Iterator[None]:
 
 
 def preprocessing(settings: Settings) -> Preprocessing:
-    view, data = settings.eval, settings.data
-    return Preprocessing(
-        settings.img_size, view.resize, view.crop_pct, view.interpolation, list(data.mean), list(data.std)
-    )
+    return Preprocessing(settings.img_size, **settings.eval.only(*VIEW), **settings.data.only("mean", "std"))
 
 
 def card(config: Settings, trained: Trained, checkpoint: Checkpoint, steps: Preprocessing) -> str:

@@ -11,18 +11,19 @@ from dat_train import __version__
 from dat_train.atomic import read_json, write_text
 from dat_train.commands.build_data import datasets, micro_batches
 from dat_train.commands.build_model import new_model
-from dat_train.commands.build_training import mixing, new_state, new_training, run_plan
+from dat_train.commands.build_training import new_state, new_training, run_plan
 from dat_train.commands.request import Request
 from dat_train.data.batch import prepare_images
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.imagenet_tests import TEST_SETS
+from dat_train.data.mixing import Mixing
 from dat_train.errors import UserError
 from dat_train.models import count_macs, count_parameters, load_weights
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import Processes, start_processes, stop_processes
 from dat_train.runtime.stop_request import PREEMPTED, StopRequest
 from dat_train.runtime.terminal import Terminal
-from dat_train.settings import Settings
+from dat_train.settings import Settings, upgraded
 from dat_train.training import summary as report
 from dat_train.training.changed_settings import differences
 from dat_train.training.failure_report import last_words
@@ -114,7 +115,7 @@ def take_folder(
 ) -> dict | None:
     """Lock the folder, note the configuration in it, and return the checkpoint to go on from."""
     saved = open_run(folder, config.resume, processes, terminal.say)
-    changed = differences(saved["config"], config.plain(), request.may_change) if saved else []
+    changed = differences(upgraded(saved["config"]), config.plain(), request.may_change) if saved else []
     if changed:
         text = ", ".join(f"{key}={was} is {now} now" for key, was, now in changed)
         raise UserError(
@@ -181,7 +182,7 @@ def show_batch(config: Settings, folder: RunFolder, processes: Processes, termin
         return True
     plan = run_plan(config, len(train_set), processes)
     batch = next(iter(micro_batches(config, train_set, plan, processes, 0)))
-    images, targets = mixing(config, len(train_set.classes))(
+    images, targets = Mixing(len(train_set.classes), **config.mixing)(
         prepare_images(batch), batch.labels, "mixup", config.seed, 0, 0
     )
     folder.create()

@@ -9,6 +9,7 @@ from PIL.Image import Image
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
+from dat_train.commands.build_data import VIEW
 from dat_train.commands.build_model import new_model
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.request import Request
@@ -87,14 +88,7 @@ def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, devic
     precision = resolve_precision(settings.dtype, resolve_device(device))
     model = new_model(settings, number)
     weights = load_weights(model, checkpoint, ema=ema)
-    transform = eval_transform(
-        settings.img_size,
-        resize=settings.eval.resize,
-        crop_pct=settings.eval.crop_pct,
-        interpolation=settings.eval.interpolation,
-        mean=settings.data.mean,
-        std=settings.data.std,
-    )
+    transform = eval_transform(settings.img_size, **settings.eval.only(*VIEW), **settings.data.only("mean", "std"))
     return Trained(
         model.to(precision.device, precision.weights).eval(),
         class_names(checkpoint.classes, number),

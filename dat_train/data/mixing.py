@@ -49,7 +49,7 @@ class Mixing:
         if len(images) % 2:
             raise UserError(
                 f"mixup and cutmix pair images, and micro_batch_size={len(images)} is odd; take an even one, or "
-                "augment.mixup=0 augment.cutmix=0"
+                "mixing.mixup=0 mixing.cutmix=0"
             )
         with keyed_randomness(*key):
             images, targets = self.mixup(images.clone(), labels)

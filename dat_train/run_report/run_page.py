@@ -12,6 +12,7 @@ from dat_train.run_report.metrics import number_format, title, unit, validation_
 from dat_train.run_report.run_record import RunRecord
 from dat_train.run_report.run_tables import dot, escaped, run_table, side_by_side, wide
 from dat_train.runtime.html_page import write_page
+from dat_train.settings import flat
 
 POINTS = 400  # points of a line
 
@@ -146,7 +147,7 @@ def curves(runs: Sequence[RunRecord]) -> str:
 
 def settings(runs: Sequence[RunRecord]) -> str:
     """Settings of all runs; different settings come first."""
-    tables = [_flat(run.config) for run in runs]
+    tables = [flat(run.config) for run in runs]
     keys = list(dict.fromkeys(key for table in tables for key in table))
     differing = [key for key in keys if len({repr(table.get(key, "")) for table in tables}) > 1]
 
@@ -201,14 +202,6 @@ def _machine(run: RunRecord) -> str:
         return ""
     start = run.starts[-1]
     return f"{start['processes']} x {start['device']}, torch {start['torch']}"
-
-
-def _flat(config: dict, prefix: str = "") -> dict:
-    """Nested settings by dotted key."""
-    items: dict = {}
-    for name, content in config.items():
-        items |= _flat(content, f"{prefix}{name}.") if isinstance(content, dict) else {prefix + name: content}
-    return items
 
 
 def _shown(value: object) -> str:

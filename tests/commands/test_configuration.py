@@ -21,6 +21,8 @@ WRONG = {
     ("warmup_epoch=3", *OK): "did you mean schedule.warmup_epochs?",
     ("batchsize=3", *OK): "did you mean batch_size?",
     ("augment.hflipp=0", *OK): "did you mean augment.hflip?",
+    ("augment.mixup=0", *OK): "augment.mixup is now called mixing.mixup",
+    ("experiment=dat_t",): "experiment=dat_t is now model=dat_t data=imagenet, with the same recipe",
     ("optim.lr.x=3", *OK): "did you mean optim.lr?",
     ("modle=dat_t", *OK): "did you mean model?",
     ("epochs", *OK): "'epochs' is no setting: write NAME=VALUE; did you mean epochs?",
@@ -154,7 +156,7 @@ def test_every_run_of_a_sweep_has_a_folder_of_its_own(train, tmp_path):
 
 
 def test_a_sweep_over_models_takes_the_recipe_of_each(train):
-    result = train("model=dat_t,dat_b", "data=digits", "-m", task=lambda config, request: print(config.optim.clip_grad))
+    result = train("model=dat_t,dat_b", "data=digits", "-m", task=lambda config, request: print(config.clip_grad))
     assert result.out.split() == ["5.0", "1.0"], result.err
 
 
@@ -236,5 +238,5 @@ def test_what_decides_the_numbers_is_not_harmless():
         "epochs",
         "micro_batch_size",
     } <= MAY_CHANGE
-    for key in ("batch_size", "seed", "img_size", "dtype", "optim.lr", "augment.mixup", "data.kind", "model.timm_name"):
+    for key in ("batch_size", "seed", "img_size", "dtype", "optim.lr", "mixing.mixup", "data.kind", "model.timm_name"):
         assert key not in MAY_CHANGE

@@ -85,5 +85,5 @@ def test_an_odd_batch():
         Mixing(CLASSES, mixup=0.8)(torch.zeros(3, 3, 8, 8), LABELS[:3], "mixup", 0)
     assert str(caught.value) == (
         "mixup and cutmix pair images, and micro_batch_size=3 is odd; take an even one, or "
-        "augment.mixup=0 augment.cutmix=0"
+        "mixing.mixup=0 mixing.cutmix=0"
     )

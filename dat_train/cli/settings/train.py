@@ -50,6 +50,7 @@ class DataConfig:
     val_fraction: float = setting("share held out where there is no val/ folder", SHARE)
     split_seed: int = setting("seed of that split", NOT_NEGATIVE)
     max_unreadable: float = setting("stop when a larger share of images cannot be read", SHARE, harmless=True)
+    repeats: int = setting("augmented copies of a sample in a row (repeated augmentation); 1: off", POSITIVE)
     mean: list[float] = setting("channel means images are normalised with", CHANNELS)
     std: list[float] = setting("channel standard deviations images are normalised with", CHANNELS)
     fake_images: int = setting("data=fake: number of training images", POSITIVE)
@@ -69,11 +70,14 @@ class AugmentConfig:
     rand_augment: str | None = setting("timm's RandAugment policy; null: none")
     color_jitter: float = setting("brightness, contrast and saturation jitter where RandAugment is off", NOT_NEGATIVE)
     random_erasing: float = setting("probability of erasing a rectangle (per-pixel noise)", SHARE)
+
+
+@dataclass
+class MixingConfig:
     mixup: float = setting("alpha of mixup; 0: off", NOT_NEGATIVE)
     cutmix: float = setting("alpha of cutmix; 0: off", NOT_NEGATIVE)
     switch_prob: float = setting("probability of cutmix where both are on", SHARE)
     label_smoothing: float = setting("mass spread over all classes", BELOW_ONE)
-    repeats: int = setting("augmented copies of a sample in a row (repeated augmentation); 1: off", POSITIVE)
 
 
 @dataclass
@@ -82,7 +86,6 @@ class OptimConfig:
     weight_decay: float = setting("AdamW's, for weights of two or more dimensions except bias tables", NOT_NEGATIVE)
     betas: list[float] = setting("AdamW's", BETAS)
     eps: float = setting("AdamW's", POSITIVE)
-    clip_grad: float = setting("largest gradient norm; 0: no clipping", NOT_NEGATIVE)
     layer_decay: float = setting("learning rate of a layer over that of the layer above it; 1: all alike", ABOVE_ZERO)
     head_lr_factor: float = setting("learning rate of the classifier over that of the others", POSITIVE)
 
@@ -157,6 +160,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    mixing: MixingConfig = field(default_factory=MixingConfig)
     img_size: int = setting("training resolution, pixels", POSITIVE)
     epochs: int = setting("length of the schedule; may only grow when a run is continued", POSITIVE, harmless=True)
     max_steps: int | None = setting(
@@ -167,6 +171,7 @@ class TrainConfig:
         "images one device computes at a time; the rest is gradient accumulation", POSITIVE, harmless=True
     )
     optim: OptimConfig = field(default_factory=OptimConfig)
+    clip_grad: float = setting("largest gradient norm; 0: no clipping", NOT_NEGATIVE)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     seed: int = setting("everything random follows from it", NOT_NEGATIVE)

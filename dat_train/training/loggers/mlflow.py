@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dat_train.atomic import write_text
 from dat_train.errors import UserError
+from dat_train.settings import flat
 from dat_train.training.loggers.logger import NOT_LOGGED, About
 
 ROWS = 100  # sent at a time, with a handful of numbers each; the server takes 1000 numbers
@@ -74,7 +75,7 @@ class MlflowLogger:
         if about.environment.get("git_commit"):
             tags["mlflow.source.git.commit"] = about.environment["git_commit"]
         identity = self._client.create_run(experiment, run_name=name, tags=tags).info.run_id
-        parameters = [Param(key, str(value)[:LONGEST]) for key, value in _flat(about.config).items()]
+        parameters = [Param(key, str(value)[:LONGEST]) for key, value in flat(about.config).items()]
         for first in range(0, len(parameters), PARAMETERS):
             self._client.log_batch(identity, params=parameters[first : first + PARAMETERS])
         write_text(path, identity + "\n")
@@ -120,11 +121,3 @@ class MlflowLogger:
         self._waiting.clear()
         for first in range(0, len(metrics), 1000):
             self._client.log_batch(self._run, metrics=metrics[first : first + 1000])
-
-
-def _flat(values: dict, prefix: str = "") -> dict:
-    """Nested settings by dotted key."""
-    found = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found

@@ -1,4 +1,4 @@
-"""A page with a trained model: upload an image, see its classes and the points the model looked at.
+"""Web page for a trained model: upload an image, get its classes and the model's sampling points.
 
 pip install gradio
 python examples/app.py runs/digits/checkpoints/best.pt
@@ -14,7 +14,7 @@ from dat_train.viewer.pictures import write_points
 
 
 def predictor(ckpt: str):
-    """A function: PIL image -> {class: probability}, and the path of a picture with the sampling points."""
+    """Return a function: PIL image -> ({class: probability}, path of a picture of the sampling points)."""
     trained = open_trained(ckpt, device="cpu")
     data = trained.settings.data
 

@@ -1,4 +1,4 @@
-"""A detector on a Deformable Attention Transformer: torchvision's RetinaNet on the four stages' features.
+"""Object detection with a Deformable Attention Transformer as backbone of torchvision's RetinaNet.
 
 python examples/features_for_a_detector.py [dat_tiny]
 """
@@ -18,13 +18,13 @@ import dat_train.models  # noqa: F401  registers the models
 
 
 class Backbone(nn.Module):
-    """Images (B, 3, H, W) of any size -> an FPN's maps, (B, 256, H / s, W / s) for the stages' strides s."""
+    """Feature pyramid: images (B, 3, H, W) of any size -> (B, 256, H / s, W / s) for the stride s of each stage."""
 
     out_channels = 256
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.body = timm.create_model(name, features_only=True)  # pretrained: dat_train.models.load_weights(...)
+        self.body = timm.create_model(name, features_only=True)  # weights: dat_train.models.load_weights(...)
         self.fpn = FeaturePyramidNetwork(self.body.feature_info.channels(), self.out_channels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Fine-tuning in plain PyTorch, without this project's trainer: is a digit odd?
+"""Fine-tuning in plain PyTorch, without this project's trainer: odd and even digits.
 
 python examples/finetune_plain_pytorch.py [weights: a checkpoint, safetensors, a released file]
 """
@@ -24,13 +24,13 @@ def main(weights: str | None = None) -> None:
 
     model = timm.create_model("dat_nano", num_classes=2, drop_path_rate=0.1)
     if weights:
-        print(load_weights(model, weights))  # all but the classifier, which has other classes there
-    # no decay for norms, biases and bias tables; earlier layers learn more slowly
+        print(load_weights(model, weights))  # without the classifier, which has other classes
+    # no weight decay for norms, biases and bias tables; smaller learning rates for earlier layers
     optimizer = create_optimizer_v2(model, opt="adamw", lr=2e-3, weight_decay=0.05, layer_decay=0.9)
     rates = [group["lr"] for group in optimizer.param_groups]
     steps = 24
     for step in range(steps):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):  # timm has schedules, too
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):  # warm-up and linear decay
             group["lr"] = rate * group.get("lr_scale", 1.0) * min(1, (step + 1) / 5, (steps - step) / 10)
         batch = torch.randint(0, 1500, (32,))
         loss = F.cross_entropy(model(images[train][batch]), labels[train][batch])
@@ -41,8 +41,8 @@ def main(weights: str | None = None) -> None:
 
     model.eval()
     with torch.inference_mode():
-        right = model(images[held_out]).argmax(1) == labels[held_out]
-    print(f"odd or even: {right.float().mean():.1%} of {len(right)} held-out digits")
+        correct = model(images[held_out]).argmax(1) == labels[held_out]
+    print(f"odd or even: accuracy {correct.float().mean():.1%} on {len(correct)} held-out digits")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One deformable attention layer inside an ordinary convolutional network.
+"""Deformable attention as one layer of a convolutional network.
 
 python examples/one_attention_layer_in_a_cnn.py
 """
@@ -23,7 +23,7 @@ class Net(nn.Module):
         self.classifier = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x).permute(0, 2, 3, 1)  # attention works on (B, H, W, C)
+        x = self.stem(x).permute(0, 2, 3, 1)  # attention takes (B, H, W, C)
         x = x + self.attention(self.norm(x))
         return self.classifier(self.head(x.permute(0, 3, 1, 2)))
 
@@ -44,9 +44,9 @@ def main() -> None:
 
     net.eval()
     with torch.inference_mode(), record_sampling(net) as layers:
-        right = net(images[1500:]).argmax(1) == labels[1500:]
-    moved = (layers["attention"].positions - layers["attention"].reference).abs().mean() * 8 / 2
-    print(f"{right.float().mean():.1%} of {len(right)} held-out digits; points moved by {moved:.2f} pixels on average")
+        correct = net(images[1500:]).argmax(1) == labels[1500:]
+    offset = (layers["attention"].positions - layers["attention"].reference).abs().mean() * 8 / 2
+    print(f"accuracy {correct.float().mean():.1%} on {len(correct)} held-out digits; mean offset {offset:.2f} pixels")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Images that are in no folder: a data set of one's own, with this project's augmentation, loaders and evaluation.
+"""Custom data set with this project's augmentation, loaders and evaluation.
 
 python examples/own_dataset.py
 """
@@ -21,8 +21,8 @@ from dat_train.runtime.precision import resolve_precision
 SIZE, MEAN, STD = 16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
-class Pieces(ImageDataset):
-    """Squares of 64 x 64 pixels cut from two photographs; the class is the photograph."""
+class Crops(ImageDataset):
+    """Crops of 64 x 64 pixels from two photographs; the class is the photograph."""
 
     def __init__(self, columns: range, **kwargs) -> None:
         self.photos = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]  # (427, 640, 3) each
@@ -31,7 +31,7 @@ class Pieces(ImageDataset):
         self.places = places
 
     def read(self, index: int) -> Image.Image:
-        """All a data set has to do: an image by its number. `samples` has (name, label) of each."""
+        """Return the image with number `index`; the only method to override."""
         label, y, x = self.places[index]
         return Image.fromarray(self.photos[label][y : y + 64, x : x + 64])
 
@@ -39,12 +39,12 @@ class Pieces(ImageDataset):
 def main() -> None:
     torch.manual_seed(0)
     augment = train_transform(SIZE, scale=(0.3, 1.0), color_jitter=0.3, mean=MEAN, std=STD)
-    train = Pieces(range(0, 7), transform=augment)
-    held_out = Pieces(range(7, 10), transform=eval_transform(SIZE, crop_pct=1.0, mean=MEAN, std=STD), stand_in=False)
+    train = Crops(range(0, 7), transform=augment)
+    held_out = Crops(range(7, 10), transform=eval_transform(SIZE, crop_pct=1.0, mean=MEAN, std=STD), stand_in=False)
 
     model = timm.create_model("dat_nano", num_classes=2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    # the order, and what augmentation draws, follow from the seed, whatever the number of workers
+    # sample order and augmentation are functions of the seed, independent of the number of workers
     order = MicroBatchSampler(len(train), seed=0, batch_size=28, micro_batch_size=28, first_step=0, last_step=12)
     for batch in train_loader(train, order):
         loss = F.cross_entropy(model(prepare_images(batch)), batch.labels)
@@ -52,13 +52,13 @@ def main() -> None:
         loss.backward()
         optimizer.step()
 
-    found = evaluate(
+    result = evaluate(
         model,
         evaluation_loader(held_out, batch_size=36),
         num_classes=2,
         precision=resolve_precision("fp32", torch.device("cpu")),
     )
-    print(f"{found.top1:.1f} % of {found.count} held-out pieces")
+    print(f"top-1 {result.top1:.1f} % on {result.count} held-out crops")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The table of a sweep over ablations: prints it, and writes it beside the runs.
+"""Table of a sweep over ablations: prints Markdown and writes a CSV file into the folder of the runs.
 
-python scripts/ablation_table.py runs                the runs ablations-ablation_NAME... of experiment=ablations
-python scripts/ablation_table.py runs ablation_bias  those of experiment=ablation_bias
+python scripts/ablation_table.py runs                runs ablations-ablation_NAME... of experiment=ablations
+python scripts/ablation_table.py runs ablation_bias  runs of experiment=ablation_bias
 """
 
 import csv
@@ -18,24 +18,25 @@ HEADER = ("ablation", "what", "runs", "parameters", "macs", "best_top1", "lowest
 
 
 def rows(runs_dir: Path, name: str) -> list[tuple]:
-    """One row of HEADER for each ablation, in the order of the configuration files; several seeds are one row.
+    """One row with the columns of HEADER for each ablation; runs with different seeds share a row.
 
     Raises:
-        SystemExit: no finished run.
+        SystemExit: there is no finished run.
     """
     found: dict[str, list[dict]] = {}
     for path in sorted(runs_dir.glob(f"{name}-ablation_*/summary.json")):
-        if ".old-" in path.parent.name:  # moved aside by resume=never
+        if ".old-" in path.parent.name:  # renamed by resume=never
             continue
         ablation = re.match(r"ablation_([^-]+)", path.parent.name.removeprefix(f"{name}-"))[1]
         found.setdefault(ablation, []).append(json.loads(path.read_text()))
     if not found:
-        sys.exit(f"error: {runs_dir} has no finished run {name}-ablation_...: dat-train --multirun experiment={name}")
+        command = f"dat-train --multirun experiment={name}"
+        sys.exit(f"error: {runs_dir} has no finished run {name}-ablation_...; type {command}")
     return [_row(ablation, found[ablation]) for ablation in sorted(found, key=_place)]
 
 
 def _place(ablation: str) -> tuple[bool, str]:
-    """The unchanged model first."""
+    """Sort key: the unchanged model comes first."""
     return ablation != "base", ablation
 
 
@@ -49,7 +50,7 @@ def _row(ablation: str, summaries: list[dict]) -> tuple:
 
 
 def markdown(table: list[tuple]) -> str:
-    """The table for a page of documentation."""
+    """The table in Markdown."""
     lines = ["| `ablation=` | what | parameters | M MACs | top-1, % | of single runs | loss |", "|" + " --- |" * 7]
     for ablation, what, _, parameters, macs, top1, lowest, highest, loss in table:
         numbers = f"{parameters:,} | {macs / 1e6:.2f} | {top1:.2f} | {lowest:.2f} to {highest:.2f} | {loss:.4f}"

@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "commands.md"
 
 
 def reference() -> str:
-    """The page: the help of every command."""
+    """Text of docs/commands.md: the help of every command."""
     parts = ["# Commands\n\nThe `--help` of each command; written by `python scripts/command_reference.py`.\n"]
     for command in COMMANDS.values():
         parts.append(f"## dat-{command.name}\n\n```\n{full(command)}\n```\n")

@@ -1,8 +1,8 @@
-"""What checkpoints cost a training run: how long they hold it up, and how much slower it is while one is written.
+"""Measurement of the cost of checkpoints: pause of the training, and slowdown while a checkpoint is written.
 
     python scripts/measure_checkpoint_cost.py --model dat_tiny
 
-Steps are timed alone and with a checkpoint being written beside them, in turns.
+Steps without and during the writing of a checkpoint are timed alternately.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from dat_train.training.writer import CheckpointWriter
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="dat_tiny", help="timm name (%(default)s)")
-    parser.add_argument("--images", type=int, default=8, help="of a step (%(default)s)")
-    parser.add_argument("--size", type=int, default=224, help="of an image, in pixels (%(default)s)")
+    parser.add_argument("--images", type=int, default=8, help="images of a step (%(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="side of an image, pixels (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="checkpoints to write (%(default)s)")
-    parser.add_argument("--folder", type=Path, help="where to write them (default: a temporary folder)")
-    parser.add_argument("--every", type=float, default=60.0, help="seconds between two, for the result (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="folder for the checkpoints (default: temporary)")
+    parser.add_argument("--every", type=float, default=60.0, help="seconds between two checkpoints (%(default)s)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         measure(arguments, RunFolder(Path(folder)))
@@ -50,35 +50,34 @@ def measure(arguments: argparse.Namespace, folder: RunFolder) -> None:
         state.optimizer.zero_grad()
         return time.monotonic() - begin
 
-    step()  # the optimizer's moments are there from now on
+    step()  # allocates the moments of the optimizer
     writer.save(state.save(0, {}))
     writer.wait()
-    plain, beside, pauses = [], [], []  # seconds; of `beside`, a list for every checkpoint
+    plain, during, pauses = [], [], []  # seconds; `during` has a list for each checkpoint
     for _ in range(arguments.rounds):
         plain += [step(), step()]
         before = writer.pause
         writer.save(state.save(0, {}))
         pauses.append(writer.pause - before)
-        beside.append([step()])
+        during.append([step()])
         while writer.busy:
-            beside[-1].append(step())
-    report(arguments, folder.last.stat().st_size, plain, beside, pauses)
+            during[-1].append(step())
+    report(arguments, folder.last.stat().st_size, plain, during, pauses)
 
 
 def report(
-    arguments: argparse.Namespace, size: int, plain: list[float], beside: list[list[float]], pauses: list[float]
+    arguments: argparse.Namespace, size: int, plain: list[float], during: list[list[float]], pauses: list[float]
 ) -> None:
     usual = statistics.median(plain)
-    lost = statistics.mean(max(0.0, sum(steps) - len(steps) * usual) for steps in beside)
+    lost = statistics.mean(max(0.0, sum(steps) - len(steps) * usual) for steps in during)
     pause = statistics.mean(pauses)
     threads = torch.get_num_threads()
     print(f"{arguments.model}, checkpoints of {size / 1e6:.0f} MB, {arguments.rounds} times, {threads} threads")
     print(f"a step                 {usual:6.3f} s of {arguments.images} images")
-    print(f"pause of a checkpoint  {pause:6.3f} s, for the copy; at most {max(pauses):.3f} s")
-    print(
-        f"lost to its writing    {lost:6.3f} s, over the {statistics.mean(map(sum, beside)):.2f} s of steps beside it"
-    )
-    print(f"cost                   {100 * (pause + lost) / arguments.every:6.2f} % at one every {arguments.every:g} s")
+    print(f"pause of a checkpoint  {pause:6.3f} s, for the copy; maximum {max(pauses):.3f} s")
+    print(f"lost while writing     {lost:6.3f} s, in {statistics.mean(map(sum, during)):.2f} s of steps")
+    cost = 100 * (pause + lost) / arguments.every
+    print(f"cost                   {cost:6.2f} % with one checkpoint every {arguments.every:g} s")
 
 
 if __name__ == "__main__":

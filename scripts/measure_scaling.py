@@ -1,9 +1,9 @@
-"""What several processes gain, and how much of the sum of gradients hides behind the backward pass, on this machine.
+"""Measurement of data-parallel speed, and of the overlap of gradient all-reduce with the backward pass.
 
     python scripts/measure_scaling.py                                   # one process
     torchrun --nproc_per_node=2 scripts/measure_scaling.py              # two
 
-Every process computes the same micro-batch: without summing, with summing as training does, and the sum alone.
+Each process computes a micro-batch without all-reduce, with all-reduce as in training, and the all-reduce alone.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from dat_train.runtime.processes import start_processes, stop_processes
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="dat_tiny", help="timm name (%(default)s)")
-    parser.add_argument("--images", type=int, default=4, help="of a micro-batch (%(default)s)")
-    parser.add_argument("--size", type=int, default=224, help="of an image, in pixels (%(default)s)")
-    parser.add_argument("--steps", type=int, default=5, help="to time, of each kind (%(default)s)")
+    parser.add_argument("--images", type=int, default=4, help="images of a micro-batch (%(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="side of an image, pixels (%(default)s)")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each kind (%(default)s)")
     arguments = parser.parse_args()
     processes = start_processes()
     device, world_size = processes.device, processes.world_size
@@ -45,7 +45,7 @@ def main() -> None:
         F.cross_entropy(module(images), labels).backward()
 
     def timed(action) -> float:
-        """Median seconds, until the slowest process is done."""
+        """Median seconds until the slowest process has finished."""
         seconds = []
         for _ in range(arguments.steps):
             processes.wait()
@@ -57,7 +57,7 @@ def main() -> None:
             seconds.append(time.monotonic() - begin)
         return statistics.median(seconds)
 
-    for _ in range(3):  # DDP arranges its buckets in the first ones
+    for _ in range(3):  # warm-up; DDP builds its buckets
         step(forward)
     apart = timed(lambda: step(model)) if world_size == 1 else timed(lambda: _without_sync(forward, step))
     together = timed(lambda: step(forward))
@@ -67,13 +67,13 @@ def main() -> None:
             f"{arguments.model}, {world_size} processes of {arguments.images} images, {torch.get_num_threads()} threads"
         )
         print(f"forward and backward            {apart:7.3f} s")
-        print(f"the same, gradients summed      {together:7.3f} s   {speed:.2f} images/s")
+        print(f"with all-reduce                 {together:7.3f} s   {speed:.2f} images/s")
     if world_size > 1:
         alone = timed(lambda: dist.all_reduce(gradients))
         if processes.is_main:
             hidden = 1 - max(0.0, together - apart) / alone
             size = gradients.numel() * 4 / 1e6
-            print(f"the sum of {size:.0f} MB alone       {alone:7.3f} s   {max(0.0, hidden):.0%} of it hidden")
+            print(f"all-reduce of {size:.0f} MB alone    {alone:7.3f} s   {max(0.0, hidden):.0%} overlapped")
     stop_processes()
 
 

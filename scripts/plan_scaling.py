@@ -1,24 +1,24 @@
-"""How fast a model will train on 8, 64, 256 GPUs: arithmetic from parameters, one GPU's speed, and the links' speed.
+"""Estimate of the training speed on N GPUs from parameters, speed of one GPU, and bandwidth of the links.
 
     python scripts/plan_scaling.py --parameters 28.3 --images-per-second 900 --link 25
 
-Gradients are summed in a ring: each GPU sends and receives 2 (N - 1) / N times their bytes, at the speed of the slowest
-link. That begins with the first finished bucket, so it hides behind the rest of the backward pass, 2/3 of a step:
-only what does not fit there, and the last bucket, is waited for. One process' images a second are in timing.jsonl of a
-run (`images_per_second`).
+Model: ring all-reduce, in which each GPU sends and receives 2 (N - 1) / N times the bytes of the gradients at the speed
+of the slowest link. Communication starts with the first complete bucket and overlaps with the backward pass (2/3 of a
+step). Exposed time is the rest, and at least the last bucket. The speed of one process is in timing.jsonl of a run
+(`images_per_second`).
 """
 
 import argparse
 from typing import NamedTuple
 
-BUCKET = 25e6  # bytes that DDP sums at a time
-BACKWARD = 2 / 3  # of a step
-LATENCY = 20e-6  # seconds of one hop
+BUCKET = 25e6  # bytes of a bucket of DDP
+BACKWARD = 2 / 3  # share of the backward pass in a step
+LATENCY = 20e-6  # seconds for one hop
 IMAGENET = 1_281_167  # training images
 
 
 class Plan(NamedTuple):
-    """What to expect of `gpus` GPUs: images each computes in a step, seconds, images a second, share of the ideal."""
+    """Estimate for `gpus` GPUs: images per GPU and step, seconds, images per second, parallel efficiency."""
 
     gpus: int
     images: int
@@ -32,13 +32,14 @@ class Plan(NamedTuple):
 def plan(
     gpus: int, *, parameters: float, images_per_second: float, batch: int, link: float, node: int, node_link: float
 ) -> Plan:
-    """The arithmetic.
+    """Estimate the time of a step.
 
     Args:
-        parameters: of the model; gradients are float32.
-        images_per_second: of one GPU alone.
-        link, node_link: bytes a second of each GPU between machines, and inside one.
-        node: GPUs of a machine.
+        parameters: number of parameters; gradients are float32.
+        images_per_second: speed of a single GPU.
+        batch: images of an update.
+        link, node_link: bytes per second of each GPU between machines, and within a machine.
+        node: GPUs per machine.
     """
     size = 4 * parameters
     compute = batch / gpus / images_per_second
@@ -51,9 +52,9 @@ def plan(
 
 
 def table(arguments: argparse.Namespace) -> str:
-    """In Markdown."""
+    """The estimates as a Markdown table."""
     rows = [
-        "| GPUs | images a GPU | compute | sum of gradients | waited for | images/s | efficiency | 300 epochs |",
+        "| GPUs | images per GPU | compute | all-reduce | exposed | images/s | efficiency | 300 epochs |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for gpus in arguments.gpus:
@@ -76,17 +77,17 @@ def table(arguments: argparse.Namespace) -> str:
     return "\n".join(rows)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    made.add_argument("--parameters", type=float, default=28.3, help="millions (%(default)s: DAT-T)")
-    made.add_argument("--images-per-second", type=float, default=900, help="of one GPU alone (%(default)s)")
-    made.add_argument("--batch", type=int, default=4096, help="images of an update (%(default)s)")
-    made.add_argument("--link", type=float, default=25, help="GB/s of each GPU between machines (%(default)s)")
-    made.add_argument("--node-link", type=float, default=200, help="GB/s of each GPU inside a machine (%(default)s)")
-    made.add_argument("--node", type=int, default=8, help="GPUs of a machine (%(default)s)")
-    made.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64, 256], help="how many")
-    return made
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--parameters", type=float, default=28.3, help="millions (%(default)s: DAT-T)")
+    parser.add_argument("--images-per-second", type=float, default=900, help="speed of one GPU (%(default)s)")
+    parser.add_argument("--batch", type=int, default=4096, help="images of an update (%(default)s)")
+    parser.add_argument("--link", type=float, default=25, help="GB/s of each GPU between machines (%(default)s)")
+    parser.add_argument("--node-link", type=float, default=200, help="GB/s of each GPU within a machine (%(default)s)")
+    parser.add_argument("--node", type=int, default=8, help="GPUs per machine (%(default)s)")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64, 256], help="numbers of GPUs (%(default)s)")
+    return parser
 
 
 if __name__ == "__main__":
-    print(table(parser().parse_args()))
+    print(table(argument_parser().parse_args()))

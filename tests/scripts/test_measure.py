@@ -1,4 +1,4 @@
-"""The scripts that measure print what the pages in docs/ quote."""
+"""The measuring scripts run and print the numbers that docs/ quotes."""
 
 import re
 import runpy
@@ -18,12 +18,12 @@ def test_the_cost_of_checkpoints(monkeypatch, capsys):
     text = printed(
         "measure_checkpoint_cost.py", "--rounds", "2", "--images", "2", monkeypatch=monkeypatch, capsys=capsys
     )
-    numbers = dict(re.findall(r"^(a step|pause of a checkpoint|lost to its writing|cost) +([\d.]+)", text, re.M))
+    numbers = dict(re.findall(r"^(a step|pause of a checkpoint|lost while writing|cost) +([\d.]+)", text, re.M))
     assert len(numbers) == 4 and float(numbers["a step"]) > 0
-    shares = float(numbers["pause of a checkpoint"]) + float(numbers["lost to its writing"])
+    shares = float(numbers["pause of a checkpoint"]) + float(numbers["lost while writing"])
     assert abs(float(numbers["cost"]) - 100 * shares / 60) < 0.01
 
 
 def test_the_speed_of_one_process(monkeypatch, capsys):
     text = printed("measure_scaling.py", "--steps", "1", "--images", "2", monkeypatch=monkeypatch, capsys=capsys)
-    assert text.startswith("dat_nano, 1 processes of 2 images") and "images/s" in text and "hidden" not in text
+    assert text.startswith("dat_nano, 1 processes of 2 images") and "images/s" in text and "overlapped" not in text

@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md are what the script prints, and its arithmetic is that of a ring."""
+"""The tables of docs/scaling.md are printed by the script, which models a ring all-reduce."""
 
 import importlib.util
 import re
@@ -20,7 +20,7 @@ def planning():
     return module
 
 
-def test_the_tables_are_what_the_commands_print():
+def test_the_tables_in_the_docs_are_printed_by_the_script():
     found = re.findall(
         r"`python scripts/plan_scaling.py( [^`]*)?`\n\n((?:\|.*\n)+)", (ROOT / "docs/scaling.md").read_text()
     )
@@ -39,12 +39,12 @@ def test_two_gpus_send_the_gradients_once_each_way(planning):
     assert plan.images_per_second == pytest.approx(100 / (0.5 + plan.exposed))
 
 
-def test_what_does_not_fit_behind_the_backward_pass_is_waited_for(planning):
+def test_communication_longer_than_the_backward_pass_is_exposed(planning):
     slow = {"link": 1e9, "node": 1, "node_link": 1e9}
     plan = planning.plan(10, parameters=250e6, images_per_second=100, batch=100, **slow)
     assert plan.exposed == pytest.approx(plan.communication - 2 / 3 * plan.compute)
 
 
-def test_one_gpu_waits_for_nobody(planning):
+def test_one_gpu_has_no_communication(planning):
     plan = planning.plan(1, parameters=1e6, images_per_second=100, batch=50, link=1e9, node=8, node_link=1e9)
     assert plan.communication == plan.exposed == 0 and plan.efficiency == 1

@@ -18,7 +18,7 @@ class Net(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())
         self.norm = nn.LayerNorm(32)
-        self.attention = DeformableAttention(dim=32, heads=4, groups=2, size=(8, 8), kernel_size=3, stride=2)
+        self.attention = DeformableAttention(dim=32, num_heads=4, groups=2, size=(8, 8), kernel_size=3, stride=2)
         self.head = nn.Sequential(nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(64, 10)
 

@@ -1,7 +1,7 @@
-"""The attention module alone: forward, backward and memory, over map sizes and implementations."""
+"""Speed and memory of deformable attention alone, by map size and kernels."""
 
+import copy
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,22 +11,22 @@ from dat_train.benchmark.peak_memory import peak_memory
 from dat_train.benchmark.result import Result
 from dat_train.errors import UserError
 from dat_train.models import DeformableAttention
-from dat_train.models.kernels.choice import using
+from dat_train.models.kernels import accelerate
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A layer's sizes: channels, heads, groups, offset kernel, queries per key along an axis."""
+    """Sizes of a layer: channels, heads, groups, kernel and stride of the offset network."""
 
     dim: int
-    heads: int
+    num_heads: int
     groups: int
     kernel_size: int
     stride: int
 
 
-# By the side of the map. 7 and 14 are DAT-T's stages 4 and 3; 28 and 56 its first two, whose blocks are windows in
-# DAT-T, with as many keys as stage 3 has.
+# By the side of the map. 7 and 14 are stages 4 and 3 of DAT-T. 28 and 56 are its first two stages, which have windows
+# in DAT-T, with as many keys as stage 3.
 SHAPES = {
     7: Shape(768, 24, 6, 3, 1),
     14: Shape(384, 12, 3, 5, 1),
@@ -35,15 +35,15 @@ SHAPES = {
 }
 
 
-def implementations(device: torch.device) -> list[str]:
-    """What attention can be computed by on a device."""
-    return {"cpu": ["plain", "parts"], "cuda": ["plain", "triton", "flex"]}.get(device.type, ["plain"])
+def kernels_of(device: torch.device) -> list[str]:
+    """Values of kernels=... that differ on a device."""
+    return {"cpu": ["plain", "auto"], "cuda": ["plain", "triton", "flex"]}.get(device.type, ["plain"])
 
 
 def benchmark_attention(
     size: int, *, batch_size: int, device: torch.device, dtype: torch.dtype, repeats: int, warmup: int
 ) -> list[Result]:
-    """Deformable attention on maps of `size` x `size` by every implementation, in turns.
+    """Measure deformable attention on maps of `size` x `size` with all kernels of the device, interleaved.
 
     Raises:
         UserError: a size that is not in SHAPES.
@@ -53,43 +53,48 @@ def benchmark_attention(
     shape = SHAPES[size]
     torch.manual_seed(0)
     layer = DeformableAttention(
-        shape.dim, shape.heads, shape.groups, (size, size), kernel_size=shape.kernel_size, stride=shape.stride
+        shape.dim, shape.num_heads, shape.groups, (size, size), kernel_size=shape.kernel_size, stride=shape.stride
     ).to(device, dtype)
     x = torch.randn(batch_size, size, size, shape.dim, device=device, dtype=dtype, requires_grad=True)
+    layers = _layers(layer, x)
     upstream = torch.randn_like(x)
 
-    def forward(name: str) -> None:
-        with using(name), torch.no_grad():
-            layer(x)
+    def forward(kernels: str) -> None:
+        with torch.no_grad():
+            layers[kernels](x)
 
-    def both(name: str) -> None:
-        with using(name):
-            layer(x).backward(upstream)
+    def forward_and_backward(kernels: str) -> None:
+        layers[kernels](x).backward(upstream)
         x.grad = None
-        layer.zero_grad()
+        layers[kernels].zero_grad()
 
     results = []
-    for mode, run in (("forward", forward), ("forward and backward", both)):
-        tasks = {name: (lambda run=run, name=name: run(name)) for name in implementations(device)}
-        tasks = {name: task for name, task in tasks.items() if name == "plain" or _works(task, f"{name} {size}x{size}")}
+    for mode, run in (("forward", forward), ("forward and backward", forward_and_backward)):
+        tasks = {name: (lambda run=run, name=name: run(name)) for name in layers}
         seconds = interleaved(tasks, repeats=repeats, warmup=warmup, device=device)
         for name, task in tasks.items():
-            memory = peak_memory(task, [*layer.parameters(), x, upstream], device)
+            memory = peak_memory(task, [*layers[name].parameters(), x, upstream], device)
             results.append(Result(f"{name} {size}x{size}", mode, False, batch_size, seconds[name], memory))
     return results
 
 
-def _works(task: Callable[[], None], name: str) -> bool:
-    """Whether a kernel compiles and runs here; the others are measured without it."""
-    try:
-        task()
-    except Exception as error:  # whatever a compiler may raise
-        reason = str(error).strip().partition("\n")[0]
-        warnings.warn(f"{name} is left out: {type(error).__name__}: {reason}", stacklevel=2)
-        return False
-    return True
+def _layers(layer: DeformableAttention, x: torch.Tensor) -> dict[str, DeformableAttention]:
+    """The layer with each kernels=... of its device that works for x, (B, H, W, C); a warning for each other one."""
+    layers = {}
+    for kernels in kernels_of(x.device):
+        try:
+            accelerated = accelerate(copy.deepcopy(layer), x.device, kernels)
+            accelerated(x).sum().backward()
+            layers[kernels] = accelerated
+        except Exception as error:  # a compiler may raise anything
+            if kernels == "plain":
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(f"kernels={kernels} is left out: {type(error).__name__}: {reason}", stacklevel=3)
+    x.grad = None
+    return layers
 
 
 def baseline_name(size: int) -> str:
-    """The result that those of a size are compared with."""
+    """Name of the result that the results of a size are compared with."""
     return f"plain {size}x{size}"

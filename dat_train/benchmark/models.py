@@ -11,18 +11,22 @@ from dat_train.benchmark.peak_memory import peak_memory
 from dat_train.benchmark.result import Result
 from dat_train.errors import UserError
 from dat_train.models import count_macs, count_parameters
+from dat_train.models.kernels import accelerate
 from dat_train.models.kernels.flex import allow_graphs
 
 MODES = ("inference", "training")
 
 
 class Candidate:
-    """A model with all a step of it needs, on random images.
+    """A model with everything that a step needs, on random images.
 
     Args:
-        name: of a timm model, ours or another.
+        name: of a timm model, DAT or another.
         size: side of the images, pixels.
-        weights, autocast: formats of the weights and, where it is not None, of autocast.
+        weights, autocast: formats of the weights and, if not None, of autocast.
+        compiled: compile the plain model by torch.compile.
+        kernels: kernels of the eager model, as in `accelerate`.
+        arguments: of timm.create_model.
 
     Raises:
         UserError: timm knows no such model, or it does not take images of this size.
@@ -38,6 +42,7 @@ class Candidate:
         weights: torch.dtype,
         autocast: torch.dtype | None,
         compiled: bool,
+        kernels: str = "auto",
         **arguments,
     ) -> None:
         if not timm.is_model(name):
@@ -51,6 +56,8 @@ class Candidate:
         self.model.to(device, weights)
         if compiled:
             allow_graphs(64)  # models of a class share their code
+        else:
+            accelerate(self.model, device, kernels)
         self.forward = torch.compile(self.model) if compiled else self.model
         self.device = device
         self.autocast = autocast

@@ -13,6 +13,7 @@ from dat_train.commands.request import Request
 from dat_train.errors import UserError
 from dat_train.models.averaging import average_states, greedy_soup
 from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.kernels import accelerate
 from dat_train.models.weights import count_classes, load_weights
 from dat_train.runtime.checkpoint import save_checkpoint
 from dat_train.runtime.precision import resolve_precision
@@ -72,6 +73,7 @@ def _greedy(
     precision = resolve_precision(settings.dtype, processes.device)
     _, val_set = datasets(settings, processes)
     model = new_model(settings, len(val_set.classes)).to(processes.device, precision.weights)
+    accelerate(model, processes.device)
     if model.state_dict()["head.fc.weight"].shape != states[0]["head.fc.weight"].shape:
         raise UserError(
             f"data={settings.data.name} has {len(val_set.classes):,} classes, the checkpoints others; set data=..."

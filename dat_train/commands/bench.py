@@ -1,4 +1,4 @@
-"""What dat-bench does: settings -> measurements -> table, JSON, chart."""
+"""dat-bench: settings -> measurements -> table, JSON, chart."""
 
 import platform
 from importlib import import_module
@@ -46,7 +46,7 @@ def run(config: Settings, request: Request) -> None:
 
 
 def model_rows(config: Settings, precision: Precision) -> list[dict]:
-    """The chosen model, the others and the baseline, in all modes, eager and compiled as said."""
+    """The chosen model, the others and the baseline, in all modes, eager and compiled by config.compile."""
     names = dict.fromkeys([config.baseline, config.model.timm_name, *config.others])
     own = config.model.args | {"img_size": config.model.img_size}
     results = []
@@ -60,6 +60,7 @@ def model_rows(config: Settings, precision: Precision) -> list[dict]:
                 weights=precision.weights,
                 autocast=precision.autocast,
                 compiled=compiled,
+                kernels=config.kernels,
                 drop_path_rate=config.model.drop_path_rate,
                 **own if name == config.model.timm_name else {},
             )
@@ -72,7 +73,7 @@ def model_rows(config: Settings, precision: Precision) -> list[dict]:
 
 
 def attention_rows(config: Settings, precision: Precision) -> list[dict]:
-    """Every implementation at every size, beside the plain one."""
+    """All kernels of the device at every size, compared with plain attention."""
     rows = []
     for size in config.sizes:
         results = benchmark_attention(
@@ -88,7 +89,7 @@ def attention_rows(config: Settings, precision: Precision) -> list[dict]:
 
 
 def machine(precision: Precision) -> dict:
-    """Where it was measured."""
+    """Device and versions."""
     name = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     if precision.device.type == "cuda":
         name = torch.cuda.get_device_name(precision.device)

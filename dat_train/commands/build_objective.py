@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dat_train.commands.trained import open_trained
 from dat_train.errors import UserError
+from dat_train.models.kernels import accelerate
 from dat_train.models.weights import load_weights
 from dat_train.models.weights_file import FOLDER, HUB
 from dat_train.runtime.precision import Precision
@@ -29,7 +30,7 @@ def objective(config: Settings, classes: Sequence[str], precision: Precision) ->
     if distill.teacher is None and distill.weights is None:
         return cross_entropy
     teacher, mean, std = _teacher(distill.teacher, distill.weights, classes, len(config.data.mean))
-    teacher.to(precision.device, precision.weights)
+    accelerate(teacher.to(precision.device, precision.weights), precision.device)
     distillation = Distillation(
         teacher,
         kind=distill.kind,

@@ -19,6 +19,7 @@ from dat_train.evaluation.resolutions import resolutions_csv, resolutions_text
 from dat_train.evaluation.result_files import result_text, write_report
 from dat_train.models import count_parameters, load_weights
 from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.kernels import accelerate
 from dat_train.models.weights import LoadReport
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import Processes, start_processes, stop_processes
@@ -59,7 +60,7 @@ def _run(
         _, val_set = datasets(settings, processes)
         if model is None:
             model, weights = trained_model(settings, checkpoint, config.ema, val_set.classes)
-            model.to(processes.device, precision.weights)
+            accelerate(model.to(processes.device, precision.weights), processes.device, config.kernels)
         evaluation, seconds = run_evaluation(settings, processes, terminal, precision, model, val_set)
         if processes.is_main:
             terminal.close()

@@ -21,6 +21,7 @@ from dat_train.data.images import UnreadableImage, printable
 from dat_train.data.listing import list_images
 from dat_train.data.loader import evaluation_loader
 from dat_train.errors import UserError
+from dat_train.models.kernels import accelerate
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
 
@@ -37,6 +38,7 @@ def run(config: Settings, request: Request) -> None:
     if not paths:
         raise UserError("the list on standard input names no image")
     trained = load_trained(config, request)
+    accelerate(trained.model, trained.precision.device, config.kernels)
     writer = writer_for(config.format, paths, trained.classes, config.top)
     alone = Processes(0, 1, 0, trained.precision.device)
     readers = workers(trained.settings, alone) if len(paths) > config.batch_size else 0

@@ -19,6 +19,7 @@ from dat_train.data.imagenet_tests import TEST_SETS
 from dat_train.data.mixing import Mixing
 from dat_train.errors import UserError
 from dat_train.models import count_macs, count_parameters, load_weights
+from dat_train.models.kernels import accelerate
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import Processes, start_processes, stop_processes
 from dat_train.runtime.stop_request import PREEMPTED, StopRequest
@@ -81,6 +82,8 @@ def train(
     freeze(model, config.freeze)
     facts = {"parameters": count_parameters(model), "macs": count_macs(model, config.img_size, model.in_chans)}
     model = model.to(precision.weights)
+    if not config.compile:  # the compiler gets the plain model
+        accelerate(model, processes.device, config.kernels)
     say_plan(config, folder, terminal, plan, model, facts, precision, (train_set, val_set))
     if config.init and not saved:
         terminal.say(str(load_weights(model, config.init, classes=train_set.classes)))

@@ -8,12 +8,12 @@ from dat_train.models.checkpoint import Checkpoint, CheckpointError
 from dat_train.models.complexity import count_macs, count_parameters
 from dat_train.models.dat import DAT
 from dat_train.models.deformable import DeformableAttention
-from dat_train.models.sampling import Attended, Sampling, record_attention, record_sampling
+from dat_train.models.recording import AttentionInputs, Sampling, record_attention, record_sampling
 from dat_train.models.weights import LoadReport, load_weights
 
 __all__ = [
     "DAT",
-    "Attended",
+    "AttentionInputs",
     "Checkpoint",
     "CheckpointError",
     "DeformableAttention",

@@ -1,12 +1,11 @@
-"""The Deformable Attention Transformer: one model class for every published variant, with timm's contract.
+"""The Deformable Attention Transformer: one class for all published variants, a timm backbone (docs/model.md).
 
 Sources: Xia et al., Vision Transformer with Deformable Attention, CVPR 2022 (arXiv 2201.00520) and DAT++
-(arXiv 2309.01430). The variants' sizes are in registry.py.
+(arXiv 2309.01430). The sizes of the variants are in registry.py.
 """
 
 from collections.abc import Sequence
 
-import torch
 from timm.layers import ClassifierHead, calculate_drop_path_rates
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from dat_train.errors import UserError
 from dat_train.models.blocks import Block, ConvStem, Downsample, Mlp, PatchStem
 from dat_train.models.deformable import DeformableAttention
+from dat_train.models.legacy_names import accept_legacy_names
 from dat_train.models.neighborhood import NeighborhoodAttention
 from dat_train.models.window import WindowAttention
 
@@ -30,34 +30,38 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
+        return checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
 
 
 class DAT(nn.Module):
     """Deformable Attention Transformer.
 
-    Everything about the blocks is data; a per-stage argument takes one value a stage, or a single value for all.
+    A per-stage argument takes one value per stage, or a single value for all stages. Earlier names of arguments are
+    accepted (models/legacy_names.py).
 
     Args:
         img_size: resolution the bias tables are made for, pixels (side, or (height, width)); the model takes others.
         in_chans, num_classes, global_pool: as in timm; num_classes=0 leaves out the classifier.
-        dims, depths, heads: per stage channels, number of blocks, attention heads.
-        blocks: per stage block letters, repeated up to the depth: "LS", "LD", "ND" (see the spec's block letters:
-            L window, S shifted window, D deformable, N neighborhood).
+        dims, depths, num_heads: per stage channels, number of blocks, attention heads.
+        blocks: per stage block letters, repeated up to the depth, as "LS", "LD", "ND": L window, S shifted window,
+            D deformable, N neighborhood attention (docs/model.md, "Pyramid").
         patch_size: stride of the patch stem.
-        window_size: per stage, of L and S blocks; kernel_size: per stage, of N blocks.
-        groups, strides, offset_kernels, offset_range, bias, offsets: per stage, of D blocks (`DeformableAttention`).
-        geometry: "cvpr" or "dat++", where reference points and queries lie.
+        window_size: per stage, of L and S blocks. kernel_size: per stage, of N blocks.
+        groups, strides, offset_kernels, offset_range_factor, position_bias, offsets: per stage, of D blocks
+            (`DeformableAttention`; offset_kernels is its kernel_size).
+        geometry: "cvpr" or "dat++": positions of reference points and queries.
         conv_stem: DAT++ stem and 3x3 downsampling instead of the CVPR ones.
-        dwconv_mlp, local_perception: DAT++ blocks; per stage.
-        layer_scale: initial LayerScale value, per stage; None: no LayerScale.
+        dwconv_mlp, local_perception: per stage, DAT++ blocks.
+        layer_scale: per stage, initial LayerScale value. None: no LayerScale.
         mlp_ratio, drop_rate (head), proj_drop_rate, attn_drop_rate, drop_path_rate: as in timm.
+
+    Raises:
+        UserError: unknown block letter, or arguments that an attention refuses.
 
     Shape: (B, in_chans, H, W), H and W at least 8 * patch_size -> logits (B, num_classes).
     """
 
+    @accept_legacy_names
     def __init__(
         self,
         img_size: int | tuple[int, int] = 224,
@@ -66,7 +70,7 @@ class DAT(nn.Module):
         global_pool: str = "avg",
         dims: Sequence[int] = (96, 192, 384, 768),
         depths: Sequence[int] = (2, 2, 6, 2),
-        heads: Sequence[int] = (3, 6, 12, 24),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
         blocks: Sequence[str] = ("LS", "LS", "LD", "LD"),
         patch_size: int = 4,
         window_size: int | Sequence[int] = 7,
@@ -74,8 +78,8 @@ class DAT(nn.Module):
         groups: int | Sequence[int] = (1, 1, 3, 6),
         strides: int | Sequence[int] = 1,
         offset_kernels: int | Sequence[int] = (9, 7, 5, 3),
-        offset_range: float | Sequence[float | None] | None = 2.0,
-        bias: str | Sequence[str] = "table",
+        offset_range_factor: float | Sequence[float | None] | None = 2.0,
+        position_bias: str | Sequence[str] = "table",
         offsets: bool | Sequence[bool] = True,
         geometry: str = "cvpr",
         conv_stem: bool = False,
@@ -89,76 +93,52 @@ class DAT(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        stages = len(dims)
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.global_pool = global_pool
+        self.num_classes, self.in_chans, self.global_pool = num_classes, in_chans, global_pool
         self.num_features = dims[-1]
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        self.stem = ConvStem(in_chans, dims[0]) if conv_stem else PatchStem(in_chans, dims[0], patch_size)
-        stride = 4 if conv_stem else patch_size
+        common = {"num_heads": num_heads, "attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate}
+        window = common | {"window_size": window_size}
+        deformable = common | {
+            "groups": groups, "stride": strides, "kernel_size": offset_kernels, "position_bias": position_bias,
+            "offset_range_factor": offset_range_factor, "offsets": offsets, "geometry": geometry,
+        }  # fmt: skip
+        attentions = {  # by block letter: class and arguments, some of them per stage
+            "L": (WindowAttention, window),
+            "S": (WindowAttention, window | {"shifted": True}),
+            "N": (NeighborhoodAttention, common | {"kernel_size": kernel_size}),
+            "D": (DeformableAttention, deformable),
+        }
+        block = {"drop": proj_drop_rate, "dwconv": dwconv_mlp, "layer_scale": layer_scale, "lpu": local_perception}
         drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-
-        def attention(letter: str, i: int, size: tuple[int, int]) -> nn.Module:
-            drop = {"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate}
-            if letter in "LS":
-                return WindowAttention(dims[i], heads[i], _stage(window_size, i), letter == "S", **drop)
-            if letter == "N":
-                return NeighborhoodAttention(dims[i], heads[i], _stage(kernel_size, i), **drop)
-            if letter == "D":
-                return DeformableAttention(
-                    dims[i],
-                    heads[i],
-                    _stage(groups, i),
-                    size,
-                    kernel_size=_stage(offset_kernels, i),
-                    stride=_stage(strides, i),
-                    offset_range=_stage(offset_range, i),
-                    bias=_stage(bias, i),
-                    offsets=_stage(offsets, i),
-                    geometry=geometry,
-                    **drop,
-                )
-            raise UserError(f"blocks[{i}]={blocks[i]!r} has the letter {letter!r}; the letters are L, S, D and N")
-
+        stride = 4 if conv_stem else patch_size
+        self.stem = ConvStem(in_chans, dims[0]) if conv_stem else PatchStem(in_chans, dims[0], patch_size)
         self.stages = nn.ModuleList()
         self.feature_info = []
-        for i in range(stages):
+        for i, dim in enumerate(dims):
             reduction = stride * 2**i
             size = (self.img_size[0] // reduction, self.img_size[1] // reduction)
-            letters = (blocks[i] * depths[i])[: depths[i]]
-            self.stages.append(
-                Stage(
-                    nn.Identity() if i == 0 else Downsample(dims[i - 1], dims[i], 3 if conv_stem else 2),
-                    [
-                        Block(
-                            dims[i],
-                            attention(letter, i, size),
-                            Mlp(dims[i], mlp_ratio, proj_drop_rate, _stage(dwconv_mlp, i)),
-                            drop_paths[i][j],
-                            _stage(layer_scale, i),
-                            _stage(local_perception, i),
-                        )
-                        for j, letter in enumerate(letters)
-                    ],
-                )
-            )
-            self.feature_info.append({"num_chs": dims[i], "reduction": reduction, "module": f"stages.{i}"})
+            downsample = Downsample(dims[i - 1], dim, 3 if conv_stem else 2) if i else nn.Identity()
+            stage_blocks = []
+            for j in range(depths[i]):
+                attn = _attention(attentions, blocks[i][j % len(blocks[i])], dim, size, i)
+                of = {name: _of_stage(value, i) for name, value in block.items()}
+                mlp = Mlp(dim, mlp_ratio, of["drop"], of["dwconv"])
+                stage_blocks.append(Block(dim, attn, mlp, drop_paths[i][j], of["layer_scale"], of["lpu"]))
+            self.stages.append(Stage(downsample, stage_blocks))
+            self.feature_info.append({"num_chs": dim, "reduction": reduction, "module": f"stages.{i}"})
         self.norm = nn.LayerNorm(self.num_features)
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate)
         self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Parameters without weight decay besides one-dimensional ones: the relative position bias tables.
 
-        The published names contain `relative_position_bias_table` (windows) or `rpe_table` (deformable attention: the
+        Their published names contain `relative_position_bias_table` (windows) or `rpe_table` (deformable attention: the
         table, and the weights of `dwc` and `log_cpb`). Neighborhood attention's `rpb` decays, as published.
         """
         marks = ("relative_position_bias_table", ".attn.bias.", ".attn.dwc.")
         return {name for name, _ in self.named_parameters() if any(mark in name for mark in marks)}
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
         """Layers for layer-wise learning-rate decay: stem, then blocks in order."""
         blocks = r"^stages\.(\d+)"
@@ -170,18 +150,17 @@ class DAT(nn.Module):
             ]
         return {"stem": r"^stem", "blocks": blocks}
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""
         for stage in self.stages:
             stage.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
+        """Last linear layer."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh classifier for `num_classes` classes; 0 removes it, global_pool="" also the pooling."""
+        """Replace the classifier by a new one for `num_classes` classes. 0 removes it; global_pool="": no pooling."""
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = global_pool
@@ -217,7 +196,7 @@ class DAT(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what the stages at `indices` do not need."""
+        """Remove the stages and layers that the stages at `indices` do not need; return the indices as a list."""
         take, last = feature_take_indices(len(self.stages), indices)
         shortened = last < len(self.stages) - 1
         if prune_norm or shortened:
@@ -244,6 +223,15 @@ class DAT(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def _stage(value, i: int):
-    """A per-stage argument's value in stage i."""
-    return value[i] if isinstance(value, Sequence) and not isinstance(value, str) else value
+def _attention(attentions: dict, letter: str, dim: int, size: tuple[int, int], stage: int) -> nn.Module:
+    """Attention of a block letter on maps of `size` = (H, W) in a stage."""
+    if letter not in attentions:
+        raise UserError(f"blocks has the letter {letter!r} in stage {stage + 1}; the letters are L, S, D and N")
+    cls, arguments = attentions[letter]
+    arguments = {name: _of_stage(value, stage) for name, value in arguments.items()}
+    return cls(dim, **arguments, **({"size": size} if cls is DeformableAttention else {}))
+
+
+def _of_stage(value, stage: int):
+    """Value of a per-stage argument in a stage."""
+    return value[stage] if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""A model in evaluation mode for a while."""
+"""Evaluation mode for the duration of a block."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode; afterwards each is in the mode it had, a frozen one among trained ones too."""
+    """Put every module into evaluation mode; restore the mode of each afterwards, frozen modules included."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

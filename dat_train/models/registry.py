@@ -1,27 +1,31 @@
-"""The published sizes, and one for small images, as timm models (spec: "Pyramid")."""
+"""Published sizes, and one for small images, as timm models (docs/model.md, "Sizes")."""
 
+from contextlib import nullcontext
+
+import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from dat_train.models.dat import DAT
+from dat_train.models.legacy_names import current_arguments
 from dat_train.models.published import rename_published
 
-CVPR = {  # what all CVPR models share; DAT's own defaults are the rest
+CVPR = {  # arguments of all CVPR models, besides the defaults of DAT
     "blocks": ("LS", "LS", "LD", "LD"),
     "offset_kernels": (9, 7, 5, 3),
     "strides": 1,
-    "offset_range": 2.0,
-    "bias": "table",
+    "offset_range_factor": 2.0,
+    "position_bias": "table",
     "geometry": "cvpr",
     "window_size": 7,
 }
-DATPP = {  # what all DAT++ models share
+DATPP = {  # arguments of all DAT++ models
     "depths": (2, 4, 18, 2),
     "blocks": ("ND", "ND", "ND", "DD"),
     "offset_kernels": (9, 7, 5, 3),
     "strides": (8, 4, 2, 1),
-    "offset_range": None,
-    "bias": "table",
+    "offset_range_factor": None,
+    "position_bias": "table",
     "geometry": "dat++",
     "kernel_size": 7,
     "conv_stem": True,
@@ -30,30 +34,30 @@ DATPP = {  # what all DAT++ models share
 }
 SIZES = {
     "dat_tiny": CVPR
-    | {"dims": (96, 192, 384, 768), "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24), "groups": (1, 1, 3, 6)},
+    | {"dims": (96, 192, 384, 768), "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24), "groups": (1, 1, 3, 6)},
     "dat_small": CVPR
-    | {"dims": (96, 192, 384, 768), "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24), "groups": (1, 1, 3, 6)},
+    | {"dims": (96, 192, 384, 768), "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24), "groups": (1, 1, 3, 6)},
     "dat_base": CVPR
-    | {"dims": (128, 256, 512, 1024), "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32), "groups": (1, 1, 4, 8)},
-    # for small images: 2-pixel patches and deformable attention from stage 2 on, where a 32-pixel image still has a map
+    | {"dims": (128, 256, 512, 1024), "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "groups": (1, 1, 4, 8)},
+    # for small images: 2-pixel patches, deformable attention from stage 2 on (an 8x8 map at 32 pixels)
     "dat_nano": CVPR
     | {
         "dims": (32, 64, 96, 160),
         "depths": (2, 2, 4, 2),
-        "heads": (1, 2, 3, 5),
+        "num_heads": (1, 2, 3, 5),
         "groups": (1, 2, 3, 5),
         "blocks": ("LS", "LD", "LD", "LD"),
         "patch_size": 2,
         "window_size": 4,
     },
-    "datpp_tiny": DATPP | {"dims": (64, 128, 256, 512), "heads": (2, 4, 8, 16), "groups": (1, 2, 4, 8)},
-    "datpp_small": DATPP | {"dims": (96, 192, 384, 768), "heads": (3, 6, 12, 24), "groups": (1, 2, 3, 6)},
-    "datpp_base": DATPP | {"dims": (128, 256, 512, 1024), "heads": (4, 8, 16, 32), "groups": (2, 4, 8, 16)},
+    "datpp_tiny": DATPP | {"dims": (64, 128, 256, 512), "num_heads": (2, 4, 8, 16), "groups": (1, 2, 4, 8)},
+    "datpp_small": DATPP | {"dims": (96, 192, 384, 768), "num_heads": (3, 6, 12, 24), "groups": (1, 2, 3, 6)},
+    "datpp_base": DATPP | {"dims": (128, 256, 512, 1024), "num_heads": (4, 8, 16, 32), "groups": (2, 4, 8, 16)},
 }
 SIZES["dat_base_384"] = SIZES["dat_base"] | {"window_size": 12}
-# the model of 224 pixels run at 384: its tables stay, the input grows
+# the model of 224 pixels at 384: bias tables of 224, larger input
 SIZES["datpp_base_384"] = SIZES["datpp_base"] | {"img_size": 224}
-# DAT++ steps back to the CVPR stem, downsampling and MLP
+# DAT++ with the CVPR stem, downsampling and MLP
 SIZES["datp_tiny"] = SIZES["datpp_tiny"] | {"conv_stem": False, "dwconv_mlp": False, "local_perception": False}
 
 
@@ -91,16 +95,21 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(name: str, pretrained: bool, **kwargs) -> DAT:
+def _create(
+    name: str, pretrained: bool, device: torch.device | str | None = None, dtype: torch.dtype | None = None, **kwargs
+) -> DAT:
+    """Model of a registered size; device and dtype are those of the weights, as in timm."""
     size = default_cfgs[name].default.input_size[-1]
-    return build_model_with_cfg(
-        DAT,
-        name,
-        pretrained,
-        pretrained_filter_fn=rename_published,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **({"img_size": size} | SIZES[name] | kwargs),
-    )
+    with torch.device(device) if device is not None else nullcontext():
+        model = build_model_with_cfg(
+            DAT,
+            name,
+            pretrained,
+            pretrained_filter_fn=rename_published,
+            feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+            **({"img_size": size} | SIZES[name] | current_arguments(kwargs)),
+        )
+    return model.to(dtype=dtype)
 
 
 @register_model

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from dat_train.models.position_bias import FixedBias, resize_fixed_table
+from dat_train.models.deformable import FixedBias, resize_fixed_table
 
 
 def fit_state(
@@ -59,7 +59,7 @@ def _resize_table(model: nn.Module, name: str, value: Tensor, wanted: torch.Size
         return resized.reshape(-1, new * new).T.to(value.dtype)
     if isinstance(owner, FixedBias) and len(value) == wanted[0]:  # (heads, H*W, Hk*Wk) of square maps
         old, old_keys = (int(n**0.5) for n in value.shape[1:])
-        return resize_fixed_table(value, (old, old), (old_keys, old_keys), owner.size, owner.key_size)
+        return resize_fixed_table(value, (old, old, old_keys, old_keys), (*owner.size, *owner.key_size))
     if name.endswith((".bias.table", ".rpb")) and value.ndim == 3 and len(value) == wanted[0]:  # (heads, 2H-1, 2W-1)
         resized = F.interpolate(value[None].float(), size=tuple(wanted[1:]), mode="bicubic", align_corners=False)
         return resized[0].to(value.dtype)

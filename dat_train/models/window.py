@@ -1,104 +1,160 @@
-"""Window attention and its shifted form: block letters `L` and `S` (spec: "Window attention")."""
+"""Window attention and its shifted form: block letters `L` and `S` (docs/model.md, "Window attention").
+
+Functions with control flow on shapes are marked with torch.fx.wrap: symbolic tracing records a call of them.
+"""
+
+import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from dat_train.models.blocks import Linear, is_bare
-from dat_train.models.kernels.choice import implementation
-from dat_train.models.kernels.window_attention import (
-    into_windows,
-    out_of_windows,
-    window_attention,
-    window_attention_in_parts,
-)
+from dat_train.models.legacy_names import accept_legacy_names
 
 
 class WindowAttention(nn.Module):
     """Self-attention inside w x w windows with a learned relative position bias.
 
-    Source: Swin (Liu et al., ICCV 2021, section 3.2) as DAT uses it: the shift is ceil(w / 2), not floor, and pairs
-    from different regions of a rolled map get -100 added to their logit.
-
-    A map whose sides are no multiples of w is padded right and below; padded keys are masked out. An axis that fits
-    into a single window is not shifted.
+    A map whose sides are not multiples of w is padded right and below; padded keys are masked. An axis with a single
+    window is not shifted.
 
     Args:
-        dim: channels C, a multiple of `heads`.
-        heads: attention heads.
+        dim: channels C, a multiple of `num_heads`.
+        num_heads: attention heads M.
         window_size: side w of a window, in positions.
         shifted: roll the map by ceil(w / 2) first and back afterwards.
+        attn_drop: dropout probability of the attention weights.
+        proj_drop: dropout probability of the output.
 
     Shape: (B, H, W, C) -> (B, H, W, C), any H, W >= 1.
+
+    Source: Swin (Liu et al., ICCV 2021, section 3.2) as DAT uses it: the shift is ceil(w / 2) where Swin has
+    floor(w / 2).
     """
 
+    @accept_legacy_names
     def __init__(
         self,
         dim: int,
-        heads: int,
+        num_heads: int,
         window_size: int,
         shifted: bool = False,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.window_size = window_size
         self.shift = (window_size + 1) // 2 if shifted else 0
         self.attn_drop = attn_drop
-        self.qkv = Linear(dim, 3 * dim)
-        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, heads))
-        self.register_buffer("relative_position_index", _relative_position_index(window_size), persistent=False)
-        self.proj = Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
+        self.register_buffer("relative_position_index", relative_position_index(window_size), persistent=False)
+        self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         self.reset_bias()
 
     def reset_bias(self) -> None:
-        """Start the bias table from a truncated normal, std 0.01."""
+        """Initialize the bias table from a truncated normal, std 0.01."""
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        H, W, w = x.shape[1], x.shape[2], self.window_size
-        pad_y, pad_x = (w - H % w) % w, (w - W % w) % w
-        rows, columns = (H + pad_y) // w, (W + pad_x) // w
-        shift_y = self.shift if rows > 1 else 0
-        shift_x = self.shift if columns > 1 else 0
-
-        if pad_y > 0 or pad_x > 0:
-            x = F.pad(x, (0, 0, 0, pad_x, 0, pad_y))
-        # (heads, n, n), n = w*w; a lookup whose gradient is added up in the same order in every run
-        bias = F.embedding(self.relative_position_index, self.relative_position_bias_table).permute(2, 0, 1)
-        if pad_y > 0 or pad_x > 0 or shift_y > 0 or shift_x > 0:
-            bias = self._mask(H, W, rows, columns, shift_y, shift_x, bias).unsqueeze(1) + bias  # (windows, heads, n, n)
-        dropout = self.attn_drop if self.training else 0.0
-        if not torch.jit.is_scripting():
-            qkv, proj = self.qkv, self.proj
-            if implementation(x) == "parts" and dropout == 0 and is_bare(qkv) and is_bare(proj):
-                weights = qkv.weight, qkv.bias, proj.weight, proj.bias
-                x = window_attention_in_parts(x, *weights, bias, self.heads, (shift_y, shift_x))
-                return self.proj_drop(x[:, :H, :W])
-        x = into_windows(x, w, shift_y, shift_x)
-        x = window_attention(self.qkv(x), bias, self.heads, dropout)
-        x = out_of_windows(x, w, rows * w, columns * w, shift_y, shift_x)
-        if pad_y > 0 or pad_x > 0:
-            x = x[:, :H, :W].contiguous()  # torch multiplies other layouts by trained and frozen weights differently
+        H, W = x.shape[1], x.shape[2]
+        shift = axis_shifts(H, W, self.window_size, self.shift)
+        x = window_partition(x, self.window_size, shift)
+        bias = self.position_bias(H, W, shift)
+        x = window_attention(self.qkv(x), bias, self.attn_drop if self.training else 0.0)
+        x = window_reverse(x, self.window_size, shift, (H, W))
         return self.proj_drop(self.proj(x))
 
-    def _mask(self, H: int, W: int, rows: int, columns: int, shift_y: int, shift_x: int, like: Tensor) -> Tensor:
-        """Additive mask (windows, w*w, w*w): -100 between regions of the rolled map, -inf on padded keys."""
-        w = self.window_size
-        y = torch.arange(rows * w, device=like.device)
-        x = torch.arange(columns * w, device=like.device)
-        region = (y >= rows * w - shift_y).unsqueeze(1) * 2 + (x >= columns * w - shift_x).unsqueeze(0) * 1
-        padded = ((y + shift_y) % (rows * w) >= H).unsqueeze(1) | ((x + shift_x) % (columns * w) >= W).unsqueeze(0)
-        region = region.view(rows, w, columns, w).transpose(1, 2).reshape(rows * columns, w * w)
-        padded = padded.view(rows, w, columns, w).transpose(1, 2).reshape(rows * columns, 1, w * w)
-        mask = torch.zeros((rows * columns, w * w, w * w), dtype=like.dtype, device=like.device)
-        mask = mask.masked_fill(region.unsqueeze(1) != region.unsqueeze(2), -100.0)
-        return mask.masked_fill(padded, float("-inf"))
+    def position_bias(self, H: int, W: int, shift: tuple[int, int]) -> Tensor:
+        """Bias of every (query, key) of a window, with the mask of the padded and shifted map.
+
+        Returns:
+            (M, w*w, w*w) for all windows, or (windows, M, w*w, w*w) where they differ.
+        """
+        # The gradient of an embedding is summed in a fixed order, that of an index is not.
+        bias = F.embedding(self.relative_position_index, self.relative_position_bias_table)
+        return add_window_mask(rearrange(bias, "i j m -> m i j"), H, W, shift)
 
 
-def _relative_position_index(w: int) -> Tensor:
+torch.fx.wrap("rearrange")
+
+
+@torch.fx.wrap
+def axis_shifts(H: int, W: int, w: int, shift: int) -> tuple[int, int]:
+    """Shift along each axis: `shift`, or 0 where a single window covers the axis."""
+    return shift if w < H else 0, shift if w < W else 0
+
+
+@torch.fx.wrap
+def window_partition(x: Tensor, w: int, shift: tuple[int, int]) -> Tensor:
+    """Pad a map (B, H, W, C) to multiples of w, roll it by -shift, cut it: (B, windows, w*w, C)."""
+    H, W = x.shape[1:3]
+    if H % w or W % w:
+        x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
+    if shift != (0, 0):
+        x = torch.roll(x, (-shift[0], -shift[1]), (1, 2))
+    return rearrange(x, "b (rows y) (columns x) c -> b (rows columns) (y x) c", y=w, x=w)
+
+
+@torch.fx.wrap
+def window_reverse(x: Tensor, w: int, shift: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Inverse of `window_partition`: (B, windows, w*w, C) -> (B, H, W, C) for size (H, W)."""
+    H, W = size
+    x = rearrange(x, "b (rows columns) (y x) c -> b (rows y) (columns x) c", rows=-(-H // w), y=w)
+    if shift != (0, 0):
+        x = torch.roll(x, shift, (1, 2))
+    # torch multiplies layouts that are not contiguous by trained and by frozen weights differently
+    return x[:, :H, :W].contiguous() if H % w or W % w else x
+
+
+@torch.fx.wrap
+def window_attention(qkv: Tensor, bias: Tensor, dropout: float) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v inside every window.
+
+    Args:
+        qkv: (B, windows, n, 3C) queries, keys and values of the n positions of a window.
+        bias: (M, n, n) for all windows, or (windows, M, n, n).
+        dropout: dropout probability of the attention weights.
+
+    Returns:
+        (B, windows, n, C).
+    """
+    # Windows with one bias are an axis next to the batch; windows with a bias each, next to the heads.
+    batch, heads = ("(b windows)", "m") if bias.ndim == 3 else ("b", "(windows m)")
+    M, B = bias.shape[-3], qkv.shape[0]
+    q, k, v = rearrange(qkv, f"b windows n (qkv m d) -> qkv {batch} {heads} n d", qkv=3, m=M)
+    mask = bias.reshape(1, -1, *bias.shape[-2:]).to(q.dtype)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    return rearrange(out, f"{batch} {heads} n d -> b windows n (m d)", b=B, m=M)
+
+
+@torch.fx.wrap
+def add_window_mask(bias: Tensor, H: int, W: int, shift: tuple[int, int]) -> Tensor:
+    """Add the mask of a padded or shifted map to a bias (M, w*w, w*w).
+
+    Pairs of positions from different regions of the rolled map get -100, as published; padded keys get -inf.
+
+    Returns:
+        (windows, M, w*w, w*w), or the bias as it is for a map without padding and shift.
+    """
+    w = math.isqrt(bias.shape[-1])
+    if H % w == 0 and W % w == 0 and shift == (0, 0):
+        return bias
+    rows, columns = -(-H // w) * w, -(-W // w) * w
+    y, x = torch.arange(rows, device=bias.device), torch.arange(columns, device=bias.device)
+    region = (y >= rows - shift[0])[:, None] * 2 + (x >= columns - shift[1])[None] * 1
+    padded = ((y + shift[0]) % rows >= H)[:, None] | ((x + shift[1]) % columns >= W)[None]
+    region, padded = (rearrange(t, "(rows y) (columns x) -> (rows columns) (y x)", y=w, x=w) for t in (region, padded))
+    mask = torch.zeros(len(region), w * w, w * w, dtype=bias.dtype, device=bias.device)
+    mask = mask.masked_fill(region[:, :, None] != region[:, None], -100.0)
+    mask = mask.masked_fill(padded[:, None], float("-inf"))
+    return mask[:, None] + bias
+
+
+def relative_position_index(w: int) -> Tensor:
     """(w*w, w*w) row of the bias table for each (query, key) of a window: (dy + w - 1) * (2w - 1) + (dx + w - 1)."""
     y, x = torch.meshgrid(torch.arange(w), torch.arange(w), indexing="ij")
     y, x = y.flatten(), x.flatten()

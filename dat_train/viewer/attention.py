@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dat_train.models.deformable import DeformableAttention
-from dat_train.models.sampling import record_attention
+from dat_train.models.recording import record_attention
 from dat_train.viewer.image_coordinates import nearest_query, position_to_pixel, query_pixels, splat
 from dat_train.viewer.normalized_images import to_rgb
 
@@ -159,7 +159,7 @@ def attention_weights(attention: DeformableAttention, x: Tensor, positions: Tens
         (B, heads, H * W, Hk * Wk), each row summing to 1.
     """
     B, H, W, C = x.shape
-    heads = attention.heads
+    heads = attention.num_heads
     q = attention.q(x).view(B, H * W, heads, C // heads).transpose(1, 2)
     k = attention.kv(attention.features(x, positions))[..., :C]  # (B, keys, C)
     k = k.view(B, -1, heads, C // heads).transpose(1, 2)  # (B, heads, keys, C / heads)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dat_train.models.deformable import SamplingPositions
 from dat_train.models.modes import evaluating
-from dat_train.models.sampling import Sampling, record_sampling
+from dat_train.models.recording import Sampling, record_sampling
 
 MEASURES = ("offset_length", "offset_at_limit", "offset_outside")
 NEAR = 0.99  # share of the limit that counts as reaching it; tanh approaches its limit only
@@ -30,10 +30,10 @@ def offset_statistics(layer: SamplingPositions, sampling: Sampling) -> Tensor:
     cells = torch.tensor(positions.shape[2:4]) - (0 if layer.geometry == "cvpr" else 1)
     cells = cells.clamp(min=1).to(offset, non_blocking=True)  # (2,) between -1 and 1
     length = (offset * cells / 2).norm(dim=-1)
-    if layer.offset_range is None:
+    if layer.offset_range_factor is None:
         limited = positions.abs() >= NEAR
     else:
-        limited = offset.abs() * cells >= NEAR * layer.offset_range
+        limited = offset.abs() * cells >= NEAR * layer.offset_range_factor
     outside = positions.abs() > 1
     return torch.stack([value.to(offset.dtype).mean() for value in (length, limited.any(-1), outside.any(-1))])
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dat_train.benchmark.attention
-from dat_train.benchmark.attention import benchmark_attention, implementations
+from dat_train.benchmark.attention import benchmark_attention, kernels_of
 from dat_train.benchmark.clock import interleaved
 from dat_train.benchmark.models import Candidate, benchmark_models
 from dat_train.benchmark.peak_memory import peak_memory
@@ -56,7 +56,7 @@ def test_memory_of_training_is_weights_optimizer_and_what_grows_with_the_batch()
 
 
 def nano(**settings):
-    shape = {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "heads": (1, 2, 3, 4), "groups": (1, 1, 3, 2)}
+    shape = {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "num_heads": (1, 2, 3, 4), "groups": (1, 1, 3, 2)}
     settings = {"size": 32, "batch_size": 2, "device": CPU, "weights": torch.float32, "autocast": None} | settings
     return Candidate("dat_nano", **settings, compiled=False, **shape)
 
@@ -86,17 +86,16 @@ def test_ratio_is_the_median_over_rounds_of_throughput():
 
 
 @pytest.mark.parametrize("size", [7, 28])
-def test_attention_is_measured_by_every_implementation(size):
+def test_attention_is_measured_with_all_kernels(size):
     results = benchmark_attention(size, batch_size=1, device=CPU, dtype=torch.float32, repeats=1, warmup=1)
-    assert len(results) == 2 * len(implementations(CPU)) and all(result.memory for result in results)
+    assert len(results) == 2 * len(kernels_of(CPU)) and all(result.memory for result in results)
 
 
-def test_a_kernel_that_does_not_work_here_is_left_out(monkeypatch):
-    """Triton has no driver for a CPU."""
-    monkeypatch.setattr(dat_train.benchmark.attention, "implementations", lambda _: ["plain", "triton", "parts"])
-    with pytest.warns(UserWarning, match="triton 7x7 is left out"):
+def test_kernels_that_do_not_work_are_left_out_with_a_warning(monkeypatch):
+    monkeypatch.setattr(dat_train.benchmark.attention, "kernels_of", lambda _: ["plain", "triton", "auto"])
+    with pytest.warns(UserWarning, match="kernels=triton is left out: UserError: .* needs a CUDA device"):
         results = benchmark_attention(7, batch_size=1, device=CPU, dtype=torch.float32, repeats=1, warmup=1)
-    assert [result.name for result in results] == ["plain 7x7", "parts 7x7"] * 2
+    assert [result.name for result in results] == ["plain 7x7", "auto 7x7"] * 2
 
 
 def test_what_cannot_be_measured_is_named():

@@ -20,7 +20,7 @@ def test_models_beside_a_baseline(tmp_path):
 def test_attention_alone(tmp_path):
     result = run("dat-bench", "attention", "sizes=[7]", "batch_size=1", "repeats=1", "warmup=0", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "plain 7x7" in result.stdout and "parts 7x7" in result.stdout
+    assert "plain 7x7" in result.stdout and "auto 7x7" in result.stdout
 
 
 def test_mistakes_are_one_line(tmp_path):

@@ -133,12 +133,12 @@ def test_released_weights_are_evaluated_as_a_recipe_says(tmp_path):
     arguments = {
         "dims": record["dims"],
         "depths": record["depths"],
-        "heads": record["heads"],
+        "num_heads": record["heads"],
         "blocks": ["".join(letters) for letters in record["stage_spec"]],
         "window_size": record["window_sizes"],
         "groups": [max(groups, 1) for groups in record["groups"]],
         "strides": [max(stride, 1) for stride in record["strides"]],
-        "offset_range": [factor if factor > 0 else None for factor in record["offset_range_factor"]],
+        "offset_range_factor": [factor if factor > 0 else None for factor in record["offset_range_factor"]],
     }
     text = json.dumps(arguments).replace('"', "").replace(" ", "")
     classes = record["num_classes"]

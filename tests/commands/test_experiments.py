@@ -82,7 +82,7 @@ def test_ablations_are_one_override_of_a_published_model_too():
     published = new_model(composed("model=dat_t", "data=fake", "ablation=stages_none"), 2)
     assert "sampling" not in "".join(name for name, _ in published.named_parameters())
     both = composed("model=dat_t", "data=fake", "ablation=[offsets_off,bias_none]").model.args
-    assert dict(both) == {"offsets": False, "bias": "none"}
+    assert dict(both) == {"offsets": False, "position_bias": "none"}
 
 
 def test_the_table_of_a_sweep_has_a_row_for_each_ablation(tmp_path, monkeypatch, capsys):

@@ -11,7 +11,12 @@ from dat_train.cli.composition_errors import composition_error
 from dat_train.cli.table import TRAIN
 
 TINY = [
-    *("model=dat_nano", "model.args.dims=[8,16,16,24]", "model.args.depths=[1,1,2,1]", "model.args.heads=[1,2,2,3]"),
+    *(
+        "model=dat_nano",
+        "model.args.dims=[8,16,16,24]",
+        "model.args.depths=[1,1,2,1]",
+        "model.args.num_heads=[1,2,2,3]",
+    ),
     *("data=fake", "data.fake_images=16", "data.fake_classes=2", "batch_size=8", "micro_batch_size=4", "epochs=1"),
     *("schedule.warmup_epochs=0", "data.workers=0", "model.args.groups=[1,1,2,1]"),
 ]

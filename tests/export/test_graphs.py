@@ -10,12 +10,12 @@ from dat_train.errors import UserError
 from dat_train.export.onnx_file import OnnxModel, write_int8, write_onnx
 from dat_train.export.torch_export_file import compare, write_program
 
-SMALL = {"dims": (8, 16, 16, 24), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 3), "groups": (1, 2, 1, 3)}
+SMALL = {"dims": (8, 16, 16, 24), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 3), "groups": (1, 2, 1, 3)}
 
 
 @pytest.mark.long
 def test_neighborhoods_convolutional_stem_and_strided_offsets_as_onnx(tmp_path):
-    stages = {"dims": (8, 16), "depths": (1, 1), "heads": (1, 2), "groups": (1, 2)}
+    stages = {"dims": (8, 16), "depths": (1, 1), "num_heads": (1, 2), "groups": (1, 2)}
     model = timm.create_model("datpp_tiny", num_classes=5, img_size=64, blocks=("N", "D"), **stages).eval()
     assert write_onnx(model, tmp_path / "m.onnx", (3, 64, 64), {}) < 1e-4
     write_int8(tmp_path / "m.onnx", tmp_path / "q.onnx")
@@ -27,7 +27,9 @@ def test_neighborhoods_convolutional_stem_and_strided_offsets_as_onnx(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("bias", ["fixed", "log_cpb", "dwc", "none"])
 def test_every_position_bias_as_onnx(bias, tmp_path):
-    model = timm.create_model("dat_nano", num_classes=5, bias=bias, blocks=("S", "D", "D", "D"), **SMALL).eval()
+    model = timm.create_model(
+        "dat_nano", num_classes=5, position_bias=bias, blocks=("S", "D", "D", "D"), **SMALL
+    ).eval()
     assert write_onnx(model, tmp_path / "m.onnx", (3, 32, 48), {}) < 1e-4  # not square
 
 

@@ -9,12 +9,12 @@ from dat_train.models import DeformableAttention
 SIZES = [(1, 1), (1, 9), (2, 3), (7, 5), (8, 8), (13, 21), (40, 3)]
 KINDS = {
     "cvpr": {},
-    "dat++": {"geometry": "dat++", "offset_range": None, "kernel_size": 3, "stride": 2},
+    "dat++": {"geometry": "dat++", "offset_range_factor": None, "kernel_size": 3, "stride": 2},
     "strided as wide as its kernel": {"geometry": "dat++", "kernel_size": 4, "stride": 4},
-    "fixed": {"bias": "fixed"},
-    "log-cpb": {"bias": "log_cpb"},
-    "dwc": {"bias": "dwc"},
-    "grid": {"offsets": False, "bias": "none"},
+    "fixed": {"position_bias": "fixed"},
+    "log-cpb": {"position_bias": "log_cpb"},
+    "dwc": {"position_bias": "dwc"},
+    "grid": {"offsets": False, "position_bias": "none"},
     "pooled": {"offsets": False, "geometry": "dat++", "stride": 2},
 }
 
@@ -22,7 +22,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_map_gives_a_map_of_its_shape_and_gradients(kind):
     torch.manual_seed(0)
-    attention = DeformableAttention(dim=12, heads=4, groups=2, size=(8, 8), **KINDS[kind])
+    attention = DeformableAttention(dim=12, num_heads=4, groups=2, size=(8, 8), **KINDS[kind])
     for size in SIZES:
         if min(size) < 4 and kind == "strided as wide as its kernel":
             continue  # a kernel without padding needs as many pixels
@@ -36,7 +36,7 @@ def test_any_map_gives_a_map_of_its_shape_and_gradients(kind):
 def test_a_view_that_is_not_contiguous_is_taken():
     """As permute(0, 2, 3, 1) of a CNN's map is."""
     torch.manual_seed(0)
-    attention = DeformableAttention(dim=8, heads=2, groups=1, size=(6, 6)).eval()
+    attention = DeformableAttention(dim=8, num_heads=2, groups=1, size=(6, 6)).eval()
     x = torch.randn(2, 8, 6, 10).permute(0, 2, 3, 1)
     assert torch.allclose(attention(x), attention(x.contiguous()), atol=1e-6)
 
@@ -44,7 +44,7 @@ def test_a_view_that_is_not_contiguous_is_taken():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_near_float32(dtype):
     torch.manual_seed(0)
-    attention = DeformableAttention(dim=16, heads=2, groups=2, size=(9, 9)).eval()
+    attention = DeformableAttention(dim=16, num_heads=2, groups=2, size=(9, 9)).eval()
     x = torch.randn(1, 9, 14, 16)
     want = attention(x)
     got = attention.to(dtype)(x.to(dtype))
@@ -54,7 +54,7 @@ def test_half_precision_is_near_float32(dtype):
 
 def test_each_sample_is_alone_in_its_batch():
     torch.manual_seed(0)
-    attention = DeformableAttention(dim=8, heads=2, groups=2, size=(5, 5)).eval()
+    attention = DeformableAttention(dim=8, num_heads=2, groups=2, size=(5, 5)).eval()
     x = torch.randn(3, 5, 7, 8)
     assert torch.allclose(attention(x)[1:2], attention(x[1:2]), atol=1e-6)
 
@@ -62,12 +62,12 @@ def test_each_sample_is_alone_in_its_batch():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"heads": 5}, "dim=12 must be a multiple of heads=5"),
-        ({"groups": 3}, "heads of groups=3"),
-        ({"bias": "tabel"}, "one of table, fixed"),
+        ({"num_heads": 5}, "dim=12 must be a multiple of num_heads=5"),
+        ({"groups": 3}, "num_heads a multiple of groups=3"),
+        ({"position_bias": "tabel"}, "one of table, fixed"),
         ({"geometry": "dat"}, "one of cvpr, dat"),
     ],
 )
 def test_what_does_not_divide_is_named(wrong, message):
     with pytest.raises(UserError, match=message):
-        DeformableAttention(**({"dim": 12, "heads": 4, "groups": 2, "size": (8, 8)} | wrong))
+        DeformableAttention(**({"dim": 12, "num_heads": 4, "groups": 2, "size": (8, 8)} | wrong))

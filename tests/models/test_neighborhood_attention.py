@@ -1,11 +1,10 @@
-"""Three formulations of neighborhood attention, against its definition and each other, with their gradients."""
+"""Neighborhood attention in tiles, compared with its definition, with gradients."""
 
 import pytest
 import torch
-import torch.nn.attention.flex_attention
 
-from dat_train.models.neighborhood import NeighborhoodAttention
-from dat_train.models.neighborhood_attention import _block_mask, flex, gathered, neighborhood_attention, tiled
+from dat_train.models.complexity import gathered_attention
+from dat_train.models.neighborhood import NeighborhoodAttention, tiled_attention
 
 CASES = [  # height, width, kernel
     (1, 1, 1), (7, 7, 7), (3, 8, 3), (14, 14, 7), (15, 14, 7), (16, 23, 5), (29, 15, 7), (22, 40, 11), (56, 28, 7),
@@ -45,43 +44,27 @@ def by_definition(qkv, rpb, k):
 
 
 @pytest.mark.parametrize(("H", "W", "k"), [(1, 1, 1), (5, 6, 3), (7, 9, 7), (16, 5, 5)])
-def test_the_plain_form_is_the_definition(H, W, k):
+def test_gathered_attention_agrees_with_the_definition(H, W, k):
     qkv, rpb = inputs(H, W, k)
-    assert (gathered(qkv, rpb, k) - by_definition(qkv, rpb, k)).abs().max() < 1e-12
+    assert (gathered_attention(qkv, rpb, k) - by_definition(qkv, rpb, k)).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(("H", "W", "k"), CASES)
-def test_tiles_give_the_same_numbers_and_gradients(H, W, k):
+def test_tiles_have_the_same_values_and_gradients(H, W, k):
     qkv, rpb = inputs(H, W, k)
-    for ours, plain in zip(with_gradients(tiled, qkv, rpb, k), with_gradients(gathered, qkv, rpb, k), strict=True):
+    for ours, plain in zip(
+        with_gradients(tiled_attention, qkv, rpb, k), with_gradients(gathered_attention, qkv, rpb, k), strict=True
+    ):
         assert (ours - plain).abs().max() < 1e-11
-
-
-@pytest.mark.parametrize(("H", "W", "k"), [(8, 9, 3), (14, 14, 7), (16, 23, 5)])
-def test_flex_attention_gives_the_same_numbers_and_gradients(H, W, k, monkeypatch):
-    """Its mask and bias, computed densely by torch's own reference; the kernel itself needs a GPU."""
-    # torch refuses gradients on the CPU, though its reference formulation has them
-    monkeypatch.setattr(torch.nn.attention.flex_attention, "_validate_device", lambda *tensors: None)
-    qkv, rpb = inputs(H, W, k, d=16, dtype=torch.float32)
-    ours = with_gradients(flex, qkv, rpb, k)
-    for mine, plain in zip(ours, with_gradients(gathered, qkv, rpb, k), strict=True):
-        assert (mine - plain).abs().max() < 2e-5
-
-
-def test_a_mask_made_while_evaluating_serves_in_training():
-    """Autograd saves no inference tensors."""
-    with torch.inference_mode():
-        mask = _block_mask(9, 8, 3, "cpu")
-    assert not any(isinstance(part, torch.Tensor) and part.is_inference() for part in mask.as_tuple())
 
 
 def test_dropout_drops_whole_weights():
     qkv, rpb = inputs(16, 16, 3)
     qkv[..., 2, :, :] = 1  # every value is one: the output is the sum of weights that are left, over what is kept
     torch.manual_seed(0)
-    out = neighborhood_attention(qkv, rpb, 3, dropout=0.5)
+    out = tiled_attention(qkv, rpb, 3, dropout=0.5)
     assert out.mean().item() == pytest.approx(1, abs=0.05) and out.std() > 0.1
-    assert torch.allclose(neighborhood_attention(qkv, rpb, 3), torch.ones_like(out))
+    assert torch.allclose(tiled_attention(qkv, rpb, 3), torch.ones_like(out))
 
 
 def test_a_map_smaller_than_the_kernel_is_padded_with_zeros():
@@ -93,8 +76,8 @@ def test_a_map_smaller_than_the_kernel_is_padded_with_zeros():
     assert (attention(x) - attention.proj(out.reshape(2, 3, 5, 8))).abs().max() < 1e-12
 
 
-def test_what_is_copied_stays_small():
-    """The plain form keeps 49 copies of keys and values for the backward pass; tiles less than a quarter of that."""
+def test_tiles_keep_few_copies():
+    """Gathered attention keeps 49 copies of keys and values for the backward pass, tiles less than a quarter."""
 
     def kept(function):
         total = []
@@ -103,4 +86,4 @@ def test_what_is_copied_stays_small():
             function(qkv.requires_grad_(), rpb.requires_grad_(), 7)
         return sum(total)
 
-    assert kept(tiled) < 0.25 * kept(gathered)
+    assert kept(tiled_attention) < 0.25 * kept(gathered_attention)

@@ -1,4 +1,6 @@
-"""What timm's own model tests ask of an ordinary hierarchical backbone, and what its users' tools do."""
+"""Requirements of timm on a backbone (its own model tests), and of torch.fx, torch.export and torch.compile."""
+
+import importlib
 
 import pytest
 import timm
@@ -7,13 +9,13 @@ from timm.optim import param_groups_layer_decay
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import dat_train.models
-from dat_train.models.kernels.choice import using
+from dat_train.models.legacy_names import current_arguments
 
 NAMES = [
     "dat_nano", "dat_tiny", "dat_small", "dat_base", "dat_base_384",
     "datp_tiny", "datpp_tiny", "datpp_small", "datpp_base", "datpp_base_384",
 ]  # fmt: skip
-SMALL = ["dat_nano", "dat_tiny", "datpp_tiny"]  # one of each kind, where a size is nothing but numbers
+SMALL = ["dat_nano", "dat_tiny", "datpp_tiny"]  # one of each kind
 PUBLISHED = {  # parameters, and multiply-accumulates in G, at the model's own resolution
     "dat_tiny": (28_319_138, 4.59),
     "dat_small": (49_700_402, 9.01),
@@ -56,7 +58,7 @@ def test_nano_stays_under_a_million_and_a_half_parameters():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_default_configuration_names_what_is_there(name):
+def test_default_configuration_agrees_with_the_model(name):
     model = meta(name)
     cfg = model.pretrained_cfg
     names = dict(model.named_parameters())
@@ -146,7 +148,7 @@ def test_layer_decay_groups_cover_everything_and_grow_with_depth():
     assert scales == sorted(scales) and len(set(scales)) == len(order) and scales[-1] == 1.0
 
 
-def test_bias_tables_are_named_as_not_decaying():
+def test_bias_tables_do_not_decay():
     names = meta("dat_tiny").no_weight_decay()
     assert "stages.0.blocks.0.attn.relative_position_bias_table" in names
     assert "stages.2.blocks.1.attn.bias.table" in names
@@ -202,25 +204,84 @@ def test_exports_with_a_dynamic_batch(name):
     assert torch.allclose(program.module()(five), model(five), atol=1e-4)
 
 
-def test_make_fx_sees_ordinary_operators():
-    """In training with stochastic depth too: no image is left out, which a graph could not say."""
+def test_make_fx_traces_training_with_stochastic_depth():
     model = timm.create_model("dat_nano", num_classes=3, depths=(1, 1, 2, 1), drop_path_rate=0.3).train()
     x = images(model, batch=2)
     graph = make_fx(model)(x)
     torch.manual_seed(0)
     got = graph(x)
     torch.manual_seed(0)
-    with using("plain"):
-        assert torch.equal(got, model(x))
+    assert torch.equal(got, model(x))
 
 
-@pytest.mark.parametrize(
-    ("name", "variant"), [("dat_nano", {}), ("datpp_tiny", {}), ("datpp_tiny", {"offsets": False, "depths": (1,) * 4})]
-)
-def test_torchscript(name, variant):
-    model = timm.create_model(name, num_classes=3, scriptable=True, **variant).eval()
-    x = images(model)
-    assert torch.allclose(torch.jit.script(model)(x), model(x), atol=1e-4)
+VARIANTS = {
+    "cvpr": ("dat_nano", {}),
+    "windows of several sizes": ("dat_nano", {"window_size": (7, 4, 3, 2), "blocks": ("LS", "SD", "LD", "LD")}),
+    "biases": ("dat_nano", {"position_bias": ("none", "dwc", "fixed", "log_cpb"), "blocks": ("LD", "LD", "LD", "LD")}),
+    "free offsets": ("dat_nano", {"offset_range_factor": None, "layer_scale": 0.1, "drop_path_rate": 0.2}),
+    "no offsets": ("dat_nano", {"offsets": False}),
+    "dat++": ("datpp_tiny", {"depths": (2, 2, 2, 2)}),
+    "dat++ without offsets": ("datpp_tiny", {"offsets": False, "depths": (2, 2, 2, 2)}),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_symbolic_tracing_gives_the_same_numbers_for_other_sizes_too(variant):
+    name, arguments = VARIANTS[variant]
+    model = timm.create_model(name, num_classes=3, **arguments).eval()
+    graph = torch.fx.symbolic_trace(model)
+    for size in ((64, 64), (70, 100)):
+        x = torch.randn(2, 3, *size)
+        with torch.no_grad():
+            assert torch.allclose(graph(x), model(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_traced_model_trains(name):
+    model = timm.create_model(name, num_classes=3).train()
+    graph, x = torch.fx.symbolic_trace(model), images(model, batch=2)
+    torch.manual_seed(0)
+    want = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    torch.manual_seed(0)
+    got = torch.autograd.grad(graph(x).square().sum(), list(model.parameters()))
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_feature_extractors_of_torchvision_and_timm_give_the_stages(name, library):
+    module = {"torchvision": "torchvision.models.feature_extraction", "timm": "timm.models"}[library]
+    model = timm.create_model(name, num_classes=3).eval()
+    extractor = importlib.import_module(module).create_feature_extractor(
+        model, {f"stages.{i}": str(i) for i in range(4)}
+    )
+    x = images(model, batch=2)
+    with torch.no_grad():
+        maps, stages = extractor(x), model.forward_intermediates(x, intermediates_only=True, output_fmt="NHWC")
+    assert all(torch.allclose(maps[str(i)], stages[i], atol=1e-5) for i in range(4))
+
+
+def test_features_only_by_torch_fx_gives_the_pyramid():
+    model = timm.create_model("dat_nano", features_only=True, feature_cls="fx", out_indices=(0, 2)).eval()
+    assert [y.shape[1:] for y in model(torch.randn(1, 3, 32, 32))] == [(16, 16, 32), (4, 4, 96)]
+
+
+def test_device_and_dtype_are_taken_at_creation():
+    model = timm.create_model("dat_nano", device="meta", dtype=torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
+
+
+@pytest.mark.parametrize("create", [timm.create_model, lambda _name, **arguments: dat_train.models.DAT(**arguments)])
+def test_earlier_names_of_arguments_are_accepted(create):
+    new = {"num_heads": (2, 2, 2, 2), "offset_range_factor": 4.0, "position_bias": "none"}
+    old = {"heads": (2, 2, 2, 2), "offset_range": 4.0, "bias": "none"}
+    small = {"dims": (8, 8, 8, 8), "depths": (1, 1, 2, 1), "groups": 1}
+    one, two = create("dat_nano", **new, **small), create("dat_nano", **old, **small)
+    assert repr(one) == repr(two) and one.stages[2].blocks[1].attn.sampling.offset_range_factor == 4.0
+    assert two.stages[2].blocks[1].attn.num_heads == 2
+    assert current_arguments(old) == new
+    with pytest.raises(dat_train.errors.UserError, match="heads and num_heads are one argument"):
+        create("dat_nano", heads=2, num_heads=2)
 
 
 @pytest.mark.parametrize("name", ["dat_nano", "datpp_tiny"])
@@ -246,8 +307,9 @@ def test_channels_last_input_gives_the_same():
 def test_variants_are_a_few_arguments():
     model = timm.create_model(
         "dat_nano", num_classes=2, depths=(1, 1, 3, 1), blocks=("S", "D", "LDD", "D"),
-        bias=("none", "dwc", "fixed", "log_cpb"),
-        offset_range=(None, 1.0, 4.0, None), strides=(1, 2, 1, 1), offsets=(True, False, True, True), layer_scale=1e-2,
+        position_bias=("none", "dwc", "fixed", "log_cpb"),
+        offset_range_factor=(None, 1.0, 4.0, None), strides=(1, 2, 1, 1), offsets=(True, False, True, True),
+        layer_scale=1e-2,
     )  # fmt: skip
     model(torch.randn(2, 3, 32, 32)).sum().backward()
 
@@ -256,4 +318,4 @@ def test_unknown_block_letters_and_biases_are_named():
     with pytest.raises(dat_train.errors.UserError, match="letters are L, S, D and N"):
         timm.create_model("dat_nano", blocks=("LS", "LX", "LD", "LD"))
     with pytest.raises(dat_train.errors.UserError, match="one of table"):
-        timm.create_model("dat_nano", bias="tabel")
+        timm.create_model("dat_nano", position_bias="tabel")

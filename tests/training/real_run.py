@@ -16,7 +16,12 @@ from training.small_run import warm_context
 from dat_train.cli.main import train as main
 
 SETTINGS = [  # 60 steps in 10 epochs of a DAT of 30 thousand parameters, all kinds of randomness in it
-    *("model=dat_nano", "model.args.dims=[8,16,16,24]", "model.args.depths=[1,1,2,1]", "model.args.heads=[1,2,2,3]"),
+    *(
+        "model=dat_nano",
+        "model.args.dims=[8,16,16,24]",
+        "model.args.depths=[1,1,2,1]",
+        "model.args.num_heads=[1,2,2,3]",
+    ),
     *("model.args.groups=[1,1,2,1]", "model.args.proj_drop_rate=0.1", "model.args.attn_drop_rate=0.1"),
     *("data=fake", "data.fake_images=48", "data.fake_classes=4", "data.val_fraction=0.4", "data.workers=1"),
     *("batch_size=8", "micro_batch_size=4", "epochs=10", "optim.lr=2e-3", "schedule.warmup_epochs=1", "ema.decay=0.9"),

@@ -38,7 +38,7 @@ ALONE = Processes(0, 1, 0, torch.device("cpu"))
 def tiny_model(**kwargs) -> torch.nn.Module:
     """A DAT of 30 thousand parameters, with window and deformable attention, dropout and drop path."""
     torch.manual_seed(0)
-    shape = {"dims": (8, 16, 16, 24), "depths": (1, 1, 2, 1), "heads": (1, 2, 2, 3), "groups": (1, 1, 2, 1)}
+    shape = {"dims": (8, 16, 16, 24), "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 3), "groups": (1, 1, 2, 1)}
     drop = {"drop_path_rate": 0.2, "proj_drop_rate": 0.1, "attn_drop_rate": 0.1}
     return timm.create_model("dat_nano", num_classes=CLASSES, **(shape | drop | kwargs))
 

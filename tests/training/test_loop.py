@@ -15,7 +15,6 @@ from dat_train.data.batch import prepare_images
 from dat_train.data.mixing import Mixing
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
-from dat_train.models.kernels.choice import using
 from dat_train.training.run_folder import read_rows
 
 PLAIN = {"drop_path_rate": 0.0, "proj_drop_rate": 0.0, "attn_drop_rate": 0.0}
@@ -146,12 +145,12 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_no_step_waits_for_the_device(training, dtype):
-    """By the formulation that devices get. Batches come from elsewhere: what the data does happens on the host."""
+    """With the plain model, as on CUDA. Batches are made before: the data pipeline runs on the host."""
     one = training(epochs=1, images=96, dtype=dtype, clip_grad=1.0, log_every=1000)
     batches = list(one.make_loader(0))
     one.make_loader = lambda first: iter(batches)
     one._validate = lambda: True
-    with using("plain"), Waits() as waits:
+    with Waits() as waits:
         counts = watch(one, lambda training: waits.count)
         one.run()
         assert len(counts) == 6

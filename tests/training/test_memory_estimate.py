@@ -6,7 +6,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 import dat_train.models  # noqa: F401  registers dat_nano
-from dat_train.models.kernels.choice import using
+from dat_train.models.kernels import accelerate
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.training.memory_estimate import estimate_memory
 
@@ -29,22 +29,22 @@ def measured(model, images, precision) -> int:
     return sum(size for place, size in kept.items() if place not in own)
 
 
+@pytest.mark.parametrize("kernels", ["plain", "auto"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_activations_are_what_autograd_keeps(dtype):
+def test_activations_are_what_autograd_keeps(dtype, kernels):
     precision = resolve_precision(dtype, CPU)
-    model = timm.create_model("dat_nano", num_classes=10).train()
+    model = accelerate(timm.create_model("dat_nano", num_classes=10).train(), CPU, kernels)
     estimate = estimate_memory(model, (3, 32, 32), 6, precision, ema=False)["activations"]
     assert estimate == pytest.approx(measured(model, torch.randn(6, 3, 32, 32), precision), rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["dat_nano", "datpp_tiny"])
 def test_the_estimate_is_made_before_the_model_is_on_the_device(name):
-    """CUDA's formulations, on tensors without content: this machine needs no GPU."""
+    """On tensors without content, which need no GPU."""
     model = timm.create_model(name, num_classes=10).train()
     size = (3, *model.img_size)
     on_cuda = estimate_memory(model, size, 2, Precision("fp32", torch.float32, None, torch.device("cuda")), ema=True)
-    with using("plain"):
-        here = estimate_memory(model, size, 2, resolve_precision("fp32", CPU), ema=True)
+    here = estimate_memory(model, size, 2, resolve_precision("fp32", CPU), ema=True)
     assert on_cuda["weights"] == here["weights"] and on_cuda["activations"] == pytest.approx(here["activations"], 0.1)
 
 

@@ -15,14 +15,14 @@ from dat_train.viewer.image_coordinates import nearest_query, position_to_pixel,
 from dat_train.viewer.tracing import most_attended_pixels, trace_back
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
-TINY = {"dims": (8, 16, 16, 24), "depths": (1, 2, 2, 2), "heads": (1, 2, 4, 3), "groups": (1, 2, 2, 3)}
+TINY = {"dims": (8, 16, 16, 24), "depths": (1, 2, 2, 2), "num_heads": (1, 2, 4, 3), "groups": (1, 2, 2, 3)}
 VARIANTS = {
     "cvpr": {},
-    "fixed": {"bias": "fixed"},
-    "log_cpb": {"bias": "log_cpb"},
-    "dwc": {"bias": "dwc"},
-    "dat++": {"geometry": "dat++", "offset_range": None, "strides": (8, 4, 2, 1)},
-    "pooled": {"geometry": "dat++", "offset_range": None, "offsets": False, "strides": (8, 4, 2, 1)},
+    "fixed": {"position_bias": "fixed"},
+    "log_cpb": {"position_bias": "log_cpb"},
+    "dwc": {"position_bias": "dwc"},
+    "dat++": {"geometry": "dat++", "offset_range_factor": None, "strides": (8, 4, 2, 1)},
+    "pooled": {"geometry": "dat++", "offset_range_factor": None, "offsets": False, "strides": (8, 4, 2, 1)},
 }
 
 
@@ -57,11 +57,12 @@ def test_recomputed_attention_times_values_is_the_layers_own_output(variant):
             B, H, W, C = x.shape
             weights = attention_weights(attention, x, positions)  # (B, heads, queries, keys)
             assert torch.allclose(weights.sum(-1), torch.ones((), dtype=weights.dtype))
-            if attention.pooled:
-                features, _ = attention._sample(x, attention.q(x))
-            else:
-                features = sample_bilinear(x, positions)
-            v = attention.kv(features)[..., C:].view(B, -1, attention.heads, C // attention.heads).transpose(1, 2)
+            features = attention.features(x, positions)
+            v = (
+                attention.kv(features)[..., C:]
+                .view(B, -1, attention.num_heads, C // attention.num_heads)
+                .transpose(1, 2)
+            )
             out = (weights @ v).transpose(1, 2).reshape(B, H, W, C)
             if attention.dwc is not None:
                 out = out + attention.dwc(attention.q(x))

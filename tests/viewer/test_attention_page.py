@@ -20,7 +20,7 @@ from dat_train.viewer.attention import inspect_image
 from dat_train.viewer.attention_page import reduction_to_fit, write_attention_page
 
 SIZE = 64
-MODEL = {"dims": (8, 16, 16, 24), "depths": (1, 2, 4, 2), "heads": (1, 2, 4, 3), "groups": (1, 1, 2, 3)}
+MODEL = {"dims": (8, 16, 16, 24), "depths": (1, 2, 4, 2), "num_heads": (1, 2, 4, 3), "groups": (1, 1, 2, 3)}
 TITLE = "a <picture> & more.png"
 
 

@@ -9,18 +9,18 @@ from PIL import Image
 from training.small_run import run_small, tiny_model
 
 from dat_train.models import load_weights
-from dat_train.models.deformable import SamplingPositions
-from dat_train.models.sampling import Sampling, record_sampling
+from dat_train.models.deformable import SamplingPositions, reference_grid
+from dat_train.models.recording import Sampling, record_sampling
 from dat_train.run_report.curves import write_curves
 from dat_train.viewer.offsets import OffsetMonitor, offset_statistics
 
-LAYER = SamplingPositions(8, groups=1, kernel_size=3, stride=1, offset_range=2.0, geometry="cvpr")
-FREE = SamplingPositions(8, groups=1, kernel_size=3, stride=1, offset_range=None, geometry="dat++")
+LAYER = SamplingPositions(8, groups=1, kernel_size=3, stride=1, offset_range_factor=2.0, geometry="cvpr")
+FREE = SamplingPositions(8, groups=1, kernel_size=3, stride=1, offset_range_factor=None, geometry="dat++")
 
 
 def shifted(layer, shift, keys=4):
     """Statistics of a grid of keys x keys points that are all shifted by (dy, dx), in [-1, 1]."""
-    reference = layer.reference(keys, keys, torch.zeros(()))
+    reference = reference_grid(keys, keys, layer.geometry, torch.zeros(()))
     positions = (reference + torch.tensor(shift))[None, None]
     return offset_statistics(layer, Sampling(positions, reference)).tolist()
 
@@ -42,7 +42,7 @@ def test_offsets_near_the_range_of_tanh_are_at_the_limit():
 
 
 def test_unlimited_offsets_are_at_the_limit_of_positions():
-    reference = FREE.reference(4, 4, torch.zeros(()))
+    reference = reference_grid(4, 4, "dat++", torch.zeros(()))
     positions = torch.zeros(1, 1, 4, 4, 2)
     positions[..., 0, :, 0] = -1  # a row of four at the upper border
     assert offset_statistics(FREE, Sampling(positions, reference))[1:].tolist() == [0.25, 0]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from dat_train.cli.settings.limits import DEVICE, DTYPE, NOT_NEGATIVE, POSITIVE, Limit
+from dat_train.cli.settings.limits import DEVICE, DTYPE, KERNELS, NOT_NEGATIVE, POSITIVE, Limit
 from dat_train.cli.settings.setting import setting
 from dat_train.cli.settings.train import ModelConfig
 
@@ -23,6 +23,9 @@ class BenchConfig:
     baseline: str | None = setting("timm model the others are compared with; null: no comparison")
     modes: list[str] = setting("inference; training: forward, backward and optimizer step", MODES)
     compile: list[bool] = setting("eager (false), by torch.compile (true), or both: compile=[false,true]", ONCE)
+    kernels: str = setting(
+        "auto: fastest measured kernels of the device; plain: none; triton, flex: on CUDA, not measured", KERNELS
+    )
     sizes: list[int] = setting("attention: sides of the maps", SIZES)
     batch_size: int = setting("images of a call", POSITIVE)
     img_size: int | None = setting("side of the images, pixels; null: the model's", POSITIVE)

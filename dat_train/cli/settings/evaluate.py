@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dat_train.cli.settings.limits import SIZES
+from dat_train.cli.settings.limits import KERNELS, SIZES
 from dat_train.cli.settings.setting import setting
 from dat_train.cli.settings.trained_model import EvaluatingConfig
 
@@ -11,5 +11,8 @@ from dat_train.cli.settings.trained_model import EvaluatingConfig
 class EvalConfig(EvaluatingConfig):
     img_sizes: list[int] | None = setting(
         "several resolutions, one after the other, and a table of them", SIZES, default=None
+    )
+    kernels: str = setting(
+        "auto: fastest measured kernels of the device; plain: none; triton, flex: on CUDA, not measured", KERNELS
     )
     output: str | None = setting("folder of the reports; null: eval/ in the run's folder, or ./eval", default=None)

@@ -39,6 +39,7 @@ def one_of(*names: str) -> Limit:
 
 
 DTYPE = one_of("auto", "bf16", "fp16", "fp32", "fp64")
+KERNELS = one_of("auto", "plain", "triton", "flex")
 RESIZE = one_of("short_side", "squash")
 INTERPOLATION = one_of("bicubic", "bilinear", "nearest")
 TEST_SETS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_real")  # for dat-eval alone

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dat_train.cli.settings.limits import POSITIVE, one_of
+from dat_train.cli.settings.limits import KERNELS, POSITIVE, one_of
 from dat_train.cli.settings.setting import setting
 from dat_train.cli.settings.trained_model import RunningModelConfig
 
@@ -13,4 +13,7 @@ class PredictConfig(RunningModelConfig):
     top: int = setting("number of classes for each image", POSITIVE)
     format: str = setting("output format", one_of("table", "csv", "jsonl"))
     output: str | None = setting("file to write; null: standard output", default=None)
+    kernels: str = setting(
+        "auto: fastest measured kernels of the device; plain: none; triton, flex: on CUDA, not measured", KERNELS
+    )
     batch_size: int = setting("images at a time", POSITIVE)

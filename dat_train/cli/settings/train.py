@@ -14,6 +14,7 @@ from dat_train.cli.settings.limits import (
     DTYPE,
     FOLDER,
     INTERPOLATION,
+    KERNELS,
     KIND,
     NOT_NEGATIVE,
     PAIR,
@@ -182,6 +183,11 @@ class TrainConfig:
     device: str = setting("auto: the GPU if there is one; cpu, cuda or mps", DEVICE, harmless=True)
     dtype: str = setting("auto: bf16 on CUDA, else fp32", DTYPE)
     compile: bool = setting("torch.compile the model", harmless=True)
+    kernels: str = setting(
+        "auto: fastest measured kernels of the device; plain: none; triton, flex: on CUDA, not measured",
+        KERNELS,
+        harmless=True,
+    )
     deterministic: bool = setting("bit-exact on a GPU too, slower")
     eval: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

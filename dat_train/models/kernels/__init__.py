@@ -1,6 +1,9 @@
-"""The few operations that decide how fast a model is, each behind one function that picks how it is computed.
+"""Faster forms of the models' modules, with the same parameters: `accelerate(model, device)`.
 
-`plain` formulations are ordinary PyTorch: compiled, exported and scripted models are made of them. Run eagerly on a
-CPU, a formulation cut into cache-sized parts with a hand-written gradient takes its place (docs/performance.md). For
-CUDA, deformable attention has Triton kernels, which are used where they are asked for.
+The models import nothing from here. Exporting, torch.compile, hooks inside modules, adapters and second derivatives
+work on the plain model.
 """
+
+from dat_train.models.kernels.accelerate import KERNELS, accelerate, restore
+
+__all__ = ["KERNELS", "accelerate", "restore"]

@@ -1,13 +1,13 @@
-"""Deformable attention on CUDA as Triton kernels that never write a bias down.
+"""Deformable attention on CUDA as Triton kernels that store no bias: kernels=triton.
 
-A bias is computed where it is added, from four cells of the table; the backward pass computes it again. Forward: one
-program for every block of queries of a head, keys in blocks, softmax as it goes (Dao et al., FlashAttention,
-NeurIPS 2022). Backward: one kernel over blocks of queries for their gradient, one over blocks of keys for everything
-else. Positions get a gradient from every head, the table from every image, added up afterwards; within an image the
-table's is added atomically, so its last bits depend on the moment, as those of `grid_sample` do on CUDA.
+A bias is computed from four cells of the table where it is added, and again in the backward pass. Forward: one program
+for every block of queries of a head, keys in blocks, running softmax (Dao et al., FlashAttention, NeurIPS 2022).
+Backward: one kernel over blocks of queries for their gradient, one over blocks of keys for all other gradients.
+Positions get a gradient from every head, the table from every image, summed afterwards. Within an image the table's
+gradient is added atomically: like that of grid_sample on CUDA, it is not deterministic.
 
-TRITON_INTERPRET=1 runs the kernels on a CPU, which is how their numbers are tested; that they compile for a GPU is
-tested as well.
+TRITON_INTERPRET=1 runs the kernels on a CPU, which is how their numbers are tested. That they compile for a GPU is
+tested too.
 """
 
 import torch
@@ -17,24 +17,44 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dat_train.models.geometry import query_points
+from dat_train.models.deformable import DeformableAttention, TableBias, query_points
 
-BLOCK_QUERIES, BLOCK_KEYS, WARPS = 64, 32, 8  # with fewer warps, registers spill
-RING = tl.constexpr(2)  # cells of zeros around the table, so that no place that is read needs a check
+BLOCK_QUERIES, BLOCK_KEYS, WARPS = 64, 32, 8  # registers spill with fewer warps
+RING = tl.constexpr(2)  # cells of zeros around the table: no read needs a check
+
+
+class TritonDeformableAttention(DeformableAttention):
+    """DeformableAttention by the Triton kernels, with a table bias and without dropout of attention weights.
+
+    The channels of a head must be a power of two of at least 16.
+    """
+
+    def attend(self, q: Tensor, kv: Tensor, positions: Tensor) -> Tensor:
+        if not isinstance(self.bias, TableBias) or (self.training and self.attn_drop > 0):
+            return super().attend(q, kv, positions)
+        return triton_deformable_attention(q, kv.to(q.dtype), positions, self.bias.table, self.sampling.geometry)
+
+
+def triton_deformable_attention(q: Tensor, kv: Tensor, positions: Tensor, table: Tensor, geometry: str) -> Tensor:
+    """Step 8 of docs/model.md with a table bias. Positions and table are read as float32.
+
+    Shape: q (B, H, W, C), kv (B, keys, 2C), positions (B, G, Hk, Wk, 2), table (M, h, w) -> (B, H, W, C).
+    """
+    return _TritonAttention.apply(q, kv, positions, table, geometry)
 
 
 @triton.jit
 def _axis(query, position, size):
-    """Where a table of `size` cells and its ring are read along an axis: the first cell, and the second one's share."""
+    """First cell, and weight of the second, along an axis of a table of `size` cells with its ring."""
     t = ((query[:, None] - position[None, :]) / 2 + 1) * ((size - 1) / 2)
-    t = tl.clamp(t, -2.0, size * 1.0)  # the ring is zero: there as well as further out
+    t = tl.clamp(t, -2.0, size * 1.0)  # the ring is zero: there and beyond
     first = tl.floor(t)
     return first.to(tl.int32) + RING, t - first
 
 
 @triton.jit
 def _corners(table, query_y, query_x, position_y, position_x, TH: tl.constexpr, TW: tl.constexpr):
-    """The four cells around every (query, key), the place of the first, and the shares of the second ones."""
+    """The four cells around every (query, key), the address of the first, and the weights of the second ones."""
     y, share_y = _axis(query_y, position_y, TH)
     x, share_x = _axis(query_x, position_x, TW)
     place = y * (TW + 2 * RING) + x
@@ -199,12 +219,7 @@ def _backward_keys(
     tl.store(d_positions + 2 * columns + 1, d_px, mask=columns < M)
 
 
-class TritonDeformableAttention(torch.autograd.Function):
-    """`deformable_attention` of models/kernels/deformable_attention.py; a head's channels must be a power of two >= 16.
-
-    Positions and table are read as float32.
-    """
-
+class _TritonAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, kv, positions, table, geometry):
         B, H, W, C = q.shape
@@ -243,7 +258,7 @@ class TritonDeformableAttention(torch.autograd.Function):
 
 
 def _sizes(q: Tensor, positions: Tensor, table: Tensor) -> dict[str, int]:
-    """What the kernels are compiled for."""
+    """Constants that the kernels are compiled for."""
     heads, th, tw = table.shape
     return {
         "W": q.shape[2], "TH": th, "TW": tw, "HEADS": heads, "GROUPS": positions.shape[1],

@@ -1,4 +1,4 @@
-"""What a DAT costs, in counts that no busy machine changes: operators, copies, bytes, graphs."""
+"""Costs of accelerated models as counts, which do not depend on the machine: operators, copies, bytes, graphs."""
 
 import pytest
 import timm
@@ -91,7 +91,7 @@ def test_a_training_step_takes_less_memory_than_swin(dat, swin):
 
 def graphs_of(shapes):
     """Graphs that torch.compile makes of a small DAT for inputs of these shapes, one after the other."""
-    sizes = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "heads": (1, 2, 3, 4), "groups": (1, 1, 1, 2)}
+    sizes = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "num_heads": (1, 2, 3, 4), "groups": (1, 1, 1, 2)}
     model = timm.create_model("dat_nano", num_classes=3, **sizes)
     graphs = 0
 

@@ -1,4 +1,4 @@
-"""Compile the kernels for a compute capability, and print the bytes each one's threads spill: no GPU is needed."""
+"""Compile the kernels for a compute capability and print the bytes that a thread of each spills. Needs no GPU."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ SIZES = {"W": 14, "TH": 27, "TW": 27, "HEADS": 12, "GROUPS": 3, "D": 32,
 
 
 def kind(name: str) -> str:
-    """What Triton calls the type of an argument."""
+    """Type of an argument, in Triton's notation."""
     if name in SIZES:
         return "constexpr"
     return {"scale": "fp32", "N": "i32", "M": "i32"}.get(name, "*bf16" if name in CUT else "*fp32")

@@ -1,0 +1,100 @@
+"""Replacing the modules of a model by faster forms, and back."""
+
+import torch
+from torch import nn
+
+from dat_train.errors import UserError
+from dat_train.models.blocks import Block, Mlp
+from dat_train.models.deformable import DeformableAttention, SamplingPositions, TableBias
+from dat_train.models.kernels.cpu.deformable import CPUDeformableAttention
+from dat_train.models.kernels.cpu.depthwise import CPUSamplingPositions
+from dat_train.models.kernels.cpu.mlp import CPUMlp
+from dat_train.models.kernels.cpu.stochastic_depth import CPUBlock
+from dat_train.models.kernels.cpu.window import CPUWindowAttention
+from dat_train.models.kernels.deterministic import DeterministicDeformableAttention, DeterministicTableBias
+from dat_train.models.kernels.flex import FlexDeformableAttention, FlexNeighborhoodAttention
+from dat_train.models.neighborhood import NeighborhoodAttention
+from dat_train.models.window import WindowAttention
+
+KERNELS = ("auto", "plain", "triton", "flex")
+
+CPU = {
+    Block: CPUBlock,
+    DeformableAttention: CPUDeformableAttention,
+    Mlp: CPUMlp,
+    SamplingPositions: CPUSamplingPositions,
+    WindowAttention: CPUWindowAttention,
+}
+DETERMINISTIC = {DeformableAttention: DeterministicDeformableAttention, TableBias: DeterministicTableBias}
+FLEX = {DeformableAttention: FlexDeformableAttention, NeighborhoodAttention: FlexNeighborhoodAttention}
+
+
+def accelerate(model: nn.Module, device: torch.device | str, kernels: str = "auto") -> nn.Module:
+    """Replace the modules of a DAT by the fastest measured forms for a device, in place.
+
+    Each module gets a subclass of its class: parameters, buffers, state dict and results stay the same, to rounding.
+    Other models and modules stay as they are. `restore` undoes it.
+
+    Call it last, after adapters and parametrizations. Modules with a hook or a replaced layer inside are left plain.
+    Hooks on the layers inside an accelerated module that are registered later are not called; hooks on the module are.
+    In training with stochastic depth on a CPU, modules inside a block receive the images that are kept alone. On a CPU
+    there are no second derivatives. Export and compile the plain model.
+
+    Args:
+        model: the model; its weights may still be on another device.
+        device: the device it will run on.
+        kernels: "auto": the CPU's kernels on a CPU, deterministic forms on CUDA where torch requires deterministic
+            algorithms, the plain model elsewhere. "plain": no change. "triton", "flex": deformable attention
+            (flex: neighborhood attention too) by kernels that have not been measured on a GPU, on CUDA.
+
+    Returns:
+        the model.
+
+    Raises:
+        UserError: unknown kernels; kernels that need CUDA, on another device; triton is not installed.
+    """
+    device = torch.device(device)
+    forms = _forms(device, kernels)
+    for module in model.modules():
+        if type(module) in forms and not _is_modified(module):
+            module.__class__ = forms[type(module)]
+    return model
+
+
+def restore(model: nn.Module) -> nn.Module:
+    """Undo `accelerate`, in place, and return the model."""
+    for module in model.modules():
+        if type(module).__module__.startswith(__name__.rpartition(".")[0] + "."):
+            module.__class__ = type(module).__bases__[0]
+    return model
+
+
+def _forms(device: torch.device, kernels: str) -> dict[type[nn.Module], type[nn.Module]]:
+    """The faster class of each class of modules."""
+    if kernels not in KERNELS:
+        raise UserError(f"kernels={kernels} is unknown; one of {', '.join(KERNELS)}")
+    if kernels in ("triton", "flex") and device.type != "cuda":
+        raise UserError(f"kernels={kernels} needs a CUDA device, this is {device.type}; kernels=auto works everywhere")
+    if kernels == "flex":
+        return FLEX
+    if kernels == "triton":
+        try:
+            from dat_train.models.kernels.triton_attention import TritonDeformableAttention
+        except ImportError:
+            raise UserError("kernels=triton needs Triton, which this torch has not; kernels=auto works") from None
+        return {DeformableAttention: TritonDeformableAttention}
+    if kernels == "plain":
+        return {}
+    if device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
+        return DETERMINISTIC
+    return CPU if device.type == "cpu" else {}
+
+
+def _is_modified(module: nn.Module) -> bool:
+    """Return True if a layer inside has hooks, or if a linear layer or convolution was replaced by another module."""
+    inside = list(module.modules())[1:]
+    linear = [getattr(module, name) for name in ("fc1", "fc2", "qkv", "proj", "q", "kv") if hasattr(module, name)]
+    replaced = any(type(layer) is not nn.Linear for layer in linear)
+    return replaced or any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in inside
+    )

@@ -11,6 +11,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from argparse import Namespace
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dat_train.errors import UserError
+from dat_train.models.file_kinds import foreign_kind, is_safetensors
 from dat_train.models.state_layouts import States, select_states
 from dat_train.models.weights_file import FILES, weights_file
 
@@ -33,8 +35,15 @@ END_RECORD_BYTES = 22
 TAIL_BYTES = 256  # of a file, searched for the end record and our comment
 CHUNK = 1 << 20
 
-# Class of the pickled `config` in released checkpoints, read as an ordered dictionary.
-_PLAIN_CLASSES = [(OrderedDict, "yacs.config.CfgNode")]
+# Classes that training programs pickle next to weights, and that hold data only: the `config` of released checkpoints
+# (read as an ordered dictionary), arguments of scripts, Lightning's hyper-parameters.
+_PLAIN_CLASSES = [
+    (OrderedDict, "yacs.config.CfgNode"),
+    Namespace,
+    (OrderedDict, "lightning_fabric.utilities.data.AttributeDict"),
+    (OrderedDict, "lightning.fabric.utilities.data.AttributeDict"),
+    (OrderedDict, "pytorch_lightning.utilities.parsing.AttributeDict"),
+]
 
 
 class CheckpointError(UserError):
@@ -73,9 +82,11 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path}: no such file" if not path.exists() else f"{path} is a folder without checkpoints"
             )
-        if path.suffix == ".safetensors":
-            return cls(path, {"model": _read_safetensors(path)}, timm_config=_read_timm_config(path))
         try:
+            if kind := foreign_kind(path):
+                raise CheckpointError(f"{path} is {kind}")
+            if is_safetensors(path):
+                return cls(path, {"model": _read_safetensors(path)}, timm_config=_read_timm_config(path))
             with path.open("rb") as file:
                 verified = _verify(file, path)
                 file.seek(0)

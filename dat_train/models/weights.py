@@ -8,10 +8,14 @@ from torch import Tensor, nn
 
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.name_prefixes import take_backbone
 from dat_train.models.published import is_published, rename_published
+from dat_train.models.published_dense import is_published_dense, rename_published_dense
 from dat_train.models.weight_fitting import fit_state
 
 CLASSIFIER = "head.fc"  # of our models, and of a model without timm's pretrained_cfg
+LAST_NORMS = ("norm.", "fc_norm.", "head.norm.")  # after the last stage; the backbone of a dense model has none
+PUBLISHED_ROOTS = {"patch_proj", "stages", "down_projs", "cls_norm"}  # first parts of published names
 
 
 @dataclass
@@ -58,10 +62,8 @@ def load_weights(
     """
     checkpoint = weights if isinstance(weights, Checkpoint) else Checkpoint.open(weights)
     state, report = _choose_state(checkpoint, ema)
-    if is_published(state):
-        state = rename_published(state)
-        report.source = "released checkpoint"
-        report.notes.append("renamed the published parameters")
+    own = model.state_dict()
+    state, is_part = _by_model_names(model, state, own, report)
     classifier, stem = _modules(model, "classifier", (CLASSIFIER,)), _modules(model, "first_conv", ("stem.conv",))
     report.classes = _count_rows(state, classifier)
     if classes is not None and len(checkpoint.classes) == len(classes) and checkpoint.classes != list(classes):
@@ -70,10 +72,14 @@ def load_weights(
     state, notes = fit_state(model, state, classifier, stem)
     report.notes += notes
 
-    own = model.state_dict()
-    kept = {name for name in own if name.rpartition(".")[0] in classifier and name not in state}
+    norms: set[str] = set()
+    absent = [name for name in own if name not in state]
+    kept = {name for name in absent if name.rpartition(".")[0] in classifier}
+    if is_part and (norms := {name for name in absent if name.startswith(LAST_NORMS)}):
+        report.notes.append(f"the file has no final norm: the model keeps its own ({min(norms)}, ...)")
+        kept |= norms
     _check_names_and_shapes(checkpoint.path, state, own, kept)
-    if kept and not any("classifier" in note for note in report.notes):
+    if kept - norms and not any("classifier" in note for note in report.notes):
         report.notes.append("the file has no classifier: the model keeps its own, untrained one")
     model.load_state_dict(own | state)
     return report
@@ -100,6 +106,24 @@ def _choose_state(checkpoint: Checkpoint, ema: bool | None) -> tuple[dict[str, T
     return dict(state), LoadReport(checkpoint.path, source, list(states.notes))
 
 
+def _by_model_names(
+    model: nn.Module, state: dict[str, Tensor], own: dict[str, Tensor], report: LoadReport
+) -> tuple[dict[str, Tensor], bool]:
+    """Weights by the model's parameter names, and True if they are a part of a larger model's."""
+    if is_published_dense(state) and any(name.startswith("backbone.") for name in own):
+        report.source = "released checkpoint"
+        report.notes.append("renamed the published parameters")
+        return rename_published_dense(state, model), False
+    roots = PUBLISHED_ROOTS | {name.partition(".")[0] for name in own}
+    state, notes, is_part = take_backbone(state, own, roots)
+    report.notes += notes
+    if is_published(state):
+        state = rename_published(state)
+        report.source = "released checkpoint"
+        report.notes.append("renamed the published parameters")
+    return state, is_part
+
+
 def _modules(model: nn.Module, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
     """Module names that timm's pretrained_cfg of `model` has under `key`."""
     config = getattr(model, "pretrained_cfg", None) or {}
@@ -108,9 +132,9 @@ def _modules(model: nn.Module, key: str, default: tuple[str, ...]) -> tuple[str,
 
 
 def _count_rows(state: dict[str, Tensor], classifier: tuple[str, ...]) -> int | None:
-    """Rows of the first classifier in `state`; None without one."""
-    weights = (state.get(f"{name}.weight") for name in classifier)
-    return next((len(weight) for weight in weights if weight is not None), None)
+    """Rows of the first classifier in `state`, also inside a larger model; None without one."""
+    endings = tuple(f".{name}.weight" for name in classifier)
+    return next((len(weight) for name, weight in state.items() if f".{name}".endswith(endings)), None)
 
 
 def _check_names_and_shapes(path: Path, state: dict[str, Tensor], own: dict[str, Tensor], kept: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""AdamW with the recipe's parameter groups (spec: "Recipe"), and with those of fine-tuning."""
+"""AdamW with the recipe's parameter groups (docs/model.md, "Recipe"), and with those of fine-tuning."""
 
 from collections.abc import Sequence
 

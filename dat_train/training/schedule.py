@@ -6,7 +6,7 @@ import math
 def learning_rate(
     step: int, *, base_lr: float, warmup_steps: int, warmup_lr: float, min_lr: float, total_steps: int
 ) -> float:
-    """Linear warm-up, then a cosine, both per step (spec: "Recipe").
+    """Linear warm-up, then a cosine, both per step (docs/model.md, "Recipe").
 
     The warm-up counts inside `total_steps`, and the cosine is that of the whole run: at `warmup_steps` it goes on where
     a cosine from step 0 would be, as timm's CosineLRScheduler and the published code do. Nothing carries state for it,

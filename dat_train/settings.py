@@ -15,7 +15,9 @@ OLD_NAMES = {
     "optim.clip_grad": "clip_grad",
 }
 # Settings that older configurations lack, with the value that has the behavior of that time.
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {
+    "data.split_by": "order",
+}
 
 
 class Settings(dict):

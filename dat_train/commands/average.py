@@ -5,10 +5,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dat_train.commands.build_data import datasets
 from dat_train.commands.build_model import new_model
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.evaluating import run_evaluation
+from dat_train.commands.evaluation_data import evaluation_set
 from dat_train.commands.request import Request
 from dat_train.errors import UserError
 from dat_train.models.averaging import average_states, greedy_soup
@@ -40,7 +40,7 @@ def run(config: Settings, request: Request) -> None:
         states += [_state(settings, Checkpoint.open(path), config.ema) for path in config.ckpt[1:]]
         chosen = list(range(len(states)))
         if config.kind == GREEDY:
-            chosen, state = _greedy(config, settings, terminal, states)
+            chosen, state = _greedy(config, settings, first, terminal, states)
         else:
             state = average_states(states)
     finally:
@@ -65,19 +65,15 @@ def _state(settings: Settings, checkpoint: Checkpoint, ema: bool | None) -> dict
 
 
 def _greedy(
-    config: Settings, settings: Settings, terminal: Terminal, states: list[dict[str, Tensor]]
+    config: Settings, settings: Settings, first: Checkpoint, terminal: Terminal, states: list[dict[str, Tensor]]
 ) -> tuple[list[int], dict[str, Tensor]]:
     """Numbers of the checkpoints that raise validation accuracy together, and their average."""
     average_states(states)  # refuses models that differ before any of them is evaluated
     processes = start_processes(config.device)
     precision = resolve_precision(settings.dtype, processes.device)
-    _, val_set = datasets(settings, processes)
+    val_set = evaluation_set(settings, first, processes)
     model = new_model(settings, len(val_set.classes)).to(processes.device, precision.weights)
     accelerate(model, processes.device)
-    if model.state_dict()["head.fc.weight"].shape != states[0]["head.fc.weight"].shape:
-        raise UserError(
-            f"data={settings.data.name} has {len(val_set.classes):,} classes, the checkpoints others; set data=..."
-        )
 
     def top1(state: dict[str, Tensor]) -> float:
         model.load_state_dict(state)

@@ -1,8 +1,12 @@
 """Data sets and loaders of a run from its settings."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import TypeVar
+
+from PIL.Image import Image
+from torch import Tensor
 
 from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.dataset import ImageDataset
@@ -14,6 +18,7 @@ from dat_train.settings import Settings
 from dat_train.training.plan import RunPlan
 
 VIEW = ("resize", "crop_pct", "interpolation")  # settings in `eval` of how an image is shown to the model
+Opened = TypeVar("Opened")
 MAX_WORKERS = 8  # data processes of a training process; more rarely help
 
 
@@ -27,21 +32,31 @@ def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, Imag
         image_size=config.img_size,
         val_fraction=data.val_fraction,
         split_seed=data.split_seed,
-        split_by="order",
+        split_by=data.split_by,
         fake_images=data.fake_images,
         fake_classes=data.fake_classes,
     )
-    opened = []  # by the main process before the others, for the digits are written on opening
-    processes.on_main(lambda: opened.append(open_them()))
-    train_set, val_set = opened[0] if opened else open_them()
+    train_set, val_set = opened_by_all(open_them, processes)
     if processes.world_size > 1:  # each machine may have a copy of its own
         for part, images in (("training", train_set), ("validation", val_set)):
             processes.check_same(f"{len(images):,} images, {images.fingerprint()}", f"{part} set")
     train_set.seed = config.seed
     normalization = data.only("mean", "std")
     train_set.transform = train_transform(config.img_size, **config.augment.arguments(), **normalization)
-    val_set.transform = eval_transform(config.img_size, **config.eval.only(*VIEW), **normalization)
+    val_set.transform = evaluation_transform(config)
     return train_set, val_set
+
+
+def opened_by_all(open_data: Callable[[], Opened], processes: Processes) -> Opened:
+    """Open data in every process; the main one first, because opening may write files (the digits, an index)."""
+    opened = []
+    processes.on_main(lambda: opened.append(open_data()))
+    return opened[0] if opened else open_data()
+
+
+def evaluation_transform(config: Settings) -> Callable[[Image], Tensor]:
+    """Transform of the images of an evaluation."""
+    return eval_transform(config.img_size, **config.eval.only(*VIEW), **config.data.only("mean", "std"))
 
 
 def micro_batches(

@@ -4,8 +4,9 @@ from typing import Any
 
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
-from dat_train.settings import upgraded
+from dat_train.settings import Settings, upgraded
 
+KEPT = (("data", "split_by"),)  # settings whose default changed the behavior of runs that began before they existed
 # arguments in timm's config.json that settings of ours, or the weights' shapes, replace
 NOT_ARGUMENTS = ("num_classes", "img_size", "in_chans", "global_pool", "drop_path_rate")
 
@@ -13,6 +14,23 @@ NOT_ARGUMENTS = ("num_classes", "img_size", "in_chans", "global_pool", "drop_pat
 def trained_with(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the configuration in a checkpoint of dat-train or an exported folder; {} for any other file."""
     return settings_of_timm(checkpoint.timm_config) if checkpoint.timm_config else upgraded(checkpoint.config)
+
+
+def continue_with(config: Settings, saved: dict[str, Any]) -> dict[str, Any]:
+    """Let a run that began before a setting existed keep the behavior it began with.
+
+    Args:
+        config: settings of this start; those in KEPT that `saved` lacks are changed in place.
+        saved: configuration in the run's checkpoint.
+
+    Returns:
+        `saved` with the names and settings of this version.
+    """
+    before = upgraded(saved)
+    for group, name in KEPT:
+        if name not in saved.get(group, {}):
+            config[group][name] = before[group][name]
+    return before
 
 
 def settings_of_timm(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,14 @@ from pathlib import Path
 from torch import nn
 
 from dat_train.atomic import write_text
-from dat_train.commands.build_data import VIEW, datasets
+from dat_train.commands.build_data import VIEW
 from dat_train.commands.build_model import new_model
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.evaluating import run_evaluation
+from dat_train.commands.evaluation_data import evaluation_set, set_view
 from dat_train.commands.output_folder import beside_run
 from dat_train.commands.request import Request
+from dat_train.data.dataset import ImageDataset
 from dat_train.errors import UserError
 from dat_train.evaluation.classification import Evaluation
 from dat_train.evaluation.resolutions import resolutions_csv, resolutions_text
@@ -54,13 +56,13 @@ def _run(
     output = output_folder(config, checkpoint)
     processes.on_main(lambda: make(output))  # before the hours an evaluation may take, not after
     precision = resolve_precision(settings.dtype, processes.device)
-    model, results = None, []
+    val_set = evaluation_set(settings, checkpoint, processes)
+    model, weights = trained_model(settings, checkpoint, config.ema, val_set.classes)
+    accelerate(model.to(processes.device, precision.weights), processes.device, config.kernels)
+    results = []
     for size in config.img_sizes or [settings.img_size]:
         settings = settings.changed(img_size=size)
-        _, val_set = datasets(settings, processes)
-        if model is None:
-            model, weights = trained_model(settings, checkpoint, config.ema, val_set.classes)
-            accelerate(model.to(processes.device, precision.weights), processes.device, config.kernels)
+        set_view(val_set, settings)
         evaluation, seconds = run_evaluation(settings, processes, terminal, precision, model, val_set)
         if processes.is_main:
             terminal.close()
@@ -69,7 +71,7 @@ def _run(
             facts |= {"images_per_second": round(len(val_set) / seconds, 2)}
             folder = output / str(size) if config.img_sizes else output
             results.append(write_report(evaluation, val_set.classes, val_set.samples, folder, facts))
-            say(terminal, evaluation, val_set.classes, results[-1], weights, folder)
+            say(terminal, evaluation, val_set, results[-1], weights, folder)
     if config.img_sizes and processes.is_main:
         write_text(output / "resolutions.csv", resolutions_csv(results))
         terminal.say(f"\n{resolutions_text(results)}\n")
@@ -103,14 +105,10 @@ def trained_model(
     """The model with the checkpoint's weights.
 
     Raises:
-        UserError: weights of another architecture or number of classes.
+        UserError: weights of another architecture.
     """
     model = new_model(settings, len(classes))
     weights = load_weights(model, checkpoint, ema=ema)
-    if weights.classes != len(classes):
-        has = f"{weights.classes:,} classes" if weights.classes else "no classifier"
-        data = f"data={settings.data.name} has {len(classes):,} classes"
-        raise UserError(f"{checkpoint.path} has {has}, {data}; set data=...")
     return model, weights
 
 
@@ -135,7 +133,7 @@ def facts_of(settings: Settings, model: nn.Module, weights: LoadReport, precisio
 def say(
     terminal: Terminal,
     evaluation: Evaluation,
-    classes: Sequence[str],
+    val_set: ImageDataset,
     facts: dict,
     weights: LoadReport,
     output: Path,
@@ -147,6 +145,7 @@ def say(
         *(("", note) for note in weights.notes),
         ("model", f"{facts['model']}, {facts['parameters'] / 1e6:.2f} M parameters"),
         ("data", f"{facts['data']}, {facts['data_root'] or 'made on the fly'}"),
+        *(("", note) for note in val_set.notes),
         ("images", f"{crop}, {facts['interpolation']}"),
         ("device", f"{facts['device']}, {facts['dtype']}, {facts['images_per_second']:,.0f} images/s"),
     ]
@@ -161,7 +160,7 @@ def say(
     names = ("result.json", "per_class.csv", "confused.csv", "wrong.csv", "wrong.png")
     names = [name for name in names if (output / name).exists()]
     terminal.say(table(topics))
-    terminal.say(f"\n{result_text(evaluation, classes)}\n")
+    terminal.say(f"\n{result_text(evaluation, val_set.classes)}\n")
     terminal.say(f"in {output}: {', '.join(names)}")
 
 

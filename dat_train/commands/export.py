@@ -13,8 +13,9 @@ from rich.table import Table
 from torch import nn
 
 from dat_train.atomic import write_json
-from dat_train.commands.build_data import VIEW, datasets, workers
+from dat_train.commands.build_data import VIEW, workers
 from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.evaluation_data import evaluation_set
 from dat_train.commands.output_folder import beside_run
 from dat_train.commands.request import Request
 from dat_train.commands.trained import Trained, assemble
@@ -62,7 +63,8 @@ def run(config: Settings, request: Request) -> None:
     settings = settings.changed(dtype="fp32")  # half precision is a property of a device, not of the file
     trained = assemble(settings, checkpoint, config.ema, "cpu")
     steps = preprocessing(trained.settings)
-    val_set = validation_set(trained) if measure else None  # opened before the export, which takes longer
+    # opened before the export, which takes longer
+    val_set = evaluation_set(settings, checkpoint, ALONE) if measure else None
     output = output_folder(config, checkpoint)
     terminal = Terminal()
     terminal.say(str(trained.weights))
@@ -176,25 +178,17 @@ def top1_of(config: Settings, content: dict) -> float | None:
 # Accuracies
 
 
-def validation_set(trained: Trained) -> ImageDataset:
-    """The validation set on which the models are compared.
-
-    Raises:
-        UserError: the images do not exist, or have other classes than the model.
-    """
-    _, val_set = datasets(trained.settings, ALONE)
-    if len(val_set.classes) != len(trained.classes):
-        raise UserError(
-            f"the model has {len(trained.classes):,} classes, data={trained.settings.data.name} has "
-            f"{len(val_set.classes):,}; set data=..., or validate=false"
-        )
-    return val_set
-
-
 def accuracy(model: nn.Module, trained: Trained, val_set: ImageDataset) -> Evaluation:
     settings = trained.settings
     loader = evaluation_loader(val_set, batch_size=settings.eval.batch_size, workers=workers(settings, ALONE))
-    return evaluate(model, loader, num_classes=len(trained.classes), precision=trained.precision)
+    return evaluate(
+        model,
+        loader,
+        num_classes=len(trained.classes),
+        precision=trained.precision,
+        subset=val_set.subset,
+        valid_labels=val_set.right,
+    )
 
 
 def report(found: dict[str, Evaluation], folder: Path) -> None:

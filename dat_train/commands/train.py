@@ -12,6 +12,7 @@ from dat_train.atomic import read_json, write_text
 from dat_train.commands.build_data import datasets, micro_batches
 from dat_train.commands.build_model import new_model
 from dat_train.commands.build_training import new_state, new_training, run_plan
+from dat_train.commands.checkpoint_settings import continue_with
 from dat_train.commands.request import Request
 from dat_train.data.batch import prepare_images
 from dat_train.data.dataset import ImageDataset
@@ -24,7 +25,7 @@ from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import Processes, start_processes, stop_processes
 from dat_train.runtime.stop_request import PREEMPTED, StopRequest
 from dat_train.runtime.terminal import Terminal
-from dat_train.settings import Settings, upgraded
+from dat_train.settings import Settings
 from dat_train.training import summary as report
 from dat_train.training.changed_settings import differences
 from dat_train.training.failure_report import last_words
@@ -118,7 +119,9 @@ def take_folder(
 ) -> dict | None:
     """Lock the folder, note the configuration in it, and return the checkpoint to go on from."""
     saved = open_run(folder, config.resume, processes, terminal.say)
-    changed = differences(upgraded(saved["config"]), config.plain(), request.may_change) if saved else []
+    changed = []
+    if saved:
+        changed = differences(continue_with(config, saved["config"]), config.plain(), request.may_change)
     if changed:
         text = ", ".join(f"{key}={was} is {now} now" for key, was, now in changed)
         raise UserError(

@@ -61,7 +61,7 @@ def test_a_greedy_average_is_not_worse_than_the_best(home):
         (["a.pt"], "ckpt has 1 checkpoint, an average needs two"),
         (["a.pt", "absent.pt"], "absent.pt: no such file"),
         (["a.pt", "other.pt"], "the models differ: head.fc.bias is (10,) in the first and (2,) in number 2"),
-        (["other.pt", "other.pt", "kind=greedy"], "has 10 classes, the checkpoints others; set data=..."),
+        (["other.pt", "other.pt", "kind=greedy"], "data=fake has classes 0 to 9, which are not the model's classes"),
         (["a.pt", "b.pt", "kind=mean"], "kind=mean must be one of uniform, greedy"),
     ],
 )

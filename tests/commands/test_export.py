@@ -197,7 +197,7 @@ class Wrong(NamedTuple):
     [
         Wrong(("int8=true",), "int8=true is for format=onnx"),
         Wrong(("format=onxx",), "format=onxx must be one of safetensors, onnx, torch_export"),
-        Wrong(("validate=true", "data=fake"), "the model has 10 classes, data=fake has 1,000"),
+        Wrong(("validate=true", "data=fake"), "data=fake has classes 0 to 999, which are not the model's classes"),
         Wrong(("validate=true", "data=folder", "data.root=nowhere"), "data.root=nowhere does not exist"),
         Wrong(("output=config.yaml",), "output=config.yaml cannot be written (Not a directory); set output=FOLDER"),
         Wrong(("ema=true",), "has no averaged weights"),

@@ -44,5 +44,6 @@ RESIZE = one_of("short_side", "squash")
 INTERPOLATION = one_of("bicubic", "bilinear", "nearest")
 TEST_SETS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_real")  # for dat-eval alone
 KIND = one_of("digits", "folder", "imagenet", "fake", *TEST_SETS)
+SPLIT_BY = one_of("name", "order")
 DISTILLATION = one_of("soft", "hard")
 AVERAGE = one_of("uniform", "greedy")

@@ -21,6 +21,7 @@ from dat_train.cli.settings.limits import (
     POSITIVE,
     RESIZE,
     SHARE,
+    SPLIT_BY,
     one_of,
 )
 from dat_train.cli.settings.setting import setting, settings
@@ -48,8 +49,12 @@ class DataConfig:
         NOT_NEGATIVE,
         harmless=True,
     )
+    split: str | None = setting(
+        "split to evaluate, by name in any case; all: no part held out; null: val, else test", harmless=True
+    )
     val_fraction: float = setting("share held out where there is no val/ folder", SHARE)
     split_seed: int = setting("seed of that split", NOT_NEGATIVE)
+    split_by: str = setting("name: each image by its name, for growing data; order: as before version 0.2", SPLIT_BY)
     max_unreadable: float = setting("stop when a larger share of images cannot be read", SHARE, harmless=True)
     repeats: int = setting("augmented copies of a sample in a row (repeated augmentation); 1: off", POSITIVE)
     mean: list[float] = setting("channel means images are normalised with", CHANNELS)

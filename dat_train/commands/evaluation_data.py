@@ -1,0 +1,79 @@
+"""Images on which the model of a checkpoint is evaluated, with the labels of its classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dat_train.commands.build_data import evaluation_transform, opened_by_all
+from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.data.class_names import imagenet_numbers
+from dat_train.data.dataset import ImageDataset
+from dat_train.data.fake import FakeImages
+from dat_train.data.sources import open_evaluation_set
+from dat_train.data.splits import HoldOut
+from dat_train.errors import UserError
+from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights import count_classes
+from dat_train.runtime.processes import Processes
+from dat_train.settings import Settings
+
+IMAGENET_CLASSES = 1000
+
+
+def evaluation_set(settings: Settings, checkpoint: Checkpoint, processes: Processes) -> ImageDataset:
+    """Open the images that `settings` name, with the classes of the checkpoint, matched by name.
+
+    Raises:
+        UserError: no classifier in the checkpoint, data that cannot be used, or classes that the model does not have.
+    """
+    number, ckpt = count_classes(checkpoint), checkpoint.path
+    if number is None:
+        raise UserError(f"{ckpt} has no classifier: it is a backbone; fine-tune it first, with init={ckpt}")
+    data, classes = settings.data, known_classes(checkpoint.classes, number)
+
+    def opened() -> ImageDataset:
+        return open_evaluation_set(
+            data.kind,
+            data.root,
+            classes=classes,
+            split=data.split,
+            hold_out=training_hold_out(settings, trained_with(checkpoint)),
+            image_size=settings.img_size,
+            val_fraction=data.val_fraction,
+            split_seed=data.split_seed,
+            fake_images=data.fake_images,
+            fake_classes=data.fake_classes,
+        )
+
+    images = opened_by_all(opened, processes)
+    if len(images.classes) != number:
+        raise UserError(
+            f"{ckpt} has {number:,} classes without names, data={data.name} has {len(images.classes):,}; set data=..."
+        )
+    processes.check_same(f"{len(images):,} images, {images.fingerprint()}", "evaluation set")
+    set_view(images, settings)
+    return images
+
+
+def set_view(images: ImageDataset, settings: Settings) -> None:
+    """Give `images` the resolution and the transform of `settings`."""
+    images.transform = evaluation_transform(settings)
+    if isinstance(images, FakeImages):
+        images.image_size = settings.img_size
+
+
+def known_classes(names: Sequence[str], number: int) -> list[str] | None:
+    """Class names of a model with `number` classes; ImageNet's WordNet numbers where it has 1000 without names."""
+    if len(names) == number:
+        return list(names)
+    return imagenet_numbers() if number == IMAGENET_CLASSES else None
+
+
+def training_hold_out(settings: Settings, trained: dict[str, Any]) -> HoldOut | None:
+    """Part of the images that the training run held out, or None if `settings` name other images."""
+    before = trained.get("data", {})
+    if not before.get("root") or not settings.data.root or before.get("kind") != settings.data.kind:
+        return None
+    if Path(before["root"]).expanduser().resolve() != Path(settings.data.root).expanduser().resolve():
+        return None
+    return HoldOut(before["val_fraction"], before["split_seed"], before.get("split_by", "order"))

@@ -1,4 +1,4 @@
-"""A real browser without a screen: Chromium, driven as a person would."""
+"""Chromium without a screen, controlled by Selenium."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from selenium.webdriver.chrome.service import Service
 
 FLAGS = (
     "--headless",
-    "--no-sandbox",  # root has none
+    "--no-sandbox",  # the sandbox does not work for root
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -25,7 +25,7 @@ FLAGS = (
 
 @contextmanager
 def open_browser(profile: Path) -> Iterator[webdriver.Chrome]:
-    """Chromium with an empty profile; skips the test where there is none, but not in CI, which installs it."""
+    """Chromium with an empty profile. Skips the test if it is not installed, except in CI."""
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not browser or not driver:
         why = "no chromium and chromedriver here; Debian, Ubuntu: apt-get install chromium chromium-driver"
@@ -44,19 +44,19 @@ def open_browser(profile: Path) -> Iterator[webdriver.Chrome]:
         chrome.quit()
 
 
-def complaints(chrome: webdriver.Chrome) -> list[str]:
-    """What the page wrote to the console since the last call: errors, refused requests."""
+def console_messages(chrome: webdriver.Chrome) -> list[str]:
+    """Messages on the console since the last call: errors, refused requests."""
     return [entry["message"] for entry in chrome.get_log("browser")]
 
 
 def set_theme(chrome: webdriver.Chrome, theme: str) -> None:
-    """ "light" or "dark", as the system would say."""
+    """Set the preferred color scheme, "light" or "dark"."""
     features = [{"name": "prefers-color-scheme", "value": theme}]
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
 def lowest_contrast(chrome: webdriver.Chrome) -> tuple[float, str]:
-    """The lowest contrast ratio (WCAG 2) of any visible text with what is behind it, and that text."""
+    """Lowest contrast ratio (WCAG 2) between a visible text and its background, and that text."""
     return tuple(chrome.execute_script(_CONTRAST))
 
 

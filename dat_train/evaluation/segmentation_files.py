@@ -85,12 +85,12 @@ def segmentation_text(evaluation: SegmentationEvaluation, classes: Sequence[str]
 
 
 def palette(number: int) -> np.ndarray:
-    """(256, 3) uint8 colours: distinct ones for `number` classes, black for ignored pixels."""
-    colours = np.zeros((256, 3), np.uint8)
+    """(256, 3) uint8 colors: distinct ones for `number` classes, black for ignored pixels."""
+    colors = np.zeros((256, 3), np.uint8)
     for i in range(number):
         hue, light = (i * 0.61803398875) % 1, (0.5, 0.65, 0.38)[i % 3]
-        colours[i] = [round(255 * value) for value in colorsys.hls_to_rgb(hue, light, 0.75)]
-    return colours
+        colors[i] = [round(255 * value) for value in colorsys.hls_to_rgb(hue, light, 0.75)]
+    return colors
 
 
 def label_picture(labels: np.ndarray, number: int) -> Image.Image:
@@ -101,10 +101,10 @@ def label_picture(labels: np.ndarray, number: int) -> Image.Image:
 
 
 def overlay(image: Image.Image, labels: np.ndarray, number: int, alpha: float = 0.55) -> Image.Image:
-    """Image with its classes laid over it in colour; ignored pixels stay as they are."""
+    """Image with its classes laid over it in color; ignored pixels stay as they are."""
     pixels = np.asarray(image.convert("RGB"), np.float32)
-    colours = palette(number)[labels.astype(np.uint8)].astype(np.float32)
-    mixed = np.where((labels == IGNORED)[..., None], pixels, (1 - alpha) * pixels + alpha * colours)
+    colors = palette(number)[labels.astype(np.uint8)].astype(np.float32)
+    mixed = np.where((labels == IGNORED)[..., None], pixels, (1 - alpha) * pixels + alpha * colors)
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34  # margins
 # readable on light and dark
-COLOURS = (
+COLORS = (
     "#3b82c4",
     "#d9731a",
     "#2f9e5b",
@@ -30,8 +30,8 @@ class Line(NamedTuple):
     y: np.ndarray
 
 
-def colour(run: int) -> str:
-    return COLOURS[run % len(COLOURS)]
+def color(run: int) -> str:
+    return COLORS[run % len(COLORS)]
 
 
 def line_chart(title: str, lines: Sequence[Line], names: Sequence[str], unit: str = "") -> str:
@@ -64,8 +64,8 @@ def line_chart(title: str, lines: Sequence[Line], names: Sequence[str], unit: st
     for line in lines:
         last = line.y[np.isfinite(line.y)][-1]
         label = html.escape(f"{names[line.run]}: {_number(last)}{unit} at the end")
-        parts.append(f'<g class="run-{line.run}" stroke="{colour(line.run)}"><title>{label}</title>')
-        parts += [_path([place(*point) for point in segment], colour(line.run)) for segment in _segments(line)]
+        parts.append(f'<g class="run-{line.run}" stroke="{color(line.run)}"><title>{label}</title>')
+        parts += [_path([place(*point) for point in segment], color(line.run)) for segment in _segments(line)]
         parts.append("</g>")
     parts.append("</svg>")
     caption = html.escape(title + (f", {unit.strip()}" if unit else ""))

@@ -33,7 +33,8 @@ def evaluations(runs: Sequence[RunRecord]) -> str:
         rows = []
         for key in keys:
             cells = "".join(_result_cell(key, run.evaluation.get(key)) for run in runs)
-            rows.append(f'<tr><th scope="row">{escaped(title(key))}{unit(key)}</th>{cells}</tr>')
+            heading = f"{title(key)},{unit(key)}" if unit(key) else escaped(key)
+            rows.append(f'<tr><th scope="row">{heading}</th>{cells}</tr>')
         parts.append(wide(run_table(runs, rows)))
     parts += [
         f"<p>{escaped(run.name)} is not evaluated yet: <code>dat-eval ckpt={escaped(str(run.folder))}/checkpoints/"
@@ -46,7 +47,11 @@ def evaluations(runs: Sequence[RunRecord]) -> str:
 
 def _result_cell(key: str, found: object) -> str:
     if isinstance(found, int | float) and not isinstance(found, bool):
-        text = f"{found:,}" if isinstance(found, int) else format(found, number_format(key))
+        text = (
+            f"{found:,}"
+            if isinstance(found, int)
+            else format(found, number_format(key) if unit(key) or key == "loss" else ".6g")
+        )
         return f'<td class="number">{text}</td>'
     return f"<td>{escaped('' if found is None else str(found))}</td>"
 

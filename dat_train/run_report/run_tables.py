@@ -3,7 +3,7 @@
 import html
 from collections.abc import Callable, Sequence
 
-from dat_train.run_report.charts import colour
+from dat_train.run_report.charts import color
 from dat_train.run_report.run_record import RunRecord
 from dat_train.runtime.display_text import one_line
 
@@ -33,7 +33,7 @@ def wide(content: str) -> str:
 
 def dot(run: int) -> str:
     """Dot in the color of a run."""
-    return f'<i class="dot" style="background:{colour(run)}"></i>'
+    return f'<i class="dot" style="background:{color(run)}"></i>'
 
 
 def escaped(text: str) -> str:

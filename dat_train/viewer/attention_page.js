@@ -5,7 +5,7 @@
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const [width, height] = data.size; // of the model's input, in pixels; the coordinates of the drawing
-const COLOURS = data.colours;
+const COLORS = data.colors;
 const AREA = 0.1 * width * height; // total area of a query's circles
 
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -80,7 +80,7 @@ function drawLayer() {
   }
   for (let group = 0; group < layer.groups; group++) {
     const seen = shownGroups().includes(group);
-    const fill = COLOURS[group % COLOURS.length];
+    const fill = COLORS[group % COLORS.length];
     for (let key = 0; key < layer.keys; key++) {
       const at = 2 * (group * layer.keys + key);
       const [x, y] = [layer.points[at], layer.points[at + 1]];
@@ -95,7 +95,7 @@ function drawLayer() {
   $("groups").replaceChildren(...outside.map((count, group) => {
     const item = document.createElement("li");
     const dot = document.createElement("i");
-    dot.style.background = COLOURS[group % COLOURS.length];
+    dot.style.background = COLORS[group % COLORS.length];
     item.append(dot, `${group + 1}${count ? `, ${percent(count / layer.keys)} outside` : ""}`);
     return item;
   }));

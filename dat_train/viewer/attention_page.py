@@ -11,7 +11,7 @@ import numpy as np
 from dat_train.runtime.display_text import one_line
 from dat_train.runtime.html_page import picture_url, write_page
 from dat_train.viewer.attention import Inspection, Layer
-from dat_train.viewer.pictures import COLOURS, MAX_CLASSES
+from dat_train.viewer.pictures import COLORS, MAX_CLASSES
 
 MAX_WEIGHTS = 6_000_000  # attention weights in one page, one byte each; 8 MB in base64
 
@@ -36,7 +36,7 @@ def write_attention_page(
         "size": [width, height],
         "unit": unit,
         "image": picture_url(inspection.image),
-        "colours": COLOURS,
+        "colors": COLORS,
         "start": list(map(float, start)),
         "predictions": [[one_line(classes[label]), round(share, 5)] for label, share in inspection.top(MAX_CLASSES)],
         "layers": [_layer(layer, unit, averaged, step) for layer in inspection.layers],

@@ -19,12 +19,12 @@ AREA = 0.1  # total area of a query's circles, relative to the picture
 MIN_WEIGHT = 0.002  # keys with smaller weights are not drawn
 
 # colors of groups: the palette of Okabe and Ito, which is safe for color-blind readers
-COLOURS = ("#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#d55e00", "#0072b2", "#ffffff")
+COLORS = ("#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#d55e00", "#0072b2", "#ffffff")
 
 
-def colour(group: int) -> str:
+def color(group: int) -> str:
     """Color of a group. The 9th group has the color of the first."""
-    return COLOURS[group % len(COLOURS)]
+    return COLORS[group % len(COLORS)]
 
 
 def write_points(inspection: Inspection, folder: Path) -> list[Path]:
@@ -35,7 +35,7 @@ def write_points(inspection: Inspection, folder: Path) -> list[Path]:
         for group in range(layer.groups):
             _draw_points(axes, layer, group)
     groups = max(layer.groups for layer in inspection.layers)
-    marks = [(colour(group), "o", f"group {group + 1}") for group in range(groups)]
+    marks = [(color(group), "o", f"group {group + 1}") for group in range(groups)]
     _legend(figure, [*marks, ("black", "x", "outside the map")])
     paths = [save_figure(figure, folder / "points.png")]
     for layer in inspection.layers:
@@ -63,7 +63,7 @@ def write_attention(inspection: Inspection, queries: Sequence[tuple[float, float
         weights = layer.by_group()[:, index] / layer.groups  # (groups, keys), summing to 1
         _show(axes, inspection, f"{layer.title}: largest weight {weights.max():.1%}")
         for group in range(layer.groups):
-            _draw_circles(axes, inspection, layer.points[group], weights[group], colour(group))
+            _draw_circles(axes, inspection, layer.points[group], weights[group], color(group))
         _draw_query(axes, layer.queries[index])
     return save_figure(figure, path)
 
@@ -96,10 +96,10 @@ def write_traced(inspection: Inspection, queries: Sequence[tuple[float, float]],
         for depth in range(len(levels) - 1, 0, -1):  # the last level first, under the others
             level = levels[depth]
             _draw_circles(
-                axes, inspection, level.points, level.weights / level.weights.sum(), COLOURS[depth - 1], alpha=0.7
+                axes, inspection, level.points, level.weights / level.weights.sum(), COLORS[depth - 1], alpha=0.7
             )
         _draw_query(axes, query)
-    _legend(figure, [(COLOURS[depth], "o", f"stage {layer.stage}") for depth, layer in enumerate(reversed(layers))])
+    _legend(figure, [(COLORS[depth], "o", f"stage {layer.stage}") for depth, layer in enumerate(reversed(layers))])
     return save_figure(figure, path)
 
 
@@ -156,8 +156,8 @@ def _draw_points(axes, layer: Layer, group: int) -> None:
     points, outside = layer.points[group], layer.outside()[group]
     size = _marker(layer)
     inside = points[~outside]
-    axes.scatter(*inside.T, s=size, color=colour(group), edgecolors="black", linewidths=0.4, zorder=3)
-    axes.scatter(*points[outside].T, s=size, color=colour(group), marker="x", linewidths=1, zorder=3)
+    axes.scatter(*inside.T, s=size, color=color(group), edgecolors="black", linewidths=0.4, zorder=3)
+    axes.scatter(*points[outside].T, s=size, color=color(group), marker="x", linewidths=1, zorder=3)
 
 
 def _draw_arrows(axes, layer: Layer, group: int) -> None:
@@ -165,7 +165,7 @@ def _draw_arrows(axes, layer: Layer, group: int) -> None:
     axes.scatter(*layer.reference.T, s=_marker(layer) / 3, color="white", edgecolors="black", linewidths=0.3, zorder=2)
     shift = layer.points[group] - layer.reference
     style = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.004, "headwidth": 4, "headlength": 5}
-    axes.quiver(*layer.reference.T, *shift.T, color=colour(group), alpha=0.9, zorder=2, **style)
+    axes.quiver(*layer.reference.T, *shift.T, color=color(group), alpha=0.9, zorder=2, **style)
 
 
 def _draw_circles(

@@ -9,24 +9,24 @@ from PIL import Image
 
 from dat_train.evaluation.mistakes_picture import most_confident_mistakes, write_mistakes_picture
 
-COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255)]
+COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255)]
 LONG = "a name of a class with $money^ and more than twenty letters"
 
 
 @pytest.fixture
 def samples(tmp_path):
-    """Five images of one colour each; the last one is wide."""
+    """Five images of one color each; the last one is wide."""
     paths = [tmp_path / f"{i}.png" for i in range(5)]
     for i, path in enumerate(paths):
-        Image.new("RGB", (900, 300) if i == 4 else (8, 8), COLOURS[i]).save(path)
+        Image.new("RGB", (900, 300) if i == 4 else (8, 8), COLORS[i]).save(path)
     return [(str(path), i % 2) for i, path in enumerate(paths)]
 
 
-def colours_of(path):
-    """Number of each colour of COLOURS in the picture, and its leftmost column."""
+def colors_of(path):
+    """Number of each color of COLORS in the picture, and its leftmost column."""
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB"))
-    found = {i: np.flatnonzero((pixels == colour).all(2).any(0)) for i, colour in enumerate(COLOURS)}
+    found = {i: np.flatnonzero((pixels == color).all(2).any(0)) for i, color in enumerate(COLORS)}
     return {i: int(columns[0]) for i, columns in found.items() if len(columns)}
 
 
@@ -39,7 +39,7 @@ def test_mistakes_are_ordered_by_confidence_then_by_the_data_set():
 def test_images_are_drawn_from_left_to_right_by_confidence(samples, tmp_path):
     evaluation = made_up([0, 1, 0, 1, 0], [1, 0, 0, 0, 1], [0.6, 0.8, 0.9, 0.7, 0.5])
     assert write_mistakes_picture(evaluation, ["鳥", LONG], samples, tmp_path / "wrong.png")
-    places = colours_of(tmp_path / "wrong.png")
+    places = colors_of(tmp_path / "wrong.png")
     assert sorted(places, key=places.get) == [1, 3, 0, 4]  # 2 was right
     assert not list(tmp_path.glob(".*"))  # no temporary file is left
 
@@ -49,7 +49,7 @@ def test_missing_and_damaged_images_are_left_out(samples, tmp_path):
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:40])
     evaluation = made_up([0, 1, 0, 1, 0], [1, 0, 1, 1, 0])
     assert write_mistakes_picture(evaluation, ["a", "b"], samples, tmp_path / "wrong.png")
-    assert list(colours_of(tmp_path / "wrong.png")) == [2]
+    assert list(colors_of(tmp_path / "wrong.png")) == [2]
 
 
 def test_an_older_picture_is_removed_if_there_is_nothing_to_show(samples, tmp_path):
@@ -61,4 +61,4 @@ def test_an_older_picture_is_removed_if_there_is_nothing_to_show(samples, tmp_pa
 def test_at_most_the_requested_number_of_images_is_shown(samples, tmp_path):
     evaluation = made_up([0, 1, 0, 1, 0], [1, 0, 1, 0, 1], [0.9, 0.8, 0.7, 0.6, 0.5])
     write_mistakes_picture(evaluation, ["a", "b"], samples, tmp_path / "wrong.png", number=2)
-    assert list(colours_of(tmp_path / "wrong.png")) == [0, 1]
+    assert list(colors_of(tmp_path / "wrong.png")) == [0, 1]

@@ -1,4 +1,4 @@
-"""A run's curves: what is drawn of it, whatever its length and state."""
+"""Curves of runs of any length and state."""
 
 import json
 import resource
@@ -51,8 +51,8 @@ def test_a_short_line_is_unchanged():
 
 def test_smoothing_is_the_mean_over_a_window_that_shrinks_at_the_ends():
     line = np.arange(1000.0)
-    assert smooth(line)[:985] == pytest.approx(line[:985])  # even windows leave a straight line alone
-    assert smooth(line)[-1] == pytest.approx(line[-16:].mean())  # at the end the window is what there is
+    assert smooth(line)[:985] == pytest.approx(line[:985])  # symmetric windows keep a straight line
+    assert smooth(line)[-1] == pytest.approx(line[-16:].mean())  # one-sided window at the end
     values = np.random.default_rng(0).standard_normal(1000)
     assert smooth(values)[500] == pytest.approx(values[485:516].mean())  # 3 % of the run
     assert smooth(values)[0] == values[0]
@@ -66,7 +66,7 @@ def test_a_partly_written_row_is_ignored(tmp_path):
 
 
 def drawn(tmp_path, monkeypatch, rows):
-    """The figure that is drawn of rows: the lines of each of the three plots, by label."""
+    """Axes of the figure drawn from rows."""
     figures = []
     import matplotlib.figure
 

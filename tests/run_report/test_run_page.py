@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from browser import complaints, lowest_contrast, open_browser, set_theme
+from browser import console_messages, lowest_contrast, open_browser, set_theme
 from evaluation.made_up import made_up
 from PIL import Image
 from selenium.webdriver.common.by import By
@@ -56,7 +56,7 @@ def chrome(folders, tmp_path_factory):
         page = write_run_page(open_runs([str(folders / "a"), str(folders / "b")]), folders / "report.html")
         chrome.get(page.as_uri())
         yield chrome
-        assert complaints(chrome) == []
+        assert console_messages(chrome) == []
 
 
 def section(chrome, title):

@@ -1,4 +1,4 @@
-"""What is drawn is what the model computes: weights, places, shares."""
+"""Recorded attention weights and positions equal those of the model."""
 
 from itertools import pairwise
 
@@ -27,7 +27,7 @@ VARIANTS = {
 
 
 def tiny(size=32, **kwargs):
-    """A model whose offsets and biases are large enough to matter."""
+    """A model with large offsets and biases."""
     torch.manual_seed(0)
     model = timm.create_model("dat_nano", num_classes=10, img_size=size, **(TINY | kwargs)).eval()
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_centers_of_border_cells_have_positions_minus_one_and_one():
 
 
 def test_a_point_in_pixels_is_where_sampling_reads():
-    """Sample a map that holds its own pixel coordinates: the sample at a position is the pixel that is drawn."""
+    """A map of pixel coordinates, sampled at a position, gives the pixel at which the point is drawn."""
     size, reduction = (5, 7), 8
     y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in size), indexing="ij")
     own_pixels = (torch.stack([x, y], dim=-1)[None] + 0.5) * reduction  # (1, H, W, 2)

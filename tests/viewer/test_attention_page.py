@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from browser import complaints, lowest_contrast, open_browser, set_theme
+from browser import console_messages, lowest_contrast, open_browser, set_theme
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
@@ -46,14 +46,14 @@ def chrome(seen, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def afresh(chrome):
-    """Each test begins with a fresh page, and none leaves a complaint on the console."""
+    """Reload the page before each test, and check that the console is empty after it."""
     chrome.refresh()
     yield
-    assert complaints(chrome) == []
+    assert console_messages(chrome) == []
 
 
 def drawn(chrome, *attributes):
-    """These attributes of every key's circle: (keys, attributes)."""
+    """(keys, attributes) attributes of the circles of all keys."""
     script = """
     const circles = [...document.querySelectorAll("#keys circle")];
     return circles.map((circle) => arguments[0].map((name) => +circle.getAttribute(name)))"""
@@ -65,12 +65,12 @@ def radii(chrome):
 
 
 def expected(layer, weights):
-    """The radii of circles whose area is their weight, all covering a tenth; the lightest stay visible as dots."""
+    """Expected radii: the area is the weight, the total area a tenth of the image; small weights remain visible."""
     return np.maximum(0.006 * SIZE * 0.6, np.sqrt(weights.reshape(-1) * 0.1 * SIZE * SIZE / math.pi))
 
 
 def move_to(chrome, pixel, click=False):
-    """The mouse over a pixel of the model's input."""
+    """Move the pointer to a pixel of the model's input."""
     stage = chrome.find_element(By.ID, "stage")
     scale = stage.rect["width"] / SIZE
     chain = ActionChains(chrome, duration=0)
@@ -145,13 +145,13 @@ def test_stage_layer_group_and_head_can_be_selected(seen, chrome):
     layer = seen.layers[0]
     move_to(chrome, query)
     assert np.allclose(radii(chrome), expected(layer, layer.by_group()[:, layer.query_at(query)]), rtol=0.03)
-    choose(chrome, "headChoice", "head 2")  # of the only group
+    choose(chrome, "headChoice", "head 2")  # of the single group
     assert np.allclose(radii(chrome), expected(layer, layer.attention[1, layer.query_at(query)]), rtol=0.03)
     choose(chrome, "stageChoice", "3")
     choose(chrome, "layerChoice", "block 2")
     layer = seen.layers[1]
     choose(chrome, "groupChoice", "group 2")
-    choose(chrome, "headChoice", "head 1")  # of that group: the third in the layer
+    choose(chrome, "headChoice", "head 1")  # of this group: the third head of the layer
     assert np.allclose(radii(chrome), expected(layer, layer.attention[2, layer.query_at(query)]), rtol=0.03)
 
 
@@ -165,7 +165,7 @@ def test_grid_arrows_and_heat_map_can_be_shown(seen, chrome):
         chrome.find_element(By.ID, name).click()
         assert chrome.execute_script(count) == number
     chrome.find_element(By.ID, "showHeat").click()
-    heat = np.array(chrome.execute_async_script(_PIXELS)).reshape(*layer.size, 4)[..., 3]  # opacity is the heat
+    heat = np.array(chrome.execute_async_script(_PIXELS)).reshape(*layer.size, 4)[..., 3]  # heat is drawn as opacity
     assert np.allclose(heat / 255, layer.heat() / layer.heat().max(), atol=0.03)
 
 
@@ -183,7 +183,7 @@ image.src = document.getElementById("heat").getAttribute("href");
 def test_the_page_loads_no_other_resource(chrome):
     assert chrome.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
     assert chrome.title.startswith(TITLE) and TITLE in chrome.find_element(By.TAG_NAME, "h1").text
-    assert "</script>" in chrome.find_element(By.ID, "predictions").text  # a class of that name
+    assert "</script>" in chrome.find_element(By.ID, "predictions").text  # a class name
 
 
 def test_controls_have_names(chrome):

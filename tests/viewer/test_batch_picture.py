@@ -1,4 +1,4 @@
-"""The picture of a batch: images as the model sees them, and the labels it is told."""
+"""Picture of a batch with its labels."""
 
 import numpy as np
 import pytest
@@ -15,9 +15,9 @@ def soft(*shares, smoothing=0.1):
     return torch.tensor(shares) * (1 - smoothing) + smoothing / len(shares)
 
 
-def normalised(colours, size=40):
-    """(B, 3, size, size) of plain colours (B, 3) in [0, 1], normalised."""
-    images = torch.tensor(colours)[:, :, None, None].expand(-1, -1, size, size)
+def normalised(colors, size=40):
+    """Normalized images (B, 3, size, size) of one color each, from colors (B, 3) in [0, 1]."""
+    images = torch.tensor(colors)[:, :, None, None].expand(-1, -1, size, size)
     return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
@@ -30,7 +30,7 @@ def drawn(tmp_path, images, targets, classes=CLASSES):
 
 
 def test_normalization_is_undone_and_images_are_drawn_in_order(tmp_path):
-    colours = [
+    colors = [
         [1.0, 0, 0],
         [0, 1, 0],
         [0, 0, 1],
@@ -41,11 +41,11 @@ def test_normalization_is_undone_and_images_are_drawn_in_order(tmp_path):
         [0.5, 0.5, 0.5],
         [1, 0.5, 0],
     ]
-    picture = drawn(tmp_path, normalised(colours), torch.zeros(9, dtype=torch.long))
-    assert picture.shape == (2 * (CELL + 44) + 8, 8 * (CELL + 8) + 8, 3)  # eight in a row, the ninth below
-    for i, colour in enumerate(colours):
+    picture = drawn(tmp_path, normalised(colors), torch.zeros(9, dtype=torch.long))
+    assert picture.shape == (2 * (CELL + 44) + 8, 8 * (CELL + 8) + 8, 3)  # eight images in a row
+    for i, color in enumerate(colors):
         x, y = 8 + i % 8 * (CELL + 8) + CELL // 2, 8 + i // 8 * (CELL + 44) + CELL // 2
-        assert picture[y, x] / 255 == pytest.approx(colour, abs=0.01)
+        assert picture[y, x] / 255 == pytest.approx(color, abs=0.01)
     assert (picture[:8] == 255).all()
 
 

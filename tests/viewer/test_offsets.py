@@ -1,4 +1,4 @@
-"""Offsets are measured as they are, and measuring changes nothing."""
+"""Statistics of offsets; measuring them does not change a run."""
 
 import json
 
@@ -19,14 +19,14 @@ FREE = SamplingPositions(8, groups=1, kernel_size=3, stride=1, offset_range_fact
 
 
 def shifted(layer, shift, keys=4):
-    """Statistics of a grid of keys x keys points that are all shifted by (dy, dx), in [-1, 1]."""
+    """Statistics of a grid of keys x keys points, all shifted by (dy, dx) in [-1, 1]."""
     reference = reference_grid(keys, keys, layer.geometry, torch.zeros(()))
     positions = (reference + torch.tensor(shift))[None, None]
     return offset_statistics(layer, Sampling(positions, reference)).tolist()
 
 
 def test_the_offset_length_is_in_cells_of_the_reference_grid():
-    assert shifted(LAYER, (0.3, 0.4)) == pytest.approx([1.0, 0, 7 / 16])  # 4 points a row: cells of 0.5
+    assert shifted(LAYER, (0.3, 0.4)) == pytest.approx([1.0, 0, 7 / 16])  # 4 points in a row: cells of 0.5
     assert shifted(FREE, (0.0, 0.4), keys=5)[0] == pytest.approx(0.8)  # 5 points, DAT++: cells of 0.5
     assert shifted(LAYER, (0.0, 0.0)) == [0, 0, 0]
 
@@ -50,7 +50,7 @@ def test_unlimited_offsets_are_at_the_limit_of_positions():
 
 def test_measuring_is_exact_and_keeps_modes_and_random_state():
     model = tiny_model().train()
-    model.stem.eval()  # as a frozen part
+    model.stem.eval()  # a frozen module
     images = torch.randn(2, 3, 32, 32)
     watch = OffsetMonitor(5, lambda: images)
     assert [step for step in range(1, 12) if watch.is_due(step)] == [5, 10]
@@ -79,14 +79,14 @@ def test_a_run_with_measurements_has_identical_weights(tmp_path):
     measured = [{name: row.pop(name) for name in list(row) if name.startswith("offset_")} for row in watched]
     assert [len(values) for values in measured] == [0, 3, 0, 0, 3, 0, 0]  # one deformable layer; two validations
     assert watched == plain
-    assert measured[1] != measured[4]  # they learn
+    assert measured[1] != measured[4]  # the offsets change
     weights = [tiny_model() for _ in range(2)]
     for model, name in zip(weights, ("plain", "watched"), strict=True):
         load_weights(model, tmp_path / name / "checkpoints/last.pt", ema=False)
     for a, b in zip(weights[0].parameters(), weights[1].parameters(), strict=True):
         assert torch.equal(a, b)
 
-    # and its curves have a second row
+    # the curves have a second row
     heights = []
     for name in ("plain", "watched"):
         write_curves(tmp_path / name / "metrics.jsonl", tmp_path / f"{name}.png")

@@ -17,6 +17,7 @@ OLD_NAMES = {
 # Settings that older configurations lack, with the value that has the behavior of that time.
 ADDED: dict[str, Any] = {
     "data.split_by": "order",
+    "task": "classification",
 }
 
 
@@ -46,6 +47,10 @@ class Settings(dict):
     def changed(self, **values: Any) -> "Settings":
         """A copy with other values of top-level settings."""
         return Settings(self.plain() | values)
+
+    def without(self, *names: str) -> "Settings":
+        """A copy that lacks some settings."""
+        return Settings({key: value for key, value in self.items() if key not in names})
 
     def plain(self) -> dict[str, Any]:
         """Nested ordinary dicts and lists."""

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 
 import dat_train.models  # noqa: F401  registers the names
+from dat_train.training.checkpoint_writer import CheckpointWriter
 from dat_train.training.optimizer import build_optimizer
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.state import TrainState
-from dat_train.training.writer import CheckpointWriter
 
 
 def main() -> None:
@@ -51,13 +51,13 @@ def measure(arguments: argparse.Namespace, folder: RunFolder) -> None:
         return time.monotonic() - begin
 
     step()  # allocates the moments of the optimizer
-    writer.save(state.save(0, {}))
+    writer.save(state.save(0))
     writer.wait()
     plain, during, pauses = [], [], []  # seconds; `during` has a list for each checkpoint
     for _ in range(arguments.rounds):
         plain += [step(), step()]
         before = writer.pause
-        writer.save(state.save(0, {}))
+        writer.save(state.save(0))
         pauses.append(writer.pause - before)
         during.append([step()])
         while writer.busy:

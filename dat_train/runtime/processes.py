@@ -152,15 +152,15 @@ class Processes:
                 f"checkpoint{', timeout_minutes=... waits longer' if waited else ''}"
             ) from error
 
-    def speaks_first(self, topic: str) -> bool:
-        """Whether this process is the one to tell the user about `topic`, of all that want to; rank 0 if it does."""
+    def is_first_to_report(self, topic: str) -> bool:
+        """True for one of the processes that call this about `topic`; for rank 0 if it is one of them."""
         if self.store is None:
             return True
         if not self.is_main:
             time.sleep(1.0)
-        told = [1]  # better twice than never
-        _try_for(NOTICE_PATIENCE, lambda: told.append(self.store.add(f"told/{topic}", 1)))
-        return told[-1] == 1
+        count = [1]  # two reports are better than none
+        _try_for(NOTICE_PATIENCE, lambda: count.append(self.store.add(f"reported/{topic}", 1)))
+        return count[-1] == 1
 
     def _missing(self) -> list[int]:
         """Ranks that do not notice, within a moment, that something is wrong; these are what is wrong."""

@@ -5,9 +5,8 @@ from typing import Any
 
 from dat_train.settings import flat
 
-
 def differences(old: dict, new: dict, may_change: Set[str]) -> list[tuple[str, Any, Any]]:
-    """List the settings that differ and decide the run's numbers, as (key, old value, new value).
+    """List the settings that differ and affect the run's numbers, as (key, old value, new value).
 
     Args:
         may_change: keys of settings that may change. `epochs` may only grow.
@@ -15,6 +14,8 @@ def differences(old: dict, new: dict, may_change: Set[str]) -> list[tuple[str, A
     before, after = flat(old), flat(new)
     changed = []
     for key in sorted(before.keys() | after.keys()):
+        if key not in before and not key.startswith("model.args."):
+            continue  # the run is older than the setting and its value is not in `settings.ADDED`
         was, now = before.get(key), after.get(key)
         shorter = key == "epochs" and was is not None and now is not None and now < was
         if was != now and (key not in may_change or shorter):

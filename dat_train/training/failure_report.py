@@ -1,6 +1,7 @@
-"""How a process of the run ends when it fails: with one line that says which rank and why."""
+"""Report of a failed process of a run: one line with the reason and the rank."""
 
 import os
+import platform
 import sys
 import time
 import traceback
@@ -15,35 +16,36 @@ from dat_train.errors import UserError
 from dat_train.runtime.processes import Processes, ProcessLost
 from dat_train.runtime.terminal import Terminal
 
-HOSTING = 3.0  # seconds; where not torchrun keeps the store, rank 0 does, and the others still ask who speaks
+STORE_SECONDS = 3.0  # rank 0 keeps the store alive for so long if torchrun does not, because other ranks still ask it
 
 
 @contextmanager
-def last_words(processes: Processes, terminal: Terminal, folder: Path) -> Iterator[None]:
-    """Say why this process fails, in the rank's log file too; what several find is said once, by the lowest rank.
+def report_failure(processes: Processes, terminal: Terminal, folder: Path) -> Iterator[None]:
+    """Report why this process fails, also in the rank's log file. The lowest rank reports what several ranks found.
 
-    An error below `folder` that the operating system reports is the user's to mend, like a `UserError`: a full disk, a
-    read-only or vanished folder. One process alone leaves the screen to who catches the error.
+    An error of the operating system that concerns `folder` (full disk, read-only or missing folder) is one the user
+    can fix, like a `UserError`. With a single process, the caller prints the error.
 
     Raises:
-        SystemExit: with several processes; 2 after what a user can mend, 1 after anything else.
+        SystemExit: with several processes; 2 after an error the user can fix, 1 after any other.
     """
     try:
         yield
     except UserError as error:
-        _speak(error, str(error), processes, terminal)
+        _report(error, str(error), processes, terminal)
         raise
     except OSError as error:
         if not _concerns(error, folder):
-            _confess(error, processes, terminal)
+            log_traceback(error, processes, terminal)
             raise
-        mendable = UserError(
-            f"{error.filename}: {error.strerror}; make room or mend the folder, and start the same command again"
+        fixable = UserError(
+            f"{error.filename}: {error.strerror}; free disk space or make the folder writable, and start the same "
+            "command again"
         )
-        _speak(mendable, str(mendable), processes, terminal)
-        raise mendable from error
+        _report(fixable, str(fixable), processes, terminal)
+        raise fixable from error
     except Exception as error:
-        _confess(error, processes, terminal)
+        log_traceback(error, processes, terminal)
         raise
 
 
@@ -51,25 +53,25 @@ def _concerns(error: OSError, folder: Path) -> bool:
     return isinstance(error.filename, str) and Path(error.filename).absolute().is_relative_to(folder.absolute())
 
 
-def _confess(error: Exception, processes: Processes, terminal: Terminal) -> None:
-    """An error nobody expected: its traceback goes to the log file."""
+def log_traceback(error: Exception, processes: Processes, terminal: Terminal) -> None:
+    """Write the traceback of an unexpected error to the log file, and report the error."""
     terminal.record(traceback.format_exc())
-    where = f"; the traceback is in {terminal.log_path}" if terminal.log_path else ""
-    _speak(error, f"{type(error).__name__}: {error}{where}", processes, terminal, code=1)
+    place = f"; the traceback is in {terminal.log_path}" if terminal.log_path else ""
+    _report(error, f"{type(error).__name__}: {error}{place}", processes, terminal, code=1)
 
 
-def _speak(error: Exception, text: str, processes: Processes, terminal: Terminal, code: int = 2) -> None:
-    """Say `text` and exit, of several processes; note it, of one."""
+def _report(error: Exception, text: str, processes: Processes, terminal: Terminal, *, code: int = 2) -> None:
+    """Write `text` to the log file; with several processes, print it and exit."""
     line = " ".join(text.split())
     terminal.record(f"error: {line}")
     if processes.world_size == 1:
         return
     get_error_handler().record_exception(error)  # torchrun prints it in its own summary
     topic = "lost" if isinstance(error, ProcessLost) else sha256(line.encode()).hexdigest()
-    if processes.speaks_first(topic):
+    if processes.is_first_to_report(topic):
         terminal.close()
-        speaker = "" if processes.is_main else f" on rank {processes.rank} ({os.uname().nodename})"
-        print(f"error{speaker}: {line}", file=sys.stderr, flush=True)
+        rank = "" if processes.is_main else f" on rank {processes.rank} ({platform.node()})"
+        print(f"error{rank}: {line}", file=sys.stderr, flush=True)
     if processes.is_main and "TORCHELASTIC_USE_AGENT_STORE" not in os.environ:
-        time.sleep(HOSTING)
+        time.sleep(STORE_SECONDS)
     sys.exit(code)

@@ -6,98 +6,93 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dat_train.data.batch import Batch, prepare_images
-from dat_train.data.mixing import Mixing
 from dat_train.data.randomness import keyed_seed
 from dat_train.errors import UserError
-from dat_train.evaluation.classification import Evaluation, evaluate
 from dat_train.runtime.feed import Feed
-from dat_train.runtime.precision import Precision
-from dat_train.runtime.processes import Processes
-from dat_train.runtime.stop_request import StopRequest
+from dat_train.training.checkpoint_writer import CheckpointWriter
 from dat_train.training.freezing import training_mode
-from dat_train.training.objective import cross_entropy
 from dat_train.training.optimizer import set_learning_rate
 from dat_train.training.plan import RunPlan
+from dat_train.training.resume import go_back
+from dat_train.training.run_context import RunContext
 from dat_train.training.run_log import RunLog
 from dat_train.training.run_pictures import RunPictures
 from dat_train.training.state import TrainState
-from dat_train.training.writer import CheckpointWriter
+from dat_train.training.task import Batch, Draw, Evaluation, Task
 from dat_train.viewer.offsets import OffsetMonitor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions:
+    """Settings of the loop.
+
+    Args:
+        seed: all random draws depend on it.
+        clip_grad: maximum norm of the gradient; 0 disables clipping.
+        eval_every: epochs between validations.
+        log_every: steps between progress lines.
+        max_unreadable: fraction of an epoch's samples that may be unreadable before the run ends.
+        nonfinite_limit: number of consecutive steps with a non-finite loss or gradient (not caused by loss scaling)
+            after which the run goes back to the last good checkpoint once, and then ends.
+        compile: compile the model.
+    """
+
+    seed: int = 0
+    clip_grad: float = 5.0
+    eval_every: int = 1
+    log_every: int = 50
+    max_unreadable: float = 0.01
+    nonfinite_limit: int = 20
+    compile: bool = False
 
 
 @dataclass(kw_only=True)
 class Training:
     """A training run; `run()` is the loop.
 
-    What comes out is a function of the first group of arguments alone, up to the order of floating-point sums: every
-    random draw is keyed by (seed, step, micro-batch), the learning rate follows from the step. The host waits for
-    the device only once in `log_every` steps, before a checkpoint and before a validation.
+    The result is a function of state, task, data, plan and options, up to the order of floating-point sums: every
+    random draw is keyed by (seed, step, micro-batch), and the learning rate depends on the step only. The host waits
+    for the device only once in `log_every` steps, before a checkpoint and before a validation.
 
     Args:
-        state: where to start; holds the result.
-        make_loader: (first step) -> this process' micro-batches from that step on.
+        state: initial state; holds the result.
+        task: loss and evaluation.
+        make_loader: maps a step to an iterable of this process' micro-batches from that step on.
         val_loader: this process' share of the validation set.
-        image_shape: (C, H, W) of the training images.
-        objective: logits, targets (both (B, classes)) and the images they are of -> loss ().
-        clip_grad: largest gradient norm; 0 leaves gradients as they are.
-        max_unreadable: share of an epoch's samples that may be unreadable before the run ends.
-        nonfinite_limit: steps in a row with a loss or gradient that is not finite, and no loss scale to blame, after
-            which the run goes back once, and then ends.
-        eval_every: epochs between validations.
-        config: kept in checkpoints, for who resumes or evaluates.
-
         checkpoints: in the main process; None in the others.
-        go_back: (restore) finds the last good checkpoint and returns its path, None when there is none; with True it
-            also makes `state`, and the folder, what they were then.
-        log_every: steps between lines, and between looks at how many steps were skipped.
-        offsets: looks at the offsets now and then, in the main process; None: nobody does.
-        pictures: of the first micro-batch and the best validations, in the main process; None: nobody wants any.
+        offsets: measurement of the offsets, in the main process; None to disable.
+        pictures: pictures of the first micro-batch and of the best evaluations, in the main process; None to disable.
     """
 
+    context: RunContext
     state: TrainState
+    task: Task
+    plan: RunPlan
     make_loader: Callable[[int], Iterable[Batch]]
     val_loader: Collection[Batch]
-    plan: RunPlan
-    mixing: Mixing
-    image_shape: tuple[int, int, int]
-    precision: Precision
-    objective: Callable[[Tensor, Tensor, Tensor], Tensor] = cross_entropy
-    num_classes: int
-    seed: int = 0
-    clip_grad: float = 5.0
-    max_unreadable: float = 0.01
-    nonfinite_limit: int = 20
-    eval_every: int = 1
-    config: dict
-
-    processes: Processes
+    options: LoopOptions
     log: RunLog
     checkpoints: CheckpointWriter | None
-    go_back: Callable[[bool], Path | None]
-    stop: StopRequest
-    log_every: int = 50
     offsets: OffsetMonitor | None = None
     pictures: RunPictures | None = None
-    compile: bool = False
 
     def run(self) -> bool:
-        """Train to the end of the plan: True; or until asked to stop, after the step that is being done: False.
+        """Train to the end of the plan. Returns False if the run was asked to stop before.
 
         Raises:
-            UserError: too many skipped steps or unreadable images; the last state could not be written.
+            UserError: too many skipped steps or unreadable images, or the last state could not be written.
         """
-        self.stop.at_once = False  # from here on there is something to save
+        self.processes, self.terminal = self.context.processes, self.context.terminal
+        self.context.stop.at_once = False  # from now on there is something to save
         with self.processes.collective("first all_reduce of gradients"):
             self.forward = self._wrap()
-        self.feed = Feed(self.make_loader, self.log.terminal.warn)
-        self.named: set[str] = set()  # unreadable files the log has named
+        self.feed = Feed(self.make_loader, self.terminal.warn)
+        self.named: set[str] = set()  # unreadable files that were reported
         self.went_back = False
         self.log.start(self.state.step)
         try:
@@ -106,31 +101,34 @@ class Training:
             self.feed.close()
 
     def _run(self) -> bool:
-        state, plan = self.state, self.plan
-        if self._validation_is_due():  # the process before this one ended in between
+        state, plan, counters = self.state, self.plan, self.state.counters
+        if self._validation_is_due():  # the previous process ended between the last step and its validation
             if not self._validate():
                 return self._stop()
             self._save()
 
         while state.step < plan.steps:
             # One step: the gradient of `batch_size` samples over all processes, one update.
-            loss, unreadable = self._gradients()
+            loss, parts, unreadable = self._gradients()
             numbers = self._update(loss)
             state.step += 1
 
-            # What the hosts tell each other while the devices compute.
-            stopping, met = self.processes.total(self.stop.requested, len(unreadable))
+            # Exchange between the hosts while the devices compute.
+            stopping, met = self.processes.total(self.context.stop.requested, len(unreadable))
             self._count_unreadable(met, unreadable)
-            self.log.step(state.step, plan.learning_rate(state.step - 1), state.counters["unreadable"], numbers)
+            self.log.step(state.step, plan.learning_rate(state.step - 1), counters["unreadable"], numbers)
+            if parts:
+                self.log.add({f"loss_{name}": value for name, value in parts.items()})
             if self.offsets and self.offsets.is_due(state.step):
-                self.log.also(self.offsets.measure(state.model))
+                self.log.add(self.offsets.measure(state.model))
 
-            # Now and then: look at the numbers, validate, save.
+            # From time to time: read the numbers, validate, save.
             epoch_ends = plan.ends_epoch(state.step) or state.step == plan.steps
-            if epoch_ends or state.step % self.log_every == 0:
-                self.log.flush(state.counters)
-                if state.counters["in_a_row"] >= self.nonfinite_limit:
+            if epoch_ends or state.step % self.options.log_every == 0:
+                self.log.flush(counters)
+                if counters["consecutive_failures"] >= self.options.nonfinite_limit:
                     self._go_back()
+                    counters = state.counters
                     continue
             if stopping:
                 return self._stop()
@@ -142,83 +140,78 @@ class Training:
         self._finish()
         return True
 
-    # Set up
+    # Setup
 
     def _wrap(self) -> nn.Module:
-        """The model as the loop calls it; `state.model` stays what it is and shares the weights."""
+        """Return the model as the loop calls it. `state.model` stays unwrapped and shares the weights."""
         model = self.state.model
         training_mode(model)
-        forward = torch.compile(model) if self.compile else model
+        forward = torch.compile(model) if self.options.compile else model
         if self.processes.world_size == 1:
             return forward
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # newer torch renames broadcast_buffers
             forward = DistributedDataParallel(
                 forward,
-                broadcast_buffers=False,  # DAT's are constants
+                broadcast_buffers=False,  # buffers are constants
                 gradient_as_bucket_view=True,
-                static_graph=True,  # every weight gets a gradient in every step, where drop path drops a branch too
+                static_graph=True,  # every weight gets a gradient in every step, also where drop path drops a branch
             )
         self._rehearse(forward)
         return forward
 
     def _rehearse(self, forward: nn.Module) -> None:
-        """Two forward and backward passes for nothing.
+        """Run two forward and backward passes without an update.
 
-        DDP counts gradients in its first pass, notes their order in the second, and then cuts its buckets anew; which
-        processes' numbers are added first depends on the buckets. After a rehearsal a resumed run adds in the same
-        order as one that went through. The first pass may not be one without synchronization either.
+        DDP counts gradients in its first pass, records their order in the second, and then rebuilds its buckets. The
+        order of sums over processes depends on the buckets. After a rehearsal, a resumed run sums in the same order as
+        an uninterrupted one. The first pass must not be one without synchronization either.
         """
-        images = torch.zeros(self.plan.micro_batch_size, *self.image_shape, device=self.processes.device)
+        example = self.task.example(self.plan.micro_batch_size)
         for _ in range(2):
-            with self.precision.context():
-                logits = forward(images.to(self.precision.weights))
-            logits.sum().backward()
+            self.task.loss(forward, example, Draw(self.options.seed, 0, 0)).total.backward()
             forward.zero_grad(set_to_none=False)
 
     # A step
 
-    def _gradients(self) -> tuple[Tensor, list[str]]:
-        """Leave the gradient of the step's loss in the weights: its mean over all micro-batches of all processes.
+    def _gradients(self) -> tuple[Tensor, dict[str, Tensor], list[str]]:
+        """Compute the gradient of the step's loss: its mean over all micro-batches of all processes.
 
         Returns:
-            the loss () on the device, and the unreadable files this process met.
+            Loss () and its parts () on the device, and the unreadable files of this process.
         """
-        state, plan, device = self.state, self.plan, self.processes.device
+        state, plan, seed = self.state, self.plan, self.options.seed
         micros = plan.micro_batches_of(self.processes.rank)
-        total = torch.zeros((), device=device, dtype=self.precision.weights)
-        unreadable = []
-        self.forward.zero_grad(set_to_none=False)  # DDP's buckets stay where they are
+        losses: list[Tensor] = []  # (1 + parts,) of each micro-batch
+        names, unreadable = [], []
+        self.forward.zero_grad(set_to_none=False)  # keeps DDP's buckets in place
         for turn, m in enumerate(micros):
-            batch = self.feed.next(state.step, turn)
+            batch, draw = self.feed.next(state.step, turn), Draw(seed, state.step, m)
             unreadable += batch.unreadable
-            images = prepare_images(batch, device, self.precision.weights)  # (B, 3, H, W)
-            labels = batch.labels.to(device, non_blocking=True)
-            images, targets = self.mixing(images, labels, "mixup", self.seed, state.step, m)  # (B, classes)
             if self.pictures and state.step == turn == 0:
-                self.pictures.batch(images, targets)
-            torch.manual_seed(keyed_seed("dropout", self.seed, state.step, m))
+                self.pictures.batch(self.task, batch, draw)
+            torch.manual_seed(keyed_seed("dropout", *draw))
             with nullcontext() if m == micros[-1] else self._without_sync():
-                with self.precision.context():
-                    logits = self.forward(images)
-                loss = self.objective(logits, targets.to(self.precision.weights), images)
-                # DDP takes the mean over processes, of which each adds up its share of the micro-batches
+                loss, parts = self.task.loss(self.forward, batch, draw)
+                # DDP averages over processes, and each process sums its share of the micro-batches
                 with self.processes.collective("all_reduce of gradients"):
                     state.scaler.scale(loss / len(micros)).backward()
-            total += loss.detach()
-        return self.processes.sum_(total / plan.micro_batches), unreadable
+            names = list(parts)
+            losses.append(torch.stack([loss.detach(), *(part.detach().to(loss.dtype) for part in parts.values())]))
+        mean = self.processes.sum_(sum(losses[1:], losses[0]) / plan.micro_batches)
+        return mean[0], dict(zip(names, mean[1:], strict=True)), unreadable
 
     def _without_sync(self) -> AbstractContextManager:
-        """DDP adds gradients over the processes once a step, in the last micro-batch's backward pass."""
+        """DDP sums gradients over the processes once per step, in the backward pass of the last micro-batch."""
         return self.forward.no_sync() if self.processes.world_size > 1 else nullcontext()
 
     def _update(self, loss: Tensor) -> Tensor:
-        """Clip, and update weights and their average, unless loss or gradient is not finite.
+        """Clip the gradient and update weights and their average, unless loss or gradient is not finite.
 
-        Whether to skip is decided on the device, from numbers all processes share, and obeyed by the optimizer's
-        kernel: nobody waits for it. The optimizer's own count of steps does not move in a skipped one.
+        The decision is made on the device, from numbers that all processes share, and applied by the optimizer's
+        kernel, so the host does not wait. The optimizer's step count does not change in a skipped step.
 
-        With fp16, gradients of a finite loss overflow whenever the scaler tries too large a scale; it then halves it.
-        That is how it finds the right one, and no failure as long as the scale is above 1.
+        With fp16, gradients of a finite loss overflow whenever the scaler tries a scale that is too large; it then
+        halves the scale. This is no failure as long as the scale is above 1.
 
         Returns:
             (4,) on the device: loss, gradient norm before clipping, 1 if the step was skipped, 1 if it failed.
@@ -226,9 +219,9 @@ class Training:
         state = self.state
         set_learning_rate(state.optimizer, self.plan.learning_rate(state.step))
         state.scaler.unscale_(state.optimizer)
-        norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad or math.inf)
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.options.clip_grad or math.inf)
         skip = (~torch.isfinite(loss + norm)).float()
-        scaled = state.scaler.scale(torch.ones_like(loss)) > 1  # before the scaler learns of this step
+        scaled = state.scaler.scale(torch.ones_like(loss)) > 1  # before the scaler is updated with this step
         failed = skip * ~(scaled & torch.isfinite(loss))
         state.optimizer.found_inf = skip
         state.optimizer.step()
@@ -238,95 +231,94 @@ class Training:
             state.ema.update(state.model, state.step)
         return torch.stack([loss, *(number.to(loss.dtype) for number in (norm, skip, failed))])
 
-    def _count_unreadable(self, met: int, mine: list[str]) -> None:
-        """Count unreadable images of all processes, name each file once, and stop when they are too many.
+    def _count_unreadable(self, met: int, own: list[str]) -> None:
+        """Count unreadable images of all processes, report each file once, and stop if there are too many.
 
         Args:
-            met: by all processes in this step; mine: paths this process met.
+            met: number over all processes in this step.
+            own: paths in this process.
         """
         counters, plan = self.state.counters, self.plan
         if (self.state.step - 1) % plan.steps_per_epoch == 0:
-            counters["unreadable_now"] = 0
+            counters["unreadable_in_epoch"] = 0
         if not met:
             return
         counters["unreadable"] += met
-        counters["unreadable_now"] += met
-        for path in sorted({path for paths in self.processes.gather(mine) for path in paths} - self.named):
+        counters["unreadable_in_epoch"] += met
+        for path in sorted({path for paths in self.processes.gather(own) for path in paths} - self.named):
             self.named.add(path)
-            self.log.terminal.warn(f"{path} cannot be read; another image stands in")
-        share = counters["unreadable_now"] / (plan.steps_per_epoch * plan.batch_size)
-        if share > self.max_unreadable:
+            self.terminal.warn(f"{path} cannot be read; it is replaced by another image")
+        share = counters["unreadable_in_epoch"] / (plan.steps_per_epoch * plan.batch_size)
+        if share > self.options.max_unreadable:
             raise UserError(
-                f"{share:.1%} of this epoch's images cannot be read ({counters['unreadable_now']:,} so far), more than "
-                f"data.max_unreadable={self.max_unreadable:g}; look at the files named above"
+                f"{share:.1%} of this epoch's images cannot be read ({counters['unreadable_in_epoch']:,} so far), more "
+                f"than data.max_unreadable={self.options.max_unreadable:g}; check the files named above"
             )
 
     # Between steps
 
     def _validation_is_due(self) -> bool:
         state = self.state
-        return state.validated != state.step and self.plan.validates(state.step, self.eval_every)
+        return state.validated != state.step and self.plan.validates(state.step, self.options.eval_every)
 
     def _validate(self) -> bool:
-        """Validate and note the result; False when asked to stop meanwhile, with nothing noted."""
-        state = self.state
+        """Validate and record the result. Returns False, without a record, if asked to stop meanwhile."""
+        state, score = self.state, self.task.score
         if self.checkpoints:
-            self.checkpoints.wait()  # validation forks data workers, better not in the middle of the writer's work
-        self.log.terminal.progress(state.step, self.plan.steps, "validating")
+            self.checkpoints.wait()  # validation forks data workers, which is safer while no file is being written
+        self.terminal.progress(state.step, self.plan.steps, "validating")
+        averaged = None
         try:
             evaluation = self._evaluate(state.model)
-            found = _numbers(evaluation, "val_")
             if state.ema:
-                evaluation = self._evaluate(state.ema.model)
-                found |= _numbers(evaluation, "ema_val_")
+                averaged = self._evaluate(state.ema.model)
         except _Interrupted:
             return False
         finally:
             training_mode(state.model)
         state.validated = state.step
-        if not state.best or evaluation.top1 > state.best["top1"]:
-            state.best = {"top1": evaluation.top1, "epoch": self.plan.epochs_done(state.step), "step": state.step}
-        self.log.validation(self.log.validation_row(state.step, found), state.is_best)
+        decisive = averaged or evaluation
+        value = decisive.numbers[score.name]
+        if not state.best or value > state.best[score.name]:
+            state.best = {score.name: value, "epoch": self.plan.epochs_done(state.step), "step": state.step}
+        self.log.validation(state.step, evaluation, averaged=averaged, score=score, is_best=state.is_best)
         if self.pictures and state.is_best:
-            self.pictures.confusion(evaluation, state.step)
+            self.pictures.evaluation(decisive, state.step)
         return True
 
     def _evaluate(self, model: nn.Module) -> Evaluation:
-        return evaluate(
-            model,
-            self._until_stopped(self.val_loader),
-            num_classes=self.num_classes,
-            precision=self.precision,
-            processes=self.processes,
-        )
+        return self.task.evaluate(model, self._until_stopped(self.val_loader), self.processes)
 
     def _until_stopped(self, batches: Collection[Batch]) -> Iterator[Batch]:
-        """`batches`, until a process is asked to stop. Some may have one batch less; all look at what all have."""
+        """Yield `batches` until a process is asked to stop.
+
+        Shares may differ by one batch, so the processes exchange the request only as often as all of them have one.
+        """
         common = min(self.processes.gather(len(batches)))
-        feed = Feed(lambda first: islice(batches, first, None), self.log.terminal.warn, "validation batch")
+        feed = Feed(lambda first: islice(batches, first, None), self.terminal.warn, "validation batch")
         for number in range(len(batches)):
             batch = feed.next(number, 0)
-            if number < common and any(self.processes.total(self.stop.requested)):
+            if number < common and any(self.processes.total(self.context.stop.requested)):
                 raise _Interrupted
             yield batch
 
     def _go_back(self) -> None:
-        """Once, to the last good checkpoint, for it may have been the machine; the second time, give up."""
+        """Go back once to the last good checkpoint, in case the machine failed; the second time, end the run."""
         complaint = (
-            f"the last {self.state.counters['in_a_row']} steps up to step {self.state.step:,} had a loss or gradient "
-            "that is not finite"
+            f"the last {self.state.counters['consecutive_failures']} steps up to step {self.state.step:,} had a loss "
+            "or gradient that is not finite"
         )
         if self.checkpoints:
             self.checkpoints.wait()
-        good = self.go_back(not self.went_back)
+        good = go_back(self.state, self.context, to_restore=not self.went_back)
         if good is None:
             raise UserError(f"{complaint}, and there is no checkpoint from before; lower optim.lr or use dtype=fp32")
         if self.went_back:
             raise UserError(f"{complaint}, again; the last good checkpoint is {good}; lower optim.lr or use dtype=fp32")
         self.went_back = True
         self.log.start(self.state.step)
-        self.log.terminal.warn(f"{complaint}; going back to {good}, step {self.state.step:,}, once")
-        self.feed.close()  # the next batch comes from the step that `state` is at now
+        self.terminal.warn(f"{complaint}; going back to {good}, step {self.state.step:,}, once")
+        self.feed.close()  # the next batch is that of the step in `state`
 
     # Checkpoints
 
@@ -336,10 +328,10 @@ class Training:
             self.checkpoints.save(self._saved(), best=self.state.is_best)
 
     def _saved(self) -> dict:
-        return self.state.save(self.plan.epochs_done(self.state.step), self.config)
+        return self.state.save(self.plan.epochs_done(self.state.step))
 
     def _finish(self) -> None:
-        """Until the last checkpoint is on the disk, for all processes."""
+        """Wait in all processes until the last checkpoint is on the disk."""
         self.processes.on_main(lambda: self.checkpoints.finish(self._saved()))
 
     def _stop(self) -> bool:
@@ -348,9 +340,5 @@ class Training:
         return False
 
 
-def _numbers(evaluation: Evaluation, prefix: str) -> dict[str, float]:
-    return {f"{prefix}{name}": getattr(evaluation, name) for name in ("loss", "top1", "top5")}
-
-
-class _Interrupted(Exception):  # noqa: N818  no error
-    """A validation was left because the run is asked to stop."""
+class _Interrupted(Exception):  # noqa: N818  not an error
+    """The validation ended early because the run is asked to stop."""

@@ -9,7 +9,7 @@ from dat_train.runtime.precision import Precision
 
 
 def estimate_memory(
-    model: nn.Module, image_shape: tuple[int, int, int], micro_batch_size: int, precision: Precision, ema: bool
+    model: nn.Module, image_shape: tuple[int, int, int], micro_batch_size: int, precision: Precision, *, ema: bool
 ) -> dict[str, int]:
     """Bytes on the device, by use.
 

@@ -1,36 +1,37 @@
-"""Where a run begins: at its start, or where an earlier process of it ended."""
+"""Start of a run: from its beginning, or from a checkpoint of an earlier process."""
 
 import os
 import platform
-from collections.abc import Callable
 from pathlib import Path
 
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.runtime.processes import Processes
+from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
-from dat_train.training.state import TrainState
+from dat_train.training.state import TrainState, saved_counters
 
 
-def open_run(folder: RunFolder, resume: str, processes: Processes, say: Callable[[str], None]) -> dict | None:
-    """Take possession of the run's folder and find the checkpoint to go on from; None: there is none.
+def open_run(context: RunContext, resume: str) -> dict | None:
+    """Lock the run's folder and read the checkpoint to continue from. Returns None if there is none.
 
     Args:
-        resume: "auto" goes on from the folder's newest whole checkpoint if there is one; "never" moves an earlier
-            run's folder aside; a path is the checkpoint to go on from: one in this run's folder rewinds the run to it,
-            one from elsewhere is where the run begins while its own folder has none.
-        say: called with lines for the terminal.
+        resume: "auto" continues from the folder's newest valid checkpoint, if there is one. "never" renames an
+            earlier run's folder. A path is the checkpoint to continue from: one in this run's folder rewinds the run;
+            one from elsewhere is the start of the run as long as its own folder has none.
 
     Raises:
-        UserError: another process has the folder; the path is no checkpoint; the folder has only damaged ones.
+        UserError: another process uses the folder, the path is no checkpoint, or the folder's checkpoints are all
+            damaged.
     """
-    # torchrun starts its processes anew after a failure, with the same arguments: what they wrote is no earlier run
+    folder, say = context.folder, context.terminal.say
+    # torchrun restarts its processes after a failure with the same arguments; their files are no earlier run
     if resume == "never" and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
         resume = "auto"
 
     def choose() -> Path | None:
         if resume == "never" and folder.path.exists():
-            folder.lock()  # not while somebody trains there
+            folder.lock()  # not while another process trains there
             old = folder.move_aside()
             folder.unlock()
             say(f"the earlier run was moved to {old}")
@@ -40,16 +41,16 @@ def open_run(folder: RunFolder, resume: str, processes: Processes, say: Callable
             return folder.newest_checkpoint(say)
         source = Path(resume)
         if not source.is_file():
-            raise UserError(f"resume={resume} is no file; give a checkpoint's path, auto or never")
+            raise UserError(f"resume={resume} is not a file; use the path of a checkpoint, auto or never")
         rewinds = source.resolve().parent == folder.checkpoints.resolve()
         return source if rewinds else folder.newest_checkpoint(say) or source
 
-    path = processes.on_main(choose)
-    return _read(path, processes) if path else None
+    path = context.processes.on_main(choose)
+    return _read(path, context.processes) if path else None
 
 
 def restore(state: TrainState, saved: dict | None, folder: RunFolder, processes: Processes) -> None:
-    """Make `state` what `saved` says (None: leave it as new), and the folder's metrics what they were then."""
+    """Restore `state` from a checkpoint's content (None: leave it as new) and cut the folder's metrics to its step."""
     if saved is not None:
         state.load(saved)
     if processes.is_main:
@@ -57,21 +58,22 @@ def restore(state: TrainState, saved: dict | None, folder: RunFolder, processes:
     processes.wait()
 
 
-def go_back(
-    state: TrainState, folder: RunFolder, processes: Processes, warn: Callable[[str], None], to_restore: bool
-) -> Path | None:
-    """Find the newest checkpoint that was written while the numbers were finite; None if there is none.
+def go_back(state: TrainState, context: RunContext, to_restore: bool) -> Path | None:
+    """Find the newest checkpoint that was written while loss and gradients were finite. Returns None if there is none.
 
     Args:
-        to_restore: make `state` what it says, and it the run's last.pt: a run that is killed now must not go on from
-            the former one, whose metrics are forgotten here.
+        to_restore: restore `state` from it, and make it the run's last.pt: if the run is killed now, it must not
+            continue from the former last.pt, whose metrics are removed here.
 
     Raises:
         UserError: the folder cannot be written.
     """
+    folder, processes = context.folder, context.processes
 
     def choose() -> Path | None:
-        path = folder.newest_checkpoint(warn, lambda saved: saved["counters"]["in_a_row"] == 0)
+        path = folder.newest_checkpoint(
+            context.terminal.warn, lambda saved: saved_counters(saved)["consecutive_failures"] == 0
+        )
         if path and to_restore:
             folder.make_last(path)
         return path
@@ -83,7 +85,7 @@ def go_back(
 
 
 def _read(path: Path, processes: Processes) -> dict:
-    """What the main process chose, in every process."""
+    """Read the checkpoint that the main process chose."""
     if not processes.is_main and not path.exists():
         raise UserError(
             f"{path} does not exist on {platform.node()}; runs_dir has to be a folder shared by all machines"

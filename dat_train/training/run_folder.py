@@ -1,6 +1,5 @@
-"""A run's folder: where everything lies, who may write there, and what a resumed run finds."""
+"""Folder of a run: names of its files, lock, checkpoints, and rows of .jsonl files."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -13,12 +12,17 @@ from dat_train.atomic import sync_folder
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint, CheckpointError
 
-LOCK_PATIENCE = 3.0  # seconds; the lock of a process that was just killed may take a moment to go, over NFS above all
-RESTART_PATIENCE = 60.0  # after torchrun's restart: the former rank 0 may be on a machine that has yet to notice
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
+LOCK_PATIENCE = 3.0  # seconds; the lock of a killed process may remain for a moment, especially on NFS
+RESTART_PATIENCE = 60.0  # seconds after a restart by torchrun: the former rank 0 may still run on another machine
 
 
 class RunFolder:
-    """runs/NAME/ and the names in it."""
+    """runs/NAME/ and its files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,28 +32,30 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.curves = path / "curves.png"
         self.log = path / "log.txt"
-        self.batch_picture = path / "batch.png"
-        self.confusion = path / "confusion.png"
         self.checkpoints = path / "checkpoints"
         self.last = self.checkpoints / "last.pt"
         self.best = self.checkpoints / "best.pt"
         self._lock = None
 
+    def picture(self, name: str) -> Path:
+        """Path of a picture: "batch" or one of `Evaluation.pictures`."""
+        return self.path / f"{name}.png"
+
     def create(self) -> None:
-        """Make the folders.
+        """Create the folders.
 
         Raises:
-            UserError: the place cannot be written.
+            UserError: the parent folder cannot be written.
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"the run's folder {self.path} cannot be made ({error.strerror}); set runs_dir or name"
+                f"the run's folder {self.path} cannot be created ({error.strerror}); set runs_dir or name"
             ) from error
 
     def move_aside(self) -> Path | None:
-        """Rename an earlier run's folder to NAME.old-N, so that a fresh one can start; None if there is none."""
+        """Rename the folder of an earlier run to NAME.old-N. Returns None if there is none."""
         if not self.path.exists():
             return None
         number = 1
@@ -59,14 +65,16 @@ class RunFolder:
         return old
 
     def lock(self) -> None:
-        """Keep every other process out until this one ends, however it ends.
+        """Lock the folder for this process until it ends, for whatever reason.
 
-        A POSIX record lock: the kernel drops it with the process, forked data workers do not inherit it, and NFS
-        servers pass it on to other machines. On a file system without locks nothing is guarded.
+        This is a POSIX record lock: the kernel releases it with the process, forked data workers do not inherit it,
+        and NFS servers apply it to other machines. Without effect on Windows and on file systems without locks.
 
         Raises:
             UserError: another process trains in this folder.
         """
+        if fcntl is None:
+            return
         file = (self.path / ".lock").open("a+")
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
         deadline = time.monotonic() + (RESTART_PATIENCE if restarted else LOCK_PATIENCE)
@@ -87,7 +95,7 @@ class RunFolder:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        self._lock = file  # closing the file would open the lock
+        self._lock = file  # closing the file would release the lock
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -95,20 +103,20 @@ class RunFolder:
             self._lock = None
 
     def history(self) -> list[Path]:
-        """Older checkpoints that were kept, newest first."""
+        """Older checkpoints (checkpoint.keep), newest first."""
         return sorted(self.checkpoints.glob("last-*.pt"), reverse=True)
 
     def newest_checkpoint(
         self, warn: Callable[[str], None], good: Callable[[dict], bool] = lambda saved: True
     ) -> Path | None:
-        """The newest whole and good checkpoint: last.pt, else what comes closest; None without any.
+        """Return the newest valid checkpoint that is good: last.pt, or the most advanced other one, or None.
 
         Args:
-            warn: called with a line about every damaged file, and when it is not last.pt that is used.
-            good: takes a checkpoint's content.
+            warn: called with a line for every damaged file, and if the checkpoint is not last.pt.
+            good: condition on the content of a checkpoint.
 
         Raises:
-            UserError: there are checkpoints, and none is whole.
+            UserError: checkpoints exist, but all are damaged.
         """
         whole, damaged = {}, []
         for path in (self.last, self.best, *self.history()):
@@ -125,15 +133,15 @@ class RunFolder:
             if good(saved):
                 whole[path] = saved["step"]
         if damaged and not whole:
-            raise UserError(f"no checkpoint in {self.checkpoints} is whole; resume=never starts the run afresh")
+            raise UserError(f"all checkpoints in {self.checkpoints} are damaged; resume=never starts a new run")
         if not whole:
             return None
         newest = max(whole, key=whole.get)
-        warn(f"going on from {newest}, step {whole[newest]:,}")
+        warn(f"continuing from {newest}, step {whole[newest]:,}")
         return newest
 
     def make_last(self, path: Path) -> None:
-        """Replace last.pt by the checkpoint `path`, which stays.
+        """Replace last.pt by a copy of the checkpoint `path`.
 
         Raises:
             UserError: the folder cannot be written.
@@ -145,13 +153,13 @@ class RunFolder:
             beside.replace(self.last)
             sync_folder(self.checkpoints)
         except OSError as error:
-            raise UserError(f"{self.last} cannot be replaced ({error.strerror}); mend the folder") from error
+            raise UserError(f"{self.last} cannot be replaced ({error.strerror}); make the folder writable") from error
 
     def truncate_metrics(self, step: int, validated: bool) -> None:
-        """Forget the rows of metrics.jsonl after `step` steps, and a validation at `step` unless `validated`.
+        """Remove the rows of metrics.jsonl after `step` steps, and a validation at `step` unless `validated`.
 
-        The rows are in the order they were written, so one cut at the first row too many does it; a row that a kill
-        left half written is one too many.
+        Rows are in the order of writing, so the file is cut at the first row to remove. A row that was half written
+        when the process was killed is removed too.
         """
         if not self.metrics.exists():
             return
@@ -159,7 +167,7 @@ class RunFolder:
         with self.metrics.open("rb") as file:
             for line in file:
                 row = parse_row(line)
-                if row is None or row["step"] > step or (row["step"] == step and "val_loss" in row and not validated):
+                if row is None or row["step"] > step or (row["step"] == step and is_validation(row) and not validated):
                     break
                 keep += len(line)
         if keep < self.metrics.stat().st_size:
@@ -168,15 +176,20 @@ class RunFolder:
 
 
 def link(source: Path, target: Path) -> None:
-    """A second name for a file; a copy where the file system has no hard links."""
+    """Create a hard link, or a copy if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
 
 
+def is_validation(row: dict) -> bool:
+    """True for the row of a validation in metrics.jsonl, False for that of a step."""
+    return "lr" not in row
+
+
 def parse_row(line: bytes) -> dict | None:
-    """One line of a .jsonl file, or None when it was not written to its end."""
+    """Parse a line of a .jsonl file. Returns None if it was not written completely."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -186,7 +199,7 @@ def parse_row(line: bytes) -> dict | None:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """All whole rows of a .jsonl file; none when it is not there."""
+    """Return all complete rows of a .jsonl file; none if the file does not exist."""
     if not path.exists():
         return []
     with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""What a run leaves to read: metrics.jsonl, timing.jsonl, other loggers, and lines for the terminal.
+"""Log of a run: metrics.jsonl, timing.jsonl, other loggers, and lines for the terminal.
 
-metrics.jsonl is a function of the configuration alone, without times in it, so that a resumed run's file has the bytes
-of an uninterrupted one. What depends on the machine is in timing.jsonl.
+metrics.jsonl depends on configuration and data only and contains no times, so that the file of a resumed run has the
+same bytes as that of an uninterrupted one. Values that depend on the machine are in timing.jsonl.
 """
 
 import json
@@ -15,44 +15,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dat_train.runtime.processes import Processes
-from dat_train.runtime.terminal import Terminal, duration
+from dat_train.runtime.terminal import duration
 from dat_train.training.loggers import Logger
 from dat_train.training.plan import RunPlan
-from dat_train.training.run_folder import RunFolder
+from dat_train.training.run_context import RunContext
+from dat_train.training.task import Evaluation, Score
 
 
 class RunLog:
-    """Collects the numbers of steps on the device and takes them to the host, files and terminal now and then.
+    """Collects the numbers of steps on the device and transfers them to host, files and terminal from time to time.
 
-    In every process, because all count skipped steps alike; only the main one writes.
-
-    Args:
-        images_per_step: the global batch size, for the throughput.
-        counters: of the `TrainState`; "skipped" and "in_a_row" are counted here.
+    Used in every process, because all of them count skipped steps; only the main process writes.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        plan: RunPlan,
-        processes: Processes,
-        terminal: Terminal,
-        loggers: Sequence[Logger] = (),
-    ) -> None:
-        self.folder = folder
+    def __init__(self, context: RunContext, plan: RunPlan, loggers: Sequence[Logger] = ()) -> None:
+        self.folder, self.processes, self.terminal = context.folder, context.processes, context.terminal
         self.plan = plan
-        self.processes = processes
-        self.terminal = terminal
-        self.loggers = loggers if processes.is_main else ()
+        self.loggers = loggers if context.processes.is_main else ()
         self._waiting: list[tuple[dict, Tensor]] = []  # rows whose numbers are still on the device
-        self._also: dict[int, dict[str, Tensor]] = {}  # further numbers of some steps, on the device too
+        self._added: dict[int, dict[str, Tensor]] = {}  # further numbers of some steps, on the device too
         self._since = self._start = time.monotonic()
         self._first_step: int | None = None
         self._images_per_second = math.nan
 
     def start(self, step: int) -> None:
-        """Note where and on what this process begins; after metrics.jsonl was cut to what was there then."""
+        """Record the first step and the device of this process. Called after metrics.jsonl was cut to that step."""
         self._metrics, self._timing = _RowFile(self.folder.metrics), _RowFile(self.folder.timing)
         self._first_step = step
         self._start = time.monotonic()
@@ -71,24 +58,32 @@ class RunLog:
         )
 
     def step(self, step: int, lr: float, unreadable: int, numbers: Tensor) -> None:
-        """Remember a step; `numbers` (4,) on the device: loss, gradient norm, 1 if it was skipped, 1 if it failed."""
+        """Add a step.
+
+        Args:
+            numbers: (4,) on the device: loss, gradient norm, 1 if the step was skipped, 1 if it failed.
+        """
         row = {"step": step, "epoch": self._epoch(step), "lr": lr, "unreadable": unreadable}
         self._waiting.append((row, numbers))
         self.terminal.progress(step, self.plan.steps)
 
-    def also(self, numbers: dict[str, Tensor]) -> None:
-        """Add numbers, () on the device, to the row of the step remembered last."""
-        self._also[self._waiting[-1][0]["step"]] = numbers
+    def add(self, numbers: dict[str, Tensor]) -> None:
+        """Add numbers, () on the device, to the row of the last step."""
+        self._added.setdefault(self._waiting[-1][0]["step"], {}).update(numbers)
 
     def flush(self, counters: dict) -> None:
-        """Take the waiting numbers from the device in one transfer, count skipped and failed steps, write rows."""
+        """Transfer the waiting numbers from the device at once, count skipped and failed steps, and write rows.
+
+        Args:
+            counters: those of the `TrainState`; "skipped" and "consecutive_failures" are updated.
+        """
         if not self._waiting:
             return
         values = torch.stack([numbers for _, numbers in self._waiting]).tolist()  # the wait for the device
         rows = []
         for (row, _), (loss, grad_norm, skipped, failed) in zip(self._waiting, values, strict=True):
             counters["skipped"] += int(skipped)
-            counters["in_a_row"] = counters["in_a_row"] + int(failed) if skipped else 0
+            counters["consecutive_failures"] = counters["consecutive_failures"] + int(failed) if skipped else 0
             rows.append(
                 {"step": row["step"], "epoch": row["epoch"], "loss": _finite(loss), "lr": row["lr"]}
                 | {"grad_norm": _finite(grad_norm), "skipped": counters["skipped"], "unreadable": row["unreadable"]}
@@ -103,15 +98,24 @@ class RunLog:
         self._skip_time()
 
     def _further(self, step: int) -> dict[str, float | None]:
-        """What `also` remembered of a step."""
-        numbers = self._also.pop(step, None)
+        """Numbers of a step from `add`."""
+        numbers = self._added.pop(step, None)
         if not numbers:
             return {}
         values = torch.stack(list(numbers.values())).tolist()
         return {name: _finite(round(value, 6)) for name, value in zip(numbers, values, strict=True)}
 
-    def validation(self, row: dict, best: bool) -> None:
-        """Write a validation's row and line; its time does not count as training."""
+    def validation(
+        self, step: int, evaluation: Evaluation, *, averaged: Evaluation | None, score: Score, is_best: bool
+    ) -> None:
+        """Write the row and the line of a validation. Its time does not count as training.
+
+        Args:
+            averaged: evaluation of the averaged weights, if the run has any.
+        """
+        row = {"step": step, "epoch": self._epoch(step)} | _prefixed("val_", evaluation)
+        if averaged:
+            row |= _prefixed("ema_val_", averaged)
         self._write(self._metrics, row)
         now = time.monotonic()
         self._write(
@@ -124,19 +128,13 @@ class RunLog:
         )
         for logger in self.loggers:
             logger.log_validation(row)
-        loss = "not finite" if row["val_loss"] is None else f"{row['val_loss']:.4f}"
-        ema = f"   EMA {row['ema_val_top1']:.2f} %" if "ema_val_top1" in row else ""
-        self.terminal.say(
-            f"epoch {row['epoch']:g}   validation: top-1 {row['val_top1']:.2f} %   top-5 {row['val_top5']:.2f} %"
-            f"   loss {loss}{ema}{'   * best' if best else ''}"
-        )
+        ema = f"   EMA {score.text(averaged.numbers[score.name])}" if averaged else ""
+        best = "   * best" if is_best else ""
+        self.terminal.say(f"epoch {row['epoch']:g}   validation: {evaluation.text}{ema}{best}")
         self._skip_time()
 
-    def validation_row(self, step: int, values: dict) -> dict:
-        return {"step": step, "epoch": self._epoch(step)} | {name: _finite(value) for name, value in values.items()}
-
     def sync(self) -> None:
-        """Bring the rows to the disk, before a checkpoint says they are there.
+        """Flush the rows to the disk, before a checkpoint is written that relies on them.
 
         Raises:
             OSError: they could not be written.
@@ -152,7 +150,7 @@ class RunLog:
         self.terminal.close()
 
     def _measure(self, rows: list[dict]) -> None:
-        """Throughput since the last flush, and the line (or the bar's text) that says how training goes."""
+        """Measure the throughput since the last flush, and write the progress line or the text of the progress bar."""
         now = time.monotonic()
         seconds, step = now - self._since, rows[-1]["step"]
         self._images_per_second = len(rows) * self.plan.batch_size / max(seconds, 1e-9)
@@ -171,7 +169,7 @@ class RunLog:
             self.terminal.say(f"step {step:,}/{self.plan.steps:,}   epoch {self._epoch(step):.2f}   {text}")
 
     def _skip_time(self) -> None:
-        """Begin to measure the throughput from now on."""
+        """Restart the measurement of the throughput."""
         self._since = time.monotonic()
 
     def _epoch(self, step: int) -> float:
@@ -183,13 +181,12 @@ class RunLog:
 
 
 class _RowFile:
-    """A .jsonl file that is appended to; what a full disk refuses is kept and written with the next rows."""
+    """A .jsonl file to append to. Rows that cannot be written (full disk) are kept and written with the next rows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._size = (
-            path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-        )  # after it, half a row of a killed process
+        # an incomplete row of a killed process may follow
+        self._size = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
         self._unwritten = b""
 
     def append(self, rows: Sequence[dict]) -> None:
@@ -197,7 +194,7 @@ class _RowFile:
         try:
             self._flush()
         except OSError:
-            return  # `sync` says so when it matters
+            return  # `sync` reports the error when it matters
 
     def sync(self) -> None:
         self._flush(durable=True)
@@ -205,7 +202,7 @@ class _RowFile:
     def _flush(self, durable: bool = False) -> None:
         with self.path.open("r+b" if self.path.exists() else "w+b") as file:
             file.seek(self._size)
-            file.truncate()  # half a row that was written when the disk was full
+            file.truncate()  # an incomplete row, written when the disk was full
             file.write(self._unwritten)
             if durable:
                 file.flush()
@@ -214,8 +211,12 @@ class _RowFile:
         self._unwritten = b""
 
 
+def _prefixed(prefix: str, evaluation: Evaluation) -> dict[str, float | None]:
+    return {f"{prefix}{name}": _finite(value) for name, value in evaluation.numbers.items()}
+
+
 def _finite(value: float) -> float | None:
-    """JSON has no NaN; a step that was skipped for one has none."""
+    """Replace non-finite numbers by None, because JSON has no NaN."""
     return value if math.isfinite(value) else None
 
 
@@ -224,5 +225,5 @@ def _device_name(device: torch.device) -> str:
 
 
 def _memory(device: torch.device) -> float | None:
-    """Peak memory on the accelerator so far, in GB (10^9 bytes); None on the CPU."""
+    """Peak memory on the accelerator so far, in GB (10^9 bytes). None on a CPU."""
     return round(torch.cuda.max_memory_allocated(device) / 1e9, 3) if device.type == "cuda" else None

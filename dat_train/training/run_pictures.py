@@ -1,68 +1,47 @@
-"""The pictures of a run for who logs it elsewhere: its first micro-batch, confusions, curves."""
+"""Pictures of a run for its loggers: first micro-batch, best evaluations, curves."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from torch import Tensor
-
-from dat_train.evaluation.classification import Evaluation
-from dat_train.evaluation.confusion_picture import write_confusion
 from dat_train.run_report.curves import write_curves
 from dat_train.training.loggers import Logger
-from dat_train.training.run_folder import RunFolder
-from dat_train.viewer.batch_picture import write_batch_picture
+from dat_train.training.run_context import RunContext
+from dat_train.training.task import Batch, Draw, Evaluation, Task
 
 
 class RunPictures:
-    """Draws into the run's folder and hands to loggers; a picture that fails is warned of once and ends nothing.
+    """Draws pictures into the run's folder and passes them to the loggers.
 
-    Args:
-        classes, mean, std: of the training images.
-        warn: called with a line.
+    A picture that cannot be drawn is reported once and does not end the run.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        loggers: Sequence[Logger],
-        classes: Sequence[str],
-        mean: Sequence[float],
-        std: Sequence[float],
-        warn: Callable[[str], None],
-    ) -> None:
-        self.folder = folder
+    def __init__(self, context: RunContext, loggers: Sequence[Logger]) -> None:
+        self.folder = context.folder
+        self.warn = context.terminal.warn
         self.loggers = loggers
-        self.classes = classes
-        self.mean, self.std = mean, std
-        self.warn = warn
         self._failed: set[str] = set()
 
-    def batch(self, images: Tensor, targets: Tensor) -> None:
-        """The run's first micro-batch, (B, C, H, W) and (B, classes), as the model gets it."""
-        path = self.folder.batch_picture
-        self._draw(
-            "batch", path, 0, lambda: write_batch_picture(images, targets, self.classes, path, self.mean, self.std)
-        )
+    def batch(self, task: Task, batch: Batch, draw: Draw) -> None:
+        """Draw the run's first micro-batch."""
+        self._draw("batch", 0, lambda path: task.draw_batch(batch, draw, path))
 
-    def confusion(self, evaluation: Evaluation, step: int) -> None:
-        path = self.folder.confusion
-        self._draw(
-            "confusion",
-            path,
-            step,
-            lambda: write_confusion(evaluation.labels, evaluation.predicted, self.classes, path),
-        )
+    def evaluation(self, evaluation: Evaluation, step: int) -> None:
+        """Draw the pictures of the evaluation after `step` steps."""
+        for name, draw in evaluation.pictures.items():
+            self._draw(name, step, draw)
 
     def curves(self, step: int) -> None:
-        self._draw("curves", self.folder.curves, step, lambda: write_curves(self.folder.metrics, self.folder.curves))
+        self._draw("curves", step, lambda path: write_curves(self.folder.metrics, path))
 
-    def _draw(self, name: str, path, step: int, draw: Callable[[], object]) -> None:
+    def _draw(self, name: str, step: int, draw: Callable[[Path], object]) -> None:
         if name in self._failed:
             return
+        path = self.folder.picture(name)
         try:
-            draw()
-        except Exception as error:  # a full disk, an odd font: training matters more
+            draw(path)
+        except Exception as error:  # for example a full disk; training is more important
             self._failed.add(name)
-            self.warn(f"the picture {path} cannot be drawn ({error}); the run goes on without it")
+            self.warn(f"the picture {path} cannot be drawn ({error}); the run continues without it")
             return
         for logger in self.loggers:
             logger.log_picture(name, path, step)

@@ -1,4 +1,4 @@
-"""Everything a run carries from step to step, and a checkpoint therefore holds."""
+"""State of a run, as saved in its checkpoints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +10,8 @@ from dat_train.errors import UserError
 from dat_train.training.ema import Ema
 
 FORMAT = 1  # of the checkpoint's keys
+COUNTERS = ("skipped", "consecutive_failures", "unreadable", "unreadable_in_epoch")
+FORMER_COUNTERS = {"in_a_row": "consecutive_failures", "unreadable_now": "unreadable_in_epoch"}  # of version 0.1
 
 
 @dataclass
@@ -18,11 +20,12 @@ class TrainState:
 
     Attributes:
         model: without wrappers (DDP, compile), so that names in checkpoints are the model's own.
-        validated: the step of the last validation; at an epoch's end it tells "not validated yet" from "done".
-        best: {"top1", "epoch", "step"} of the best validation so far, {} before the first.
-        counters: "skipped" steps, how many just now failed "in_a_row"; "unreadable" images met, and "unreadable_now",
-            those of the current epoch.
-        classes: names by class number, for who uses the checkpoint without the data; training itself needs none.
+        validated: step of the last validation. At the end of an epoch it tells whether validation has been done.
+        best: {score name, "epoch", "step"} of the best validation so far; {} before the first.
+        counters: skipped steps; consecutive steps that failed, up to now; unreadable images, in total and in the
+            current epoch.
+        classes: names by class number, for users of the checkpoint.
+        config: resolved settings, for users of the checkpoint and for resuming.
     """
 
     model: nn.Module
@@ -32,16 +35,17 @@ class TrainState:
     step: int = 0
     validated: int = 0
     best: dict = field(default_factory=dict)
-    counters: dict = field(default_factory=lambda: {"skipped": 0, "in_a_row": 0, "unreadable": 0, "unreadable_now": 0})
+    counters: dict = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     classes: Sequence[str] = ()
+    config: dict = field(default_factory=dict)
 
     @property
     def is_best(self) -> bool:
-        """Whether the validation of this very step is the best so far."""
+        """True if the validation at this step is the best so far."""
         return self.validated == self.step and self.best.get("step") == self.step
 
-    def save(self, epochs_done: int, config: dict) -> dict:
-        """What a checkpoint of this moment holds; tensors are the live ones."""
+    def save(self, epochs_done: int) -> dict:
+        """Return the content of a checkpoint. Its tensors are the live ones."""
         return {
             "format": FORMAT,
             "model": self.model.state_dict(),
@@ -54,22 +58,24 @@ class TrainState:
             "best": self.best,
             "counters": self.counters,
             "classes": list(self.classes),
-            "config": config,
+            "config": self.config,
         }
 
     def load(self, saved: dict) -> None:
-        """Become what `saved` says.
+        """Restore the state from the content of a checkpoint.
 
         Raises:
-            UserError: a checkpoint of another model, or without what this run needs (EMA, loss scaling).
+            UserError: the checkpoint is of another model, or lacks what this run needs (EMA, loss scaling).
         """
         if saved.get("format") != FORMAT:
             raise UserError(
-                f"the checkpoint has format {saved.get('format')!r}, this version reads {FORMAT}; train afresh"
+                f"the checkpoint has format {saved.get('format')!r}, this version reads {FORMAT}; start a new run"
             )
         for name, wanted in (("ema", self.ema is not None), ("scaler", self.scaler.is_enabled())):
             if wanted and saved[name] is None:
-                raise UserError(f"the checkpoint holds no {name} state, which this configuration needs; train afresh")
+                raise UserError(
+                    f"the checkpoint contains no {name} state, which this configuration needs; start a new run"
+                )
         try:
             self.model.load_state_dict(saved["model"])
             if self.ema:
@@ -83,4 +89,9 @@ class TrainState:
         self.step = saved["step"]
         self.validated = saved["validated"]
         self.best = dict(saved["best"])
-        self.counters = dict(saved["counters"])
+        self.counters = saved_counters(saved)
+
+
+def saved_counters(saved: dict) -> dict[str, int]:
+    """Counters in the content of a checkpoint, under today's names."""
+    return {FORMER_COUNTERS.get(name, name): value for name, value in saved["counters"].items()}

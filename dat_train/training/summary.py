@@ -1,55 +1,48 @@
-"""What is said before a run and after it."""
+"""Texts before and after a run, and summary.json."""
 
 from collections.abc import Sequence
 
 from dat_train.atomic import write_json
 from dat_train.run_report.curves import write_curves
 from dat_train.runtime.terminal import duration
-from dat_train.training.run_folder import RunFolder, read_rows
+from dat_train.training.run_folder import RunFolder, is_validation, read_rows
 from dat_train.training.state import TrainState
+from dat_train.training.task import Score
 
 
 def table(topics: Sequence[tuple[str, str]]) -> str:
-    """(topic, text) pairs as aligned lines."""
+    """Format (topic, text) pairs as aligned lines."""
     width = max(len(topic) for topic, _ in topics)
     return "\n".join(f"  {topic:<{width}}  {text}" for topic, text in topics)
 
 
 def memory_text(estimate: dict[str, int]) -> str:
-    """Bytes by use, in words; GB are 10^9 bytes."""
+    """Format bytes by use as text. GB are 10^9 bytes."""
     parts = ", ".join(f"{use} {_size(size)}" for use, size in estimate.items())
-    return f"about {_size(sum(estimate.values()))} a process: {parts}"
+    return f"about {_size(sum(estimate.values()))} per process: {parts}"
 
 
-def summarize(folder: RunFolder, state: TrainState, batch_size: int, facts: dict) -> dict:
+def summarize(folder: RunFolder, state: TrainState, score: Score, batch_size: int, facts: dict) -> dict:
     """Write summary.json and curves.png of a finished run and return the summary.
 
-    Accuracies are those of the averaged weights where there are any. Times add up over all processes that worked on
-    the run one after another, those that were killed included.
+    Values of the last validation are those of the averaged weights if the run has any. Times are sums over all
+    processes that worked on the run one after another, including killed ones.
 
     Args:
+        score: of the run's task.
+        batch_size: samples per step, for the throughput.
         facts: further entries.
     """
-    validations = [row for row in read_rows(folder.metrics) if "val_loss" in row]
-    last = validations[-1]
-    kind = "ema_val" if "ema_val_top1" in last else "val"
-    seconds, steps, training_seconds, elapsed = 0.0, 0, 0.0, 0.0
-    for row in read_rows(folder.timing):
-        if "started" in row:
-            seconds += elapsed
-        elapsed = row["elapsed"]
-        steps += row.get("steps", 0)
-        training_seconds += row.get("seconds", 0.0)
+    last = [row for row in read_rows(folder.metrics) if is_validation(row)][-1]
+    prefix = "ema_val_" if f"ema_val_{score.name}" in last else "val_"
     summary = {
-        "best_top1": state.best["top1"],
+        "score": score.name,
+        f"best_{score.name}": state.best[score.name],
         "best_epoch": state.best["epoch"],
         "best_step": state.best["step"],
-        "final_top1": last[f"{kind}_top1"],
-        "final_top5": last[f"{kind}_top5"],
-        "final_loss": last[f"{kind}_loss"],
+        **{f"final_{key.removeprefix(prefix)}": value for key, value in last.items() if key.startswith(prefix)},
         "steps": state.step,
-        "images_per_second": round(steps * batch_size / training_seconds, 2) if training_seconds else None,
-        "seconds": round(seconds + elapsed, 2),
+        **_times(folder, batch_size),
         "skipped": state.counters["skipped"],
         "unreadable": state.counters["unreadable"],
     } | facts
@@ -58,15 +51,30 @@ def summarize(folder: RunFolder, state: TrainState, batch_size: int, facts: dict
     return summary
 
 
-def result_text(summary: dict, folder: RunFolder) -> str:
-    """The last lines of a run."""
+def _times(folder: RunFolder, batch_size: int) -> dict[str, float | None]:
+    """Throughput and duration from timing.jsonl."""
+    seconds, steps, training_seconds, elapsed = 0.0, 0, 0.0, 0.0
+    for row in read_rows(folder.timing):
+        if "started" in row:
+            seconds += elapsed
+        elapsed = row["elapsed"]
+        steps += row.get("steps", 0)
+        training_seconds += row.get("seconds", 0.0)
+    return {
+        "images_per_second": round(steps * batch_size / training_seconds, 2) if training_seconds else None,
+        "seconds": round(seconds + elapsed, 2),
+    }
+
+
+def result_text(summary: dict, score: Score, folder: RunFolder) -> str:
+    """Format the last lines of a run."""
     speed = summary["images_per_second"]
     return "\n".join(
         [
-            f"best top-1 {summary['best_top1']:.2f} % (epoch {summary['best_epoch']}), "
-            f"last {summary['final_top1']:.2f} %, in {duration(summary['seconds'])}"
+            f"best {score.text(summary[f'best_{score.name}'])} (epoch {summary['best_epoch']}), "
+            f"last {score.text(summary[f'final_{score.name}'])}, in {duration(summary['seconds'])}"
             + (f" at {speed:,.0f} images/s" if speed else ""),
-            f"everything is in {folder.path}; to evaluate the best model:",
+            f"all files are in {folder.path}; to evaluate the best model:",
             f"  dat-eval ckpt={folder.best}",
         ]
     )

@@ -10,7 +10,7 @@ from commands.in_process import composed, train
 from safetensors.torch import save_file
 
 from dat_train.commands.build_model import new_model
-from dat_train.commands.build_objective import objective
+from dat_train.commands.build_task import objective
 from dat_train.data.digits import write_digits
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
@@ -140,13 +140,13 @@ def test_a_distilled_run_resumes_exactly(kind, teachers, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("distill.teacher=resnet10x", "distill.teacher=resnet10x is no timm model; did you mean resnet10t"),
+        ("distill.teacher=resnet10x", "distill.teacher=resnet10x is not a timm model; did you mean resnet10t"),
         ("distill.teacher=resnet10t distill.weights={start}/absent.pt", "absent.pt: no such file"),
-        ("distill.weights={start}/seven/checkpoints/last.pt", "knows other classes: 0, 1, 2"),
+        ("distill.weights={start}/seven/checkpoints/last.pt", "has other classes: 0, 1, 2"),
         ("distill.weights={start}/weights.safetensors", "does not say what it was trained with"),
         (
             "distill.teacher=vit_tiny_patch16_224 distill.weights={start}/vit.safetensors",
-            "takes no images of 3 x 32 x 32",
+            "does not take images of 3 x 32 x 32",
         ),
         ("distill.teacher=resnet10t distill.weights={start}/weights.safetensors", "belongs to another architecture"),
     ],

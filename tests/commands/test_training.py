@@ -119,7 +119,7 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on(copy):
     assert again.returncode == 0 and "is finished; a larger epochs=... would continue it" in again.stdout
     assert (copy / "runs" / "digits" / "checkpoints" / "last.pt").read_bytes() == before
     longer = run_here("dat-train", *DIGITS, "epochs=3", cwd=copy)
-    assert longer.returncode == 0 and "going on after step 10 of 15" in longer.stdout
+    assert longer.returncode == 0 and "continuing after step 10 of 15" in longer.stdout
     assert json.loads((copy / "runs" / "digits" / "summary.json").read_text())["steps"] == 15
     shorter = run_here("dat-train", *DIGITS, "epochs=3", "max_steps=3", cwd=copy)
     assert shorter.returncode == 0 and "at step 15 already, 3 were asked for" in shorter.stdout
@@ -139,9 +139,9 @@ def test_never_begins_afresh_and_a_path_begins_there(copy):
     from_path = "resume=runs/digits.old-1/checkpoints/last.pt"
     result = run_here("dat-train", *DIGITS, from_path, "name=other", "epochs=3", "max_steps=11", cwd=copy)
     assert result.returncode == 0, result.stderr
-    assert "going on after step 10 of 11" in result.stdout
+    assert "continuing after step 10 of 11" in result.stdout
     missing = run_here("dat-train", *DIGITS, "resume=nothing.pt", "name=third", cwd=copy)
-    assert missing.returncode == 2 and "resume=nothing.pt is no file" in missing.stderr
+    assert missing.returncode == 2 and "resume=nothing.pt is not a file" in missing.stderr
 
 
 def test_weights_of_another_number_of_classes_start_a_run(home, tmp_path):

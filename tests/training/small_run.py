@@ -4,7 +4,6 @@ import multiprocessing.forkserver
 import os
 import socket
 import sys
-from functools import partial
 from pathlib import Path
 
 import timm
@@ -20,15 +19,18 @@ from dat_train.runtime.precision import resolve_precision
 from dat_train.runtime.processes import Processes, start_processes, stop_processes
 from dat_train.runtime.stop_request import StopRequest
 from dat_train.runtime.terminal import Terminal
+from dat_train.tasks.classification import ImageClassification, Images
+from dat_train.tasks.distillation import cross_entropy
+from dat_train.training.checkpoint_writer import CheckpointWriter
 from dat_train.training.ema import Ema
-from dat_train.training.loop import Training
+from dat_train.training.loop import LoopOptions, Training
 from dat_train.training.optimizer import build_optimizer
 from dat_train.training.plan import RunPlan
-from dat_train.training.resume import go_back, open_run, restore
+from dat_train.training.resume import open_run, restore
+from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.run_log import RunLog
 from dat_train.training.state import TrainState
-from dat_train.training.writer import CheckpointWriter
 
 CLASSES = 4
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
@@ -64,9 +66,12 @@ def small_training(
 ) -> Training:
     """A run of 3 epochs of 3 steps by default, from the start or from the checkpoint in its folder."""
     folder = RunFolder(path)
-    lines = []
-    saved = open_run(folder, resume, processes, lines.append)
-    terminal = Terminal(folder.log if processes.is_main else None, screen=False)
+    terminal = Terminal(screen=False)
+    context = RunContext(folder, processes, terminal, stop or StopRequest())
+    lines, terminal.say = [], lambda text: lines.append(text)
+    saved = open_run(context, resume)
+    del terminal.say
+    terminal.log_path = folder.log if processes.is_main else None
     for line in lines:
         terminal.say(line)
     train_set, val_set = open_datasets(
@@ -93,9 +98,10 @@ def small_training(
         build_optimizer(model, lr=1e-3, weight_decay=0.05),
         precision.scaler(),
         Ema(model, decay) if decay else None,
+        config={"seed": 0},
     )
     restore(state, saved, folder, processes)
-    log = RunLog(folder, plan, processes, terminal)
+    log = RunLog(context, plan)
     layout = {"rank": processes.rank, "world_size": processes.world_size}
 
     def make_loader(first_step: int):
@@ -116,25 +122,28 @@ def small_training(
         checkpoints = CheckpointWriter(
             folder, every_minutes=every_minutes, keep=keep, step_on_disk=on_disk, before=log.sync, warn=terminal.warn
         )
+    task = ImageClassification(
+        range(CLASSES),
+        Images(32, MEAN, STD),
+        precision=precision,
+        mixing=settings.pop("mixing", None) or Mixing(CLASSES, mixup=0.8, cutmix=1.0, label_smoothing=0.1),
+        objective=settings.pop("objective", cross_entropy),
+    )
+    options = {"log_every": 2} | settings
+    options = {name: options.pop(name) for name in LoopOptions.__dataclass_fields__ if name in options}
     return Training(
         **{
+            "context": context,
             "state": state,
+            "task": task,
             "make_loader": make_loader,
             "val_loader": evaluation_loader(val_set, batch_size=8, workers=workers, **layout),
             "plan": plan,
-            "mixing": Mixing(CLASSES, mixup=0.8, cutmix=1.0, label_smoothing=0.1),
-            "image_shape": (3, 32, 32),
-            "precision": precision,
-            "num_classes": CLASSES,
-            "config": {"seed": 0},
-            "processes": processes,
+            "options": LoopOptions(**options),
             "log": log,
             "checkpoints": checkpoints,
-            "go_back": partial(go_back, state, folder, processes, terminal.warn),
-            "stop": stop or StopRequest(),
-            "log_every": 2,
         }
-        | settings
+        | {name: value for name, value in settings.items() if name not in options}
     )
 
 

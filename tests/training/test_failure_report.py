@@ -1,4 +1,4 @@
-"""What a process that fails says, alone and as one of several."""
+"""Reports of a process that fails, alone and as one of several."""
 
 import os
 
@@ -8,15 +8,16 @@ import torch.distributed as dist
 from training.small_run import ALONE
 
 from dat_train.errors import UserError
+from dat_train.runtime import processes as runtime_processes
 from dat_train.runtime.processes import Processes, ProcessLost
 from dat_train.runtime.terminal import Terminal
-from dat_train.training import distributed, last_words
+from dat_train.training import failure_report
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(distributed, "NOTICE_PATIENCE", 0.3)
-    monkeypatch.setattr(last_words, "HOSTING", 0.0)
+    monkeypatch.setattr(runtime_processes, "NOTICE_PATIENCE", 0.3)
+    monkeypatch.setattr(failure_report, "STORE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -27,25 +28,25 @@ def ranks():
 
 
 def fail(processes, folder, error: Exception) -> None:
-    with last_words.last_words(processes, Terminal(folder / "log.txt", screen=False), folder):
+    with failure_report.report_failure(processes, Terminal(folder / "log.txt", screen=False), folder):
         raise error
 
 
-def test_alone_the_error_goes_on_and_is_in_the_log(tmp_path):
+def test_a_single_process_raises_the_error_and_logs_it(tmp_path):
     with pytest.raises(UserError, match="too large"):
         fail(ALONE, tmp_path, UserError("too large"))
     assert "error: too large" in (tmp_path / "log.txt").read_text()
 
 
-def test_a_file_of_the_run_that_cannot_be_written_is_the_users_to_mend(tmp_path):
+def test_a_file_of_the_run_that_cannot_be_written_is_an_error_the_user_can_fix(tmp_path):
     full = OSError(28, "No space left on device", str(tmp_path / "summary.json"))
-    with pytest.raises(UserError, match=r"summary.json: No space left on device; make room"):
+    with pytest.raises(UserError, match=r"summary.json: No space left on device; free disk space"):
         fail(ALONE, tmp_path, full)
     with pytest.raises(OSError, match="elsewhere"):
         fail(ALONE, tmp_path, OSError(28, "No space left on device", "/elsewhere"))
 
 
-def test_of_several_one_speaks_and_all_exit(ranks, tmp_path, capsys):
+def test_one_of_several_processes_reports_and_all_exit(ranks, tmp_path, capsys):
     for processes in ranks:
         with pytest.raises(SystemExit) as exit:
             fail(processes, tmp_path, UserError("all find\nthe same"))
@@ -54,7 +55,7 @@ def test_of_several_one_speaks_and_all_exit(ranks, tmp_path, capsys):
     assert (tmp_path / "log.txt").read_text().count("error: all find the same") == 3
 
 
-def test_what_one_alone_meets_names_its_rank_and_its_log(ranks, tmp_path, capsys):
+def test_an_error_of_one_rank_names_the_rank_and_its_log(ranks, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit:
         fail(ranks[2], tmp_path, ZeroDivisionError("division by zero"))
     assert exit.value.code == 1
@@ -71,23 +72,23 @@ def test_what_one_alone_meets_names_its_rank_and_its_log(ranks, tmp_path, capsys
         ([], "gloo: Timed out", r"ranks 1, 2 do not answer \(they hang or are cut off\): the sum of gradients"),
     ],
 )
-def test_a_lost_process_is_one_that_notices_nothing(noticed, reason, message, ranks):
+def test_processes_that_do_not_notice_the_error_are_reported_as_lost(noticed, reason, message, ranks):
     for rank in noticed:
         ranks[rank].store.set(f"noticed/{rank}", "")
     with pytest.raises(ProcessLost, match=message), ranks[0].collective("sum of gradients"):
         raise RuntimeError(reason)
 
 
-def test_an_error_that_is_not_the_networks_stays_what_it_is(ranks):
+def test_errors_other_than_network_errors_are_not_changed(ranks):
     with pytest.raises(RuntimeError, match="out of memory"), ranks[0].collective("sum of gradients"):
         raise RuntimeError("out of memory")
 
 
-def test_a_store_that_does_not_answer_holds_nobody_up(ranks, tmp_path, capsys, monkeypatch):
+def test_a_store_that_does_not_answer_does_not_block_the_report(ranks, tmp_path, capsys, monkeypatch):
     def never(*_):
         raise dist.DistNetworkError("out of reach")
 
-    monkeypatch.setattr(distributed.dist.HashStore, "add", never, raising=False)
+    monkeypatch.setattr(dist.HashStore, "add", never, raising=False)
     with pytest.raises(SystemExit):
         fail(ranks[0], tmp_path, UserError("alone"))
     assert capsys.readouterr().err == "error: alone\n"

@@ -64,10 +64,10 @@ def test_a_training_step_stays_on_the_device(variant, deterministic, tmp_path, m
         move(model, mode)
         move(one.state.ema.model, mode)
         one.state.optimizer = build_optimizer(model, lr=1e-3, weight_decay=0.05)
-        one.processes, one.precision = Processes(0, 1, 0, CUDA), Precision("fp32", torch.float32, None, CUDA)
+        one.processes, one.task.precision = Processes(0, 1, 0, CUDA), Precision("fp32", torch.float32, None, CUDA)
         one.forward, one.feed = model, Feed(batches)
         for _ in range(2):
-            loss, _ = one._gradients()
+            loss, _, _ = one._gradients()
             numbers = one._update(loss)
             one.state.step += 1
             assert numbers.device == CUDA and numbers.shape == (4,)

@@ -58,7 +58,7 @@ def test_faulty_images_are_met_alike_by_one_process_and_by_two(photos, tmp_path)
     for run in (one, two[0]):
         for name, why in (("a/06.jpg", "OSError"), ("b/07.png", "DecompressionBomb")):
             (line,) = [line for line in run.output.splitlines() if name in line]
-            assert line.startswith(f"warning: {photos}/{name}") and "another image stands in" in line, why
+            assert line.startswith(f"warning: {photos}/{name}") and "it is replaced by another image" in line, why
 
     train_set, _ = open_datasets("folder", photos, val_fraction=0.2)
     gone = Path(train_set.samples[0][0])
@@ -69,4 +69,4 @@ def test_faulty_images_are_met_alike_by_one_process_and_by_two(photos, tmp_path)
         assert [run.wait() for run in more] == [0, 0]
     found = counts(more[0].run)
     assert found[-1] > 2 * 12 and found == sorted(found)
-    assert more[0].output.count(f"{gone} cannot be read; another image stands in") == 1
+    assert more[0].output.count(f"{gone} cannot be read; it is replaced by another image") == 1

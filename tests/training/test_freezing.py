@@ -8,8 +8,8 @@ from training.test_layout import furthest
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.runtime.precision import resolve_precision
+from dat_train.tasks.distillation import Distillation
 from dat_train.training.freezing import freeze, training_mode
-from dat_train.training.objective import Distillation
 
 
 def test_what_is_frozen_wholly_behaves_as_in_evaluation():

@@ -6,15 +6,23 @@ import time
 import pytest
 from PIL import Image
 
-from dat_train.training.loggers import About, Careful, MlflowLogger, TensorBoardLogger, WandbLogger, open_loggers
+from dat_train.runtime.terminal import Terminal
+from dat_train.training.loggers import About, FailSafeLogger, MlflowLogger, TensorBoardLogger, WandbLogger, open_loggers
 
 
 def row(step: int, loss: float | None = 1.0) -> dict:
     return {"step": step, "epoch": step / 10, "loss": loss, "lr": 1e-3, "skipped": 0}
 
 
+def terminal(lines: list[str]) -> Terminal:
+    """A terminal that collects lines."""
+    terminal = Terminal(screen=False)
+    terminal.say = terminal.warn = lines.append
+    return terminal
+
+
 BLOCK = 32768
-ABOUT = About({"seed": 0, "optim": {"lr": 0.5}}, {"torch": "2", "git_commit": "abc"})
+ABOUT = About("a", {"seed": 0, "optim": {"lr": 0.5}}, {"torch": "2", "git_commit": "abc"})
 OFF = {
     "tensorboard": False,
     "wandb": False,
@@ -98,7 +106,7 @@ def offline(tmp_path, monkeypatch):
 
 
 def opened(folder, said, mode=None) -> WandbLogger:
-    return WandbLogger(folder, name="a", project="p", about=ABOUT, mode=mode, say=said.append)
+    return WandbLogger(folder, ABOUT, project="p", mode=mode, say=said.append)
 
 
 def records(data: bytes):
@@ -146,7 +154,7 @@ def test_wandb_writes_offline_without_a_login_and_goes_on_under_the_same_id(offl
     first.log_validation({"step": 2, "epoch": 0.2} | VALIDATION)
     first.sync()
     first.close()
-    assert said[0] == "W&B: no login is known here; logging offline"
+    assert said[0] == "W&B: no login is known; logging offline"
     assert said[1].startswith("W&B: offline; to upload: wandb sync ")
     identity = (offline / "wandb_id").read_text().strip()
 
@@ -192,7 +200,7 @@ def test_mlflow_goes_on_with_the_same_run_and_has_every_step_once(tmp_path, pict
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
     def logger():
-        return MlflowLogger(tmp_path / "run", name="a", experiment="e", about=ABOUT, uri=None)
+        return MlflowLogger(tmp_path / "run", ABOUT, experiment="e", uri=None)
 
     killed = logger()
     killed.log_step(row(1, loss=2.0))
@@ -222,8 +230,8 @@ def test_mlflow_goes_on_with_the_same_run_and_has_every_step_once(tmp_path, pict
 def test_an_mlflow_server_that_is_away_is_warned_of_once(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     said = []
-    settings = OFF | {"mlflow": True, "mlflow_uri": "http://127.0.0.1:9", "say": said.append, "warn": said.append}
-    (logger,) = open_loggers(tmp_path, step=0, name="a", about=ABOUT, **settings)
+    settings = OFF | {"mlflow": True, "mlflow_uri": "http://127.0.0.1:9"}
+    (logger,) = open_loggers(tmp_path, ABOUT, terminal(said), step=0, **settings)
     logger.log_step(row(1))
     logger.close()
     assert len(said) == 1 and said[0].startswith("MLflow failed (MlflowException: ")
@@ -247,20 +255,20 @@ class Broken:
 @pytest.mark.parametrize("call", ["log_step", "log_validation"])
 def test_a_logger_that_fails_says_so_once_and_is_left_alone(call):
     warnings = []
-    logger = Careful("W&B", Broken, warnings.append)
+    logger = FailSafeLogger("W&B", Broken, warnings.append)
     for _ in range(2):
         getattr(logger, call)({})
     logger.log_picture("curves", None, 1)
     logger.sync()
     logger.close()
-    assert warnings == ["W&B failed (ValueError: the server said no); the run goes on without it"]
+    assert warnings == ["W&B failed (ValueError: the server said no); the run continues without it"]
 
 
 def test_a_logger_that_cannot_be_opened_is_gone_without(tmp_path):
     (tmp_path / "tensorboard").write_text("a file")
     warnings = []
-    settings = OFF | {"tensorboard": True, "say": warnings.append, "warn": warnings.append}
-    (logger,) = open_loggers(tmp_path, step=0, name="a", about=ABOUT, **settings)
+    settings = OFF | {"tensorboard": True}
+    (logger,) = open_loggers(tmp_path, ABOUT, terminal(warnings), step=0, **settings)
     logger.log_step(row(1))
     logger.close()
     assert len(warnings) == 1 and warnings[0].startswith("TensorBoard failed (FileExistsError")
@@ -287,5 +295,5 @@ def test_a_server_that_cannot_be_used_leaves_the_run_offline(offline, monkeypatc
 
 
 def test_no_logger_is_opened_that_is_not_asked_for(tmp_path):
-    assert not open_loggers(tmp_path, step=0, name="a", about=ABOUT, say=print, warn=print, **OFF)
+    assert not open_loggers(tmp_path, ABOUT, terminal([]), step=0, **OFF)
     assert not list(tmp_path.iterdir())

@@ -3,7 +3,6 @@
 import copy
 import re
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from dat_train.data.mixing import Mixing
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.training.run_folder import read_rows
+from dat_train.training.task import Evaluation
 
 PLAIN = {"drop_path_rate": 0.0, "proj_drop_rate": 0.0, "attn_drop_rate": 0.0}
 
@@ -180,7 +180,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(training, valu
     assert changed == [True, False, True, True, True]
     assert [row["skipped"] for row in rows(one)] == [0, 0, 1, 1, 1, 1]
     assert [row["loss"] is None for row in rows(one)] == [False, False, True, False, False, False]
-    assert one.state.counters["skipped"] == 1 and one.state.counters["in_a_row"] == 0
+    assert one.state.counters["skipped"] == 1 and one.state.counters["consecutive_failures"] == 0
     assert "1 skipped" in one.log.folder.log.read_text()
     steps = {int(values["step"]) for values in one.state.optimizer.state.values()}
     assert steps == {5}  # the optimizer's bias correction knows of five updates
@@ -197,7 +197,7 @@ def test_too_many_in_a_row_go_back_once_and_then_name_the_checkpoint(training):
     assert re.search(r"the last 7 steps up to step 12 had a loss or gradient that is not finite; going back", log)
     assert f"again; the last good checkpoint is {good}; lower optim.lr or use dtype=fp32" in str(end.value)
     assert len(re.findall("going back to", log)) == 1
-    assert Checkpoint.open(good).content["counters"]["in_a_row"] == 0
+    assert Checkpoint.open(good).content["counters"]["consecutive_failures"] == 0
 
 
 def test_a_run_that_recovers_after_going_back_ends_as_if_nothing_had_been(training):
@@ -243,7 +243,7 @@ def test_a_loss_scale_that_is_too_large_is_halved_and_that_is_no_failure(trainin
     assert skipped > 3  # more in a row than failures would be allowed
     assert scales[:skipped] == [2.0 ** (15 - number) for number in range(skipped)]
     assert len(set(scales[skipped:])) == 1 and scales[-1] >= 1
-    assert one.state.counters["in_a_row"] == 0
+    assert one.state.counters["consecutive_failures"] == 0
     assert [row["loss"] is None for row in rows(one)] == [False] * 24  # the loss was finite all the time
 
 
@@ -273,7 +273,7 @@ def test_validation_leaves_the_model_training(training):
 
 def test_the_best_is_the_first_of_the_highest_and_its_file_is_of_that_step(training):
     one, tops = training(epochs=4, decay=0), [10.0, 50.0, 50.0, 20.0]
-    one._evaluate = lambda model: SimpleNamespace(loss=1.0, top1=tops[one.state.step // 3 - 1], top5=100.0)
+    one._evaluate = lambda model: Evaluation({"loss": 1.0, "top1": tops[one.state.step // 3 - 1], "top5": 100.0}, "")
     one.run()
     assert one.state.best == {"top1": 50.0, "epoch": 2, "step": 6}
     best, last = Checkpoint.open(one.log.folder.best).content, Checkpoint.open(one.log.folder.last).content
@@ -319,9 +319,9 @@ def test_unreadable_images_are_named_once_and_counted(training):
     assert one.run()
     log = one.log.folder.log.read_text()
     for index in (3, 5, 40):
-        assert log.count(f"photo-{index}.jpg cannot be read; another image stands in") == 1
+        assert log.count(f"photo-{index}.jpg cannot be read; it is replaced by another image") == 1
     assert [row["unreadable"] for row in rows(one)][2::3] == [3, 6, 9]
-    assert one.state.counters["unreadable"] == 9 and one.state.counters["unreadable_now"] == 3
+    assert one.state.counters["unreadable"] == 9 and one.state.counters["unreadable_in_epoch"] == 3
 
 
 def test_too_many_unreadable_images_end_the_run(training):
@@ -335,13 +335,13 @@ def test_too_many_unreadable_images_end_the_run(training):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 0}, r"the checkpoint has format 0, this version reads 1; train afresh"),
-        ({"ema": None}, r"holds no ema state, which this configuration needs; train afresh"),
+        ({"format": 0}, r"the checkpoint has format 0, this version reads 1; start a new run"),
+        ({"ema": None}, r"contains no ema state, which this configuration needs; start a new run"),
         ({"model": {}}, r"the checkpoint is of another model \(.*\); choose another name="),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(training, change, message):
     one = training()
-    saved = one.state.save(0, {})
+    saved = one.state.save(0)
     with pytest.raises(UserError, match=message):
         one.state.load(saved | change)

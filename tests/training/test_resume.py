@@ -9,7 +9,8 @@ from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.runtime.checkpoint import write_checkpoint
 from dat_train.runtime.stop_request import StopRequest
-from dat_train.training import writer
+from dat_train.training import checkpoint_writer as writer
+from dat_train.training.resume import go_back
 from dat_train.training.run_folder import read_rows
 
 FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl")
@@ -148,7 +149,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(uninterrup
     training = small_training(tmp_path)
     assert training.state.step == 4
     log = (tmp_path / "log.txt").read_text()
-    assert "last.pt was altered" in log and "going on from" in log and "last-000000004.pt, step 4" in log
+    assert "last.pt was altered" in log and "continuing from" in log and "last-000000004.pt, step 4" in log
     training.run()
     training.log.folder.unlock()
     assert content(tmp_path) == uninterrupted
@@ -157,7 +158,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(uninterrup
 def test_a_folder_with_damaged_checkpoints_alone_is_refused(tmp_path):
     run_until_killed(tmp_path, killed_after(2))
     (tmp_path / "checkpoints" / "last.pt").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole; resume=never"):
+    with pytest.raises(UserError, match=r"all checkpoints in .* are damaged; resume=never"):
         small_training(tmp_path)
 
 
@@ -201,7 +202,7 @@ def test_a_path_elsewhere_is_where_a_run_begins_and_not_where_it_goes_on(uninter
 
 
 def test_a_path_that_is_no_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         small_training(tmp_path, resume=str(tmp_path / "nothing.pt"))
 
 
@@ -213,12 +214,12 @@ def test_going_back_makes_the_good_checkpoint_the_last_one(tmp_path):
     good, state = folder.history()[1], training.state
     for path in (folder.last, folder.best, folder.history()[0]):  # as if written in a row of skipped steps
         saved = Checkpoint.open(path).content
-        saved["counters"]["in_a_row"] = 2
+        saved["counters"]["consecutive_failures"] = 2
         write_checkpoint(saved, path)
     step, before = Checkpoint.open(good).content["step"], (folder.last.read_bytes(), folder.metrics.read_bytes())
-    assert training.go_back(False) == good
+    assert go_back(state, training.context, to_restore=False) == good
     assert (folder.last.read_bytes(), folder.metrics.read_bytes()) == before and state.step > step
-    assert training.go_back(True) == good
+    assert go_back(state, training.context, to_restore=True) == good
     assert folder.last.read_bytes() == good.read_bytes() and state.step == step
     assert read_rows(folder.metrics)[-1]["step"] == step
     folder.unlock()

@@ -80,7 +80,7 @@ def test_unlocked_is_free(folder):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(UserError, match=r"runs/a cannot be made \(Not a directory\); set runs_dir or name"):
+    with pytest.raises(UserError, match=r"runs/a cannot be created \(Not a directory\); set runs_dir or name"):
         RunFolder(tmp_path / "runs" / "a").create()
 
 
@@ -116,7 +116,7 @@ def test_the_newest_checkpoint_is_the_last_or_what_comes_closest(folder):
     assert folder.newest_checkpoint(lines.append) == folder.best
 
     folder.best.write_bytes(b"")
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole; resume=never starts the run afresh"):
+    with pytest.raises(UserError, match=r"all checkpoints in .* are damaged; resume=never starts a new run"):
         folder.newest_checkpoint(lines.append)
 
 
@@ -128,7 +128,7 @@ def test_a_checkpoint_that_is_not_good_is_passed_over(folder):
     assert folder.newest_checkpoint(lines.append, lambda saved: saved["sound"]) == folder.best
 
 
-ROWS = [{"step": 1}, {"step": 2}, {"step": 2, "val_loss": 1.0}, {"step": 3}]
+ROWS = [{"step": 1, "lr": 1}, {"step": 2, "lr": 1}, {"step": 2, "val_map": 1.0}, {"step": 3, "lr": 1}]
 
 
 @pytest.mark.parametrize(

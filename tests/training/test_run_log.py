@@ -9,10 +9,13 @@ import torch
 from training.small_run import ALONE
 
 from dat_train.runtime.processes import Processes
+from dat_train.runtime.stop_request import StopRequest
 from dat_train.runtime.terminal import Terminal
 from dat_train.training.plan import RunPlan
+from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder, read_rows
 from dat_train.training.run_log import RunLog
+from dat_train.training.task import Evaluation, Score
 
 PLAN = RunPlan(
     train_size=640,
@@ -58,7 +61,7 @@ def now(monkeypatch):
 def a_log(path, processes=ALONE, loggers=(), step=0) -> RunLog:
     folder = RunFolder(path)
     folder.create()
-    log = RunLog(folder, PLAN, processes, Terminal(folder.log, screen=False), loggers)
+    log = RunLog(RunContext(folder, processes, Terminal(folder.log, screen=False), StopRequest()), PLAN, loggers)
     log.start(step)
     return log
 
@@ -67,8 +70,19 @@ def numbers(loss=1.5, norm=2.0, skipped=0, failed=0) -> torch.Tensor:
     return torch.tensor([loss, norm, skipped, failed], dtype=torch.float64)
 
 
+SCORE = Score("top1", "top-1 {:.2f} %")
+
+
+def evaluation(loss=1.0, top1=50.0, top5=90.0) -> Evaluation:
+    return Evaluation({"loss": loss, "top1": top1, "top5": top5}, f"top-1 {top1:.2f} %   loss {loss:.4f}")
+
+
+def validate(log, step, averaged=None, is_best=False, **numbers) -> None:
+    log.validation(step, evaluation(**numbers), averaged=averaged, score=SCORE, is_best=is_best)
+
+
 def zero() -> dict:
-    return {"skipped": 0, "in_a_row": 0}
+    return {"skipped": 0, "consecutive_failures": 0}
 
 
 def test_rows_say_what_happened_in_every_step(tmp_path):
@@ -102,7 +116,7 @@ def test_failures_in_a_row_are_counted_over_flushes_and_end_with_a_step_that_was
     for step, (skipped, failed) in enumerate(story, start=1):
         log.step(step, 1e-3, 0, numbers(skipped=skipped, failed=failed))
         log.flush(counters)
-        seen.append((counters["skipped"], counters["in_a_row"]))
+        seen.append((counters["skipped"], counters["consecutive_failures"]))
     assert seen == [(1, 1), (2, 2), (3, 2), (4, 3), (4, 0), (5, 1)]
 
 
@@ -113,7 +127,7 @@ def test_throughput_and_time_left_leave_validation_and_other_pauses_out(tmp_path
     now[0] += 2.0
     log.flush(zero())
     now[0] += 30.0
-    log.validation(log.validation_row(4, {"val_loss": 1.0, "val_top1": 50.0, "val_top5": 90.0}), best=True)
+    validate(log, 4, is_best=True)
     log.step(5, 1e-3, 0, numbers())
     now[0] += 1.0
     log.flush(zero())
@@ -125,7 +139,7 @@ def test_throughput_and_time_left_leave_validation_and_other_pauses_out(tmp_path
     lines = [line[21:] for line in log.folder.log.read_text().splitlines()]
     assert lines == [
         "step 4/20   epoch 0.40   loss 1.5000   lr 1.00e-03   128 images/s   ETA 8 s",
-        "epoch 0.4   validation: top-1 50.00 %   top-5 90.00 %   loss 1.0000   * best",
+        "epoch 0.4   validation: top-1 50.00 %   loss 1.0000   * best",
         "step 5/20   epoch 0.50   loss 1.5000   lr 1.00e-03   64 images/s   ETA 1 min 39 s",
     ]
 
@@ -134,21 +148,19 @@ def test_lines_say_when_steps_were_skipped_and_what_the_average_reached(tmp_path
     log = a_log(tmp_path)
     log.step(1, 1e-3, 0, numbers(math.nan, math.nan, 1, 1))
     log.flush(zero())
-    values = {"val_loss": math.inf, "val_top1": 50.0, "val_top5": 90.0, "ema_val_top1": 51.0}
-    row = log.validation_row(1, values)
-    assert row["val_loss"] is None
-    log.validation(row | {"val_loss": 2.0}, best=False)
+    validate(log, 1, averaged=evaluation(top1=51.0), loss=2.0)
     text = log.folder.log.read_text()
     assert "loss not finite" in text and "1 skipped" in text
-    assert "loss 2.0000   EMA 51.00 %" in text and "best" not in text
+    assert "loss 2.0000   EMA top-1 51.00 %" in text and "best" not in text
 
 
-def test_a_validation_whose_loss_is_not_finite_is_said(tmp_path):
+def test_a_validation_has_a_row_with_its_numbers_and_null_for_what_is_not_finite(tmp_path):
     log = a_log(tmp_path)
-    row = log.validation_row(1, {"val_loss": math.nan, "val_top1": 10.0, "val_top5": 50.0})
-    log.validation(row, best=False)
-    assert row["val_loss"] is None and read_rows(log.folder.metrics) == [row]
-    assert "loss not finite" in log.folder.log.read_text()
+    validate(log, 1, averaged=evaluation(loss=0.5), loss=math.nan)
+    assert read_rows(log.folder.metrics) == [
+        {"step": 1, "epoch": 0.1, "val_loss": None, "val_top1": 50.0, "val_top5": 90.0}
+        | {"ema_val_loss": 0.5, "ema_val_top1": 50.0, "ema_val_top5": 90.0}
+    ]
 
 
 def test_loggers_get_the_rows_of_the_file_in_order(tmp_path):
@@ -157,7 +169,7 @@ def test_loggers_get_the_rows_of_the_file_in_order(tmp_path):
     log.step(1, 1e-3, 0, numbers())
     log.step(2, 1e-3, 0, numbers())
     log.flush(zero())
-    log.validation(log.validation_row(2, {"val_loss": 1.0, "val_top1": 50.0, "val_top5": 90.0}), best=False)
+    validate(log, 2)
     log.sync()
     log.close()
     kinds = ["step", "step", "validation"]
@@ -171,7 +183,7 @@ def test_other_processes_count_and_write_nothing(tmp_path):
     log.flush(counters)
     log.sync()
     log.close()
-    assert counters == {"skipped": 1, "in_a_row": 1}
+    assert counters == {"skipped": 1, "consecutive_failures": 1}
     assert not log.folder.metrics.exists() and not log.folder.timing.exists() and not recorder.calls
 
 

@@ -1,9 +1,9 @@
-"""Who logs a run elsewhere gets its pictures, and no picture can end it."""
+"""Loggers receive the pictures of a run, and no picture can end it."""
 
 import numpy as np
 import pytest
 from PIL import Image
-from training.small_run import CLASSES, MEAN, STD, small_training
+from training.small_run import CLASSES, small_training
 
 from dat_train.evaluation.confusion_picture import write_confusion
 from dat_train.training.run_pictures import RunPictures
@@ -25,8 +25,9 @@ def trained(folder, **settings):
     """A run of two epochs of two steps with pictures, and what its logger and its terminal got."""
     training = small_training(folder, epochs=2, batch_size=8, micro_batch_size=4, images=20, decay=0, **settings)
     notes, warnings = Notes(), []
-    names = [f"class {label}" for label in range(CLASSES)]
-    training.pictures = RunPictures(training.log.folder, [notes], names, MEAN, STD, warnings.append)
+    training.task.classes = [f"class {label}" for label in range(CLASSES)]
+    training.pictures = RunPictures(training.context, [notes])
+    training.pictures.warn = warnings.append
     return training, notes, warnings
 
 
@@ -44,12 +45,12 @@ def test_a_run_has_its_first_micro_batch_confusions_and_curves(tmp_path):
 
 def test_a_picture_that_cannot_be_written_is_warned_of_once(tmp_path):
     training, notes, warnings = trained(tmp_path)
-    training.log.folder.batch_picture.mkdir()
+    training.log.folder.picture("batch").mkdir()
     (tmp_path / ".confusion.png.new").mkdir()
     assert training.run()
     training.log.folder.unlock()
     assert not notes.pictures
-    assert len(warnings) == 2 and all("the run goes on without it" in line for line in warnings)
+    assert len(warnings) == 2 and all("the run continues without it" in line for line in warnings)
 
 
 @pytest.mark.parametrize("number", [3, 100])

@@ -101,7 +101,7 @@ def test_a_run_survives_its_disk_and_ends_as_if_nothing_had_been(fault, through,
             assert Checkpoint.open(place / "checkpoints/last.pt").content["step"] >= 9  # old, and whole
         fault.end(disk)
         assert run.wait() == 0, run.output
-    assert fault.reason in run.output and "the one before is whole, the run goes on and tries again" in run.output
+    assert fault.reason in run.output and "the previous one is intact, the run continues and tries again" in run.output
     found = content(place)
     assert found["metrics.jsonl"] == through["metrics.jsonl"]
     for name in ("last.pt", "best.pt"):  # which differ in one setting, runs_dir
@@ -130,7 +130,9 @@ def test_a_run_that_cannot_begin_to_write_says_so_in_one_line(disk, tmp_path):
     run = RealRun(tmp_path, "data.workers=0", f"runs_dir={disk}/runs")
     assert run.wait() == 2
     assert run.output.count("\n") == 1
-    assert run.output.startswith(f"error: {disk}/runs/run/.lock: Read-only file system; make room or mend the folder")
+    assert run.output.startswith(
+        f"error: {disk}/runs/run/.lock: Read-only file system; free disk space or make the folder writable"
+    )
 
 
 @pytest.mark.parametrize("damage", ["a bit", pytest.param("the end", marks=pytest.mark.slow)])
@@ -148,10 +150,10 @@ def test_a_damaged_checkpoint_is_noticed_and_the_newest_whole_one_used(damage, t
         del whole[-100:]
     last.write_bytes(whole)
     with pytest.raises(CheckpointError):
-        Checkpoint.open(last)
+        Checkpoint.open(last).content
     newest = max(Checkpoint.open(other).content["step"] for other in last.parent.glob("*.pt") if other != last)
     again = RealRun(tmp_path, *SETTINGS)
     assert again.wait() == 0, again.output
     assert "truncated" in again.output
-    assert re.search(rf"going on from runs/run/checkpoints/\S+, step {newest}\n", again.output)
+    assert re.search(rf"continuing from runs/run/checkpoints/\S+, step {newest}\n", again.output)
     assert content(again.run) == through

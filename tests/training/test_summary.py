@@ -1,4 +1,4 @@
-"""What is said before and after a run, and summary.json."""
+"""Texts before and after a run, and summary.json."""
 
 import json
 
@@ -7,9 +7,12 @@ import torch
 from PIL import Image
 from training.small_run import small_training
 
+from dat_train.tasks.classification import ImageClassification
 from dat_train.training.run_folder import RunFolder, read_rows
 from dat_train.training.state import TrainState
 from dat_train.training.summary import memory_text, result_text, summarize, table
+
+SCORE = ImageClassification.score
 
 
 def write(path, rows):
@@ -48,9 +51,10 @@ def folder(tmp_path):
 
 
 def test_the_summary_adds_up_all_processes_of_the_run(folder):
-    summary = summarize(folder, a_state(), 64, {"parameters": 2})
+    summary = summarize(folder, a_state(), SCORE, 64, {"parameters": 2})
     assert summary == json.loads(folder.summary.read_text())
     assert summary == {
+        "score": "top1",
         "best_top1": 71.5,
         "best_epoch": 2,
         "best_step": 4,
@@ -71,16 +75,16 @@ def test_the_summary_adds_up_all_processes_of_the_run(folder):
 def test_without_an_average_the_weights_own_accuracy_counts(folder):
     write(folder.metrics, [VALIDATION | {"val_loss": None}])  # it was not finite
     write(folder.timing, [])
-    summary = summarize(folder, a_state(), 64, {})
+    summary = summarize(folder, a_state(), SCORE, 64, {})
     assert (summary["final_top1"], summary["final_top5"], summary["final_loss"]) == (70.0, 95.0, None)
     assert summary["images_per_second"] is None and summary["seconds"] == 0
-    assert "images/s" not in result_text(summary, folder)
+    assert "images/s" not in result_text(summary, SCORE, folder)
 
 
 def test_the_last_lines_say_the_best_and_how_to_evaluate_it(folder):
-    assert result_text(summarize(folder, a_state(), 64, {}), folder).splitlines() == [
-        "best top-1 71.50 % (epoch 2), last 71.00 %, in 8 s at 75 images/s",
-        f"everything is in {folder.path}; to evaluate the best model:",
+    assert result_text(summarize(folder, a_state(), SCORE, 64, {}), SCORE, folder).splitlines() == [
+        "best top-1 71.50 % (epoch 2), last top-1 71.00 %, in 8 s at 75 images/s",
+        f"all files are in {folder.path}; to evaluate the best model:",
         f"  dat-eval ckpt={folder.best}",
     ]
 
@@ -88,7 +92,7 @@ def test_the_last_lines_say_the_best_and_how_to_evaluate_it(folder):
 def test_the_plan_is_a_table_and_memory_is_in_words():
     assert table([("run", "runs/a"), ("memory", "little")]) == "  run     runs/a\n  memory  little"
     assert memory_text({"weights": 1_500_000_000, "activations": 600_000_000}) == (
-        "about 2.1 GB a process: weights 1.5 GB, activations 600 MB"
+        "about 2.1 GB per process: weights 1.5 GB, activations 600 MB"
     )
 
 
@@ -96,6 +100,6 @@ def test_a_real_runs_summary_agrees_with_its_rows(tmp_path):
     training = small_training(tmp_path, epochs=2)
     training.run()
     training.log.folder.unlock()
-    summary = summarize(training.log.folder, training.state, 16, {})
+    summary = summarize(training.log.folder, training.state, SCORE, 16, {})
     tops = [row["ema_val_top1"] for row in read_rows(training.log.folder.metrics) if "val_top1" in row]
     assert summary["best_top1"] == max(tops) and summary["final_top1"] == tops[-1] and summary["steps"] == 6

@@ -142,7 +142,7 @@ def moved(tmp_path_factory, commands):
 
 def test_a_killed_rank_leads_to_a_restart_that_continues_by_itself(moved):
     assert sessions(moved["moved"]) == [1, 2, 2, 1]
-    assert moved["job"].output.count("going on after step") == 2
+    assert moved["job"].output.count("continuing after step") == 2
     assert "rank 1 has ended" in moved["job"].output  # says rank 0, before it is started anew
 
 
@@ -167,7 +167,7 @@ def test_rank_0_is_on_the_screen_and_every_rank_in_its_file(moved):
     assert len(steps) > 10 and len(steps) == len(set(steps))
     for name in ("log.txt", "log-rank1.txt"):
         text = (moved["moved"] / name).read_text()
-        assert "going on after step" in text and "stopped by SIGTERM" in text
+        assert "continuing after step" in text and "stopped by SIGTERM" in text
 
 
 def test_a_job_that_fails_or_finishes_is_not_requeued(tmp_path, commands):
@@ -249,4 +249,4 @@ def test_of_two_machines_one_that_is_cut_off_ends_and_the_other_continues_alone(
     assert "rank 1 does not answer (it hangs or is cut off)" in here.output
     assert "rank 0 does not answer (it hangs or is cut off)" in away.output
     assert sessions(here.run)[-1] == 1 and steps_done(here.run) == 90
-    assert "going on after step" in here.output
+    assert "continuing after step" in here.output

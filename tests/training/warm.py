@@ -13,4 +13,4 @@ from dat_train.training.memory_estimate import estimate_memory
 torch.set_num_threads(1)  # a process with more threads must not fork
 OverridesParser.create().parse_override("name=run")
 count_macs(tiny_model(), 32)
-estimate_memory(tiny_model(), (3, 32, 32), 4, resolve_precision("fp32", torch.device("cpu")), True)
+estimate_memory(tiny_model(), (3, 32, 32), 4, resolve_precision("fp32", torch.device("cpu")), ema=True)

@@ -46,4 +46,5 @@ TEST_SETS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imag
 KIND = one_of("digits", "folder", "imagenet", "fake", *TEST_SETS)
 SPLIT_BY = one_of("name", "order")
 DISTILLATION = one_of("soft", "hard")
+TASK = one_of("classification")
 AVERAGE = one_of("uniform", "greedy")

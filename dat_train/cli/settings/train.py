@@ -22,6 +22,7 @@ from dat_train.cli.settings.limits import (
     RESIZE,
     SHARE,
     SPLIT_BY,
+    TASK,
     one_of,
 )
 from dat_train.cli.settings.setting import setting, settings
@@ -163,6 +164,7 @@ class TrainConfig:
         "the run's folder under runs_dir; null: MODEL-DATA; in a sweep, what is swept is added", FOLDER, harmless=True
     )
     runs_dir: str = setting("folder of all runs", harmless=True)
+    task: str = setting("what the model is trained for", TASK)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -1,48 +1,46 @@
-"""TensorBoard, W&B and MLflow: they get the rows of metrics.jsonl and pictures, and can never end a run."""
+"""Loggers (TensorBoard, W&B, MLflow): they receive the rows of metrics.jsonl and pictures, and cannot end a run."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dat_train.training.loggers.fail_safe import Careful
+from dat_train.runtime.terminal import Terminal
+from dat_train.training.loggers.fail_safe import FailSafeLogger
 from dat_train.training.loggers.logger import About, Logger
 from dat_train.training.loggers.mlflow import MlflowLogger
 from dat_train.training.loggers.tensorboard import TensorBoardLogger
 from dat_train.training.loggers.wandb import WandbLogger
 
-__all__ = ["About", "Careful", "Logger", "MlflowLogger", "TensorBoardLogger", "WandbLogger", "open_loggers"]
+__all__ = ["About", "FailSafeLogger", "Logger", "MlflowLogger", "TensorBoardLogger", "WandbLogger", "open_loggers"]
 
 
 def open_loggers(
     folder: Path,
+    about: About,
+    terminal: Terminal,
     *,
     step: int,
-    name: str,
-    about: About,
-    tensorboard: bool,
-    wandb: bool,
-    wandb_project: str,
-    wandb_mode: str | None,
-    mlflow: bool,
-    mlflow_uri: str | None,
-    mlflow_experiment: str,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
+    tensorboard: bool = False,
+    wandb: bool = False,
+    wandb_project: str = "dat-train",
+    wandb_mode: str | None = None,
+    mlflow: bool = False,
+    mlflow_uri: str | None = None,
+    mlflow_experiment: str = "dat-train",
 ) -> Sequence[Logger]:
-    """The loggers that are asked for, none of which can fail; for the main process only.
+    """Open the requested loggers; in the main process only.
 
     Args:
         folder: of the run.
+        about: description of the run.
+        terminal: for links and warnings.
         step: steps done so far.
-        name, about: of the run, to show.
-        say, warn: called with lines for the terminal.
     """
     wanted: list[tuple[str, Callable[[], Logger]]] = []
     if tensorboard:
         wanted.append(("TensorBoard", lambda: TensorBoardLogger(folder / "tensorboard", step, about)))
     if wandb:
-        settings = {"name": name, "project": wandb_project, "about": about, "mode": wandb_mode, "say": say}
-        wanted.append(("W&B", lambda: WandbLogger(folder, **settings)))
+        settings = {"project": wandb_project, "mode": wandb_mode, "say": terminal.say}
+        wanted.append(("W&B", lambda: WandbLogger(folder, about, **settings)))
     if mlflow:
-        place = {"name": name, "experiment": mlflow_experiment, "about": about, "uri": mlflow_uri}
-        wanted.append(("MLflow", lambda: MlflowLogger(folder, **place)))
-    return [Careful(title, make, warn) for title, make in wanted]
+        wanted.append(("MLflow", lambda: MlflowLogger(folder, about, experiment=mlflow_experiment, uri=mlflow_uri)))
+    return [FailSafeLogger(title, make, terminal.warn) for title, make in wanted]

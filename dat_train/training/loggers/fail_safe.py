@@ -1,4 +1,4 @@
-"""No logger can end a run."""
+"""Protection of a run from failing loggers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from dat_train.training.loggers.logger import Logger
 
 
-class Careful:
-    """A logger that says once when it fails, and is left alone from then on.
+class FailSafeLogger:
+    """A logger whose first failure is reported and which is not used afterwards.
 
     Args:
-        title: for the line.
+        title: name for the report.
         make: opens the logger.
-        warn: called with the line.
+        warn: called with the report.
     """
 
     def __init__(self, title: str, make: Callable[[], Logger], warn: Callable[[str], None]) -> None:
@@ -41,8 +41,8 @@ class Careful:
             return None
         try:
             return action()
-        except Exception as error:  # whatever it is, training matters more
+        except Exception as error:  # of any kind: training is more important
             self.failed = True
             reason = (str(error).splitlines() or [""])[0]
-            self.warn(f"{self.title} failed ({type(error).__name__}: {reason}); the run goes on without it")
+            self.warn(f"{self.title} failed ({type(error).__name__}: {reason}); the run continues without it")
             return None

@@ -1,4 +1,4 @@
-"""What a logger is."""
+"""Interface of loggers."""
 
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -7,14 +7,15 @@ NOT_LOGGED = ("step", "epoch")  # the axes
 
 
 class About(NamedTuple):
-    """What a run is: its resolved configuration, nested, and on what it runs (`environment`)."""
+    """Description of a run: name, resolved configuration (nested), and versions and device (`environment`)."""
 
+    name: str
     config: dict
     environment: dict
 
 
 class Logger(Protocol):
-    """Somebody else who wants the rows of metrics.jsonl, in order; after resuming, some may come a second time."""
+    """A receiver of the rows of metrics.jsonl, in order. After resuming, some rows may come a second time."""
 
     def log_step(self, row: dict) -> None: ...
     def log_validation(self, row: dict) -> None: ...

@@ -13,8 +13,8 @@ from dat_train.training.loggers.logger import NOT_LOGGED, About
 
 ROWS = 100  # sent at a time, with a handful of numbers each; the server takes 1000 numbers
 PARAMETERS = 100  # the server takes at once
-LONGEST = 500  # characters of a parameter's value
-# Unless the user says otherwise: nobody is told that it runs here, and a server that is away is not waited for.
+MAX_LENGTH = 500  # characters of a parameter's value
+# Defaults that the user's environment overrides: no telemetry, and short waits for a server that does not answer.
 PATIENCE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -23,17 +23,17 @@ PATIENCE = {
 
 
 class MlflowLogger:
-    """A run of an MLflow server, or of a database beside the runs; one that was killed goes on as the same run.
+    """A run on an MLflow server or in a local database. A killed run is continued under the same id.
 
     Args:
-        folder: of the run; keeps the id.
-        name: of the run; experiment: it belongs to.
-        about: configuration becomes parameters, the environment tags.
-        uri: of the server or database; None: MLFLOW_TRACKING_URI, else `folder`/../mlflow.db, which
+        folder: of the run; contains the id.
+        about: the configuration becomes parameters, the environment tags.
+        experiment: name of the MLflow experiment.
+        uri: server or database; None: MLFLOW_TRACKING_URI, else `folder`/../mlflow.db, which
             `mlflow ui --backend-store-uri sqlite:///runs/mlflow.db` shows.
     """
 
-    def __init__(self, folder: Path, *, name: str, experiment: str, about: About, uri: str | None) -> None:
+    def __init__(self, folder: Path, about: About, *, experiment: str, uri: str | None) -> None:
         for variable, value in PATIENCE.items():
             os.environ.setdefault(variable, value)
         try:
@@ -41,22 +41,22 @@ class MlflowLogger:
         except ImportError:
             raise UserError("mlflow is not installed: pip install mlflow") from None
 
-        for talker in ("mlflow", "alembic"):  # they tell how they make their tables
-            logging.getLogger(talker).setLevel(logging.WARNING)
+        for library in ("mlflow", "alembic"):  # they report the creation of their tables
+            logging.getLogger(library).setLevel(logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
-        beside = folder.resolve().parent
-        uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{beside / 'mlflow.db'}"
+        runs = folder.resolve().parent
+        uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs / 'mlflow.db'}"
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of its database library
             self._client = MlflowClient(tracking_uri=uri)
         found = self._client.get_experiment_by_name(experiment)
-        place = str(beside / "mlflow") if uri.startswith("sqlite:") else None  # a server has its own
+        place = str(runs / "mlflow") if uri.startswith("sqlite:") else None  # a server has its own place
         number = found.experiment_id if found else self._client.create_experiment(experiment, artifact_location=place)
         self._waiting: list = []
-        self._run = self._continue(folder / "mlflow_id") or self._begin(folder / "mlflow_id", number, name, about)
+        self._run = self._continue(folder / "mlflow_id") or self._begin(folder / "mlflow_id", number, about)
         self._seen = {group: self._last_step(group) for group in ("train", "validation")}
 
     def _continue(self, path: Path) -> str | None:
-        """The run whose id is in the file, open again; None where there is none."""
+        """Reopen the run whose id is in the file. Returns None if there is none."""
         from mlflow.exceptions import MlflowException
 
         if not path.exists():
@@ -68,21 +68,21 @@ class MlflowLogger:
             return None
         return identity
 
-    def _begin(self, path: Path, experiment: str, name: str, about: About) -> str:
+    def _begin(self, path: Path, experiment: str, about: About) -> str:
         from mlflow.entities import Param
 
         tags = {f"environment.{key}": str(value) for key, value in about.environment.items()}
         if about.environment.get("git_commit"):
             tags["mlflow.source.git.commit"] = about.environment["git_commit"]
-        identity = self._client.create_run(experiment, run_name=name, tags=tags).info.run_id
-        parameters = [Param(key, str(value)[:LONGEST]) for key, value in flat(about.config).items()]
+        identity = self._client.create_run(experiment, run_name=about.name, tags=tags).info.run_id
+        parameters = [Param(key, str(value)[:MAX_LENGTH]) for key, value in flat(about.config).items()]
         for first in range(0, len(parameters), PARAMETERS):
             self._client.log_batch(identity, params=parameters[first : first + PARAMETERS])
         write_text(path, identity + "\n")
         return identity
 
     def _last_step(self, group: str) -> int:
-        """The last step that is there already."""
+        """Return the last step that the server has already."""
         return max((metric.step for metric in self._client.get_metric_history(self._run, f"{group}/loss")), default=-1)
 
     def log_step(self, row: dict) -> None:
@@ -105,7 +105,7 @@ class MlflowLogger:
         self._client.set_terminated(self._run)
 
     def _log(self, group: str, row: dict) -> None:
-        """A row that is there already is the same row: a run is a function of its configuration."""
+        """Skip rows that the server has already: they are the same, because runs are reproducible."""
         if row["step"] > self._seen[group]:
             self._waiting.append((group, row, int(time.time() * 1000)))
 

@@ -8,13 +8,13 @@ from dat_train.training.loggers.logger import NOT_LOGGED, About
 
 
 class TensorBoardLogger:
-    """Event files under `folder`, which `tensorboard --logdir runs` finds.
+    """Writer of event files in `folder`, which `tensorboard --logdir runs` finds.
 
-    Steps that come a second time, in a resumed run or one that went back, replace their former ones.
+    Steps that come a second time, in a resumed run or one that went back, replace the former ones.
 
     Args:
         step: steps done so far.
-        about: of the run, to show as text.
+        about: description of the run, shown as text.
     """
 
     def __init__(self, folder: Path, step: int = 0, about: About | None = None) -> None:
@@ -27,7 +27,7 @@ class TensorBoardLogger:
     def _open(self, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # events from purge_step on are dropped by the reader; whoever killed the process before may have left some
+        # the reader drops events from purge_step on, which a killed process may have left
         self._writer = SummaryWriter(self.folder, purge_step=step + 1)
         self._step = step
 
@@ -40,7 +40,7 @@ class TensorBoardLogger:
 
     def log_validation(self, row: dict) -> None:
         self._add("validation", {name: row[name] for name in row if name not in NOT_LOGGED}, row)
-        self._writer.flush()  # a validation is when one looks
+        self._writer.flush()  # users look at validations
 
     def log_picture(self, name: str, path: Path, step: int) -> None:
         import numpy as np
@@ -49,7 +49,7 @@ class TensorBoardLogger:
         self._writer.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
 
     def sync(self) -> None:
-        """What came before a checkpoint comes no second time."""
+        """Flush the events: those before a checkpoint are not written again."""
         self._writer.flush()
 
     def _add(self, group: str, values: dict, row: dict) -> None:
@@ -62,5 +62,5 @@ class TensorBoardLogger:
 
 
 def _block(values: dict) -> str:
-    """Settings as a block of code in Markdown, which TensorBoard's texts are."""
+    """Format settings as a code block in Markdown, the format of TensorBoard's texts."""
     return f"```\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}```"

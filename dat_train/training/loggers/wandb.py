@@ -12,19 +12,20 @@ WANDB_PATIENCE = 30.0  # seconds to reach the server at the start, and to upload
 
 
 class WandbLogger:
-    """A Weights & Biases run; one that was killed is continued under the same id, which `folder` keeps.
+    """A Weights & Biases run. A killed run is continued under the same id, which is in `folder`.
 
-    Never asks for a login and never waits long: without a known login, or when the server does not answer, the run is
+    Never asks for a login and never waits long: without a known login, or if the server does not answer, the run is
     written to `folder`/wandb, and `wandb sync` uploads it later.
 
     Args:
-        name: of the run; project: it belongs to; about: to show beside it.
-        mode: "online" or "offline"; None: WANDB_MODE, else online where a login is known.
-        say: called with a line that says where the run is.
+        about: description of the run.
+        project: name of the W&B project.
+        mode: "online" or "offline"; None: WANDB_MODE, else online if a login is known.
+        say: called with a line about the place of the run.
     """
 
     def __init__(
-        self, folder: Path, *, name: str, project: str, about: About, mode: str | None, say: Callable[[str], None]
+        self, folder: Path, about: About, *, project: str, mode: str | None, say: Callable[[str], None]
     ) -> None:
         import wandb
 
@@ -32,9 +33,9 @@ class WandbLogger:
         self._wandb = wandb
         mode = mode or os.environ.get("WANDB_MODE") or "online"
         if mode == "online" and not wandb.login(prompt=False, verify=False):
-            say("W&B: no login is known here; logging offline")
+            say("W&B: no login is known; logging offline")
             mode = "offline"
-        start = {"dir": str(folder), "id": _run_id(folder / "wandb_id"), "name": name, "project": project}
+        start = {"dir": str(folder), "id": _run_id(folder / "wandb_id"), "name": about.name, "project": project}
         start["config"] = about.config | {"environment": about.environment}
         try:
             self._run = self._init(start, mode)
@@ -54,7 +55,7 @@ class WandbLogger:
             mode=mode,
             resume="allow" if mode == "online" else None,
             settings=self._wandb.Settings(
-                console="off",  # the terminal is the progress bar's
+                console="off",  # the progress bar uses the terminal
                 silent=True,
                 init_timeout=WANDB_PATIENCE,
                 finish_timeout=WANDB_PATIENCE,
@@ -69,7 +70,7 @@ class WandbLogger:
         self._log(row, {f"validation/{name}": value for name, value in values.items()})
 
     def _log(self, row: dict, values: dict) -> None:
-        """A row that W&B has already is the same row: a run is a function of its configuration."""
+        """Skip rows that W&B has already: they are the same, because runs are reproducible."""
         if row["step"] < self._run.step:
             return
         known = {name: value for name, value in values.items() if value is not None}
@@ -80,14 +81,14 @@ class WandbLogger:
             self._run.log({name: self._wandb.Image(str(path))}, step=step)
 
     def sync(self) -> None:
-        """Nothing: W&B's own process writes, and outlives this one."""
+        """Does nothing: W&B's own process writes, and survives this one."""
 
     def close(self) -> None:
         self._run.finish()
 
 
 def _run_id(path: Path) -> str:
-    """The id in the file; a new one at first."""
+    """Read the id from the file; create it the first time."""
     if not path.exists() or not path.read_text().strip():
         write_text(path, secrets.token_hex(4) + "\n")
     return path.read_text().strip()

@@ -11,9 +11,9 @@ import torch
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.runtime.checkpoint import write_checkpoint
-from dat_train.training import writer
+from dat_train.training import checkpoint_writer as writer
+from dat_train.training.checkpoint_writer import CheckpointWriter
 from dat_train.training.run_folder import RunFolder
-from dat_train.training.writer import CheckpointWriter
 
 
 def state(step: int) -> dict:
@@ -131,7 +131,7 @@ def test_what_could_not_be_written_is_owed_and_tried_again_soon(folder, monkeypa
     checkpoints.save(state(2), best=True)
     checkpoints.wait()
     assert len(warnings) == 1
-    assert "No such file or directory" in warnings[0] and "the run goes on and tries again" in warnings[0]
+    assert "No such file or directory" in warnings[0] and "the run continues and tries again" in warnings[0]
     assert not checkpoints.due()
     now[0] += writer.RETRY_SECONDS
     assert checkpoints.due()  # long before the ten minutes are over
@@ -168,7 +168,7 @@ def test_at_the_end_it_tries_again_and_then_fails_loudly(folder, monkeypatch):
     checkpoints = a_writer(folder, warnings)
     shutil.rmtree(folder.checkpoints)
     checkpoints.save(state(9))
-    with pytest.raises(UserError, match=r"step 9 could not be written to .*No such file.*start the same command again"):
+    with pytest.raises(UserError, match=r"step 9 could not be written to .*No such file.*start the command again"):
         checkpoints.finish(state(9))
     assert pauses == [writer.LAST_PAUSE] * writer.LAST_TRIES and len(warnings) == 1 + writer.LAST_TRIES
 

@@ -1,4 +1,4 @@
-"""When and where a run's checkpoints are written: beside the training thread, and in spite of a full disk."""
+"""Writing of a run's checkpoints in a background thread, with retries after errors such as a full disk."""
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,22 +9,22 @@ from dat_train.runtime.checkpoint import canonical, write_checkpoint
 from dat_train.training.run_folder import RunFolder, link
 
 RETRY_SECONDS = 60.0  # after a failed write
-LAST_TRIES = 5  # at the end of the run, when there is no later moment to try again
-LAST_PAUSE = 2.0  # seconds between them
+LAST_TRIES = 5  # at the end of the run, because there is no later checkpoint
+LAST_PAUSE = 2.0  # seconds between these tries
 
 
 class CheckpointWriter:
-    """Writes last.pt, best.pt and the older ones that are kept; in the main process only.
+    """Writes last.pt, best.pt and older checkpoints; in the main process only.
 
-    `save` copies the state and returns; a thread writes the copy. At most one is being written: the next `save` waits
-    for it. What could not be written is owed and tried again with the next one.
+    `save` copies the state and returns; a thread writes the copy. The next `save` waits for the previous one. A state
+    that could not be written is tried again together with the next one.
 
     Args:
-        every_minutes: `due` between two; 0 makes every step due.
-        keep: older ones to keep beside last.pt, as last-STEP.pt.
-        step_on_disk: of the last.pt that is there when the run starts; None if there is none.
-        before: called before each save, brings to the disk what a checkpoint relies on, or raises OSError.
-        warn: called with a line when a write fails.
+        every_minutes: interval after which `due` is True; 0 makes every step due.
+        keep: number of older checkpoints to keep as last-STEP.pt.
+        step_on_disk: step of the last.pt that exists when the run starts. None if there is none.
+        before: called before each save. It flushes the files a checkpoint relies on to the disk, or raises OSError.
+        warn: called with a line if writing fails.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class CheckpointWriter:
         self._step_on_disk = step_on_disk
         self.before = before
         self.warn = warn
-        self.pause = 0.0  # seconds all saves together held up the training thread
+        self.pause = 0.0  # seconds that all saves together delayed the training thread
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future | None = None
         self._owed_best: dict | None = None  # a best state that is not in best.pt yet
@@ -44,16 +44,16 @@ class CheckpointWriter:
         self._next = time.monotonic() + self.every_seconds
 
     def due(self) -> bool:
-        """Whether the time for another one has come."""
+        """True if the interval between checkpoints has passed."""
         return time.monotonic() >= self._next
 
     @property
     def busy(self) -> bool:
-        """Whether the thread is writing."""
+        """True while the thread is writing."""
         return self._writing is not None and not self._writing.done()
 
     def save(self, state: dict, best: bool = False) -> None:
-        """Write `state` as last.pt, and before that as best.pt if it is the best."""
+        """Write `state` as last.pt, and before that as best.pt if it is the best so far."""
         begin = time.monotonic()
         self.wait()
         self._next = begin + self.every_seconds
@@ -68,10 +68,13 @@ class CheckpointWriter:
         self.pause += time.monotonic() - begin
 
     def finish(self, state: dict) -> None:
-        """Wait until the state saved last is in its files; `state` is that state, to be tried again.
+        """Wait until the last saved state is in its files.
+
+        Args:
+            state: that state, to try again after errors.
 
         Raises:
-            UserError: it could not be written.
+            UserError: the state could not be written.
         """
         self.wait()
         for _ in range(LAST_TRIES):
@@ -84,27 +87,27 @@ class CheckpointWriter:
         if self._failed is not None:
             raise UserError(
                 f"step {state['step']:,} could not be written to {self.folder.checkpoints} ({_reason(self._failed)}); "
-                "what lies there is older; make room or mend the folder, and start the same command again"
+                "the files there are older; free disk space or make the folder writable, and start the command again"
             )
 
     def wait(self) -> None:
-        """Until nothing is being written."""
+        """Wait until no file is being written."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
             self._note(writing.result())
 
     def _note(self, failed: OSError | None) -> None:
-        """Say what went wrong, and try again soon."""
+        """Report an error and schedule the next try."""
         self._failed = failed
         if self._failed is not None:
             self._next = min(self._next, time.monotonic() + RETRY_SECONDS)
             self.warn(
                 f"a checkpoint could not be written to {self.folder.checkpoints} ({_reason(self._failed)}); "
-                "the one before is whole, the run goes on and tries again"
+                "the previous one is intact, the run continues and tries again"
             )
 
     def _write(self, snapshot: dict) -> OSError | None:
-        """In the thread. best.pt first: a last.pt that knows of a best one must not be there without it."""
+        """Write the files, in the thread. best.pt is first, because last.pt refers to it."""
         try:
             if self._owed_best is not None:
                 write_checkpoint(self._owed_best, self.folder.best)
@@ -115,19 +118,19 @@ class CheckpointWriter:
             self._step_on_disk = snapshot["step"]
         except OSError as error:
             return error
-        except RuntimeError as error:  # torch's own writer reports a full disk as one
+        except RuntimeError as error:  # torch's writer raises it if the disk is full
             return OSError(str(error).splitlines()[0])
         return None
 
     def _keep_older(self, step: int) -> None:
-        """Give the last.pt that is about to be replaced a name of its own, and drop the oldest of these names."""
+        """Link the last.pt that is about to be replaced to last-STEP.pt, and remove the oldest of these files."""
         last, on_disk = self.folder.last, self._step_on_disk
         if last.exists() and on_disk is not None and on_disk < step:
             name = self._name(on_disk)
             if not name.exists():
                 link(last, name)
         for path in self.folder.history():
-            if path >= self._name(step):  # of a future that a rewound run has no more
+            if path >= self._name(step):  # written before the run was rewound
                 path.unlink()
         for path in self.folder.history()[self.keep :]:
             path.unlink()

@@ -1,30 +1,74 @@
-"""Parts of a training run that begin with somebody's weights: those it starts from, and a teacher's."""
+"""The task of a run from its settings, with its datasets and its model."""
 
 import difflib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import timm
 import torch
 from timm.data import resolve_data_config
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.data import Dataset
 
+from dat_train.commands.build_data import datasets
+from dat_train.commands.build_model import new_model
 from dat_train.commands.trained import open_trained
+from dat_train.data.mixing import Mixing
 from dat_train.errors import UserError
 from dat_train.models.kernels import accelerate
 from dat_train.models.weights import load_weights
 from dat_train.models.weights_file import FOLDER, HUB
 from dat_train.runtime.precision import Precision
+from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
-from dat_train.training.objective import Distillation, cross_entropy
+from dat_train.tasks.classification import ImageClassification, Images, Objective
+from dat_train.tasks.distillation import Distillation, cross_entropy
+from dat_train.training.task import Score, Task
 
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+@dataclass(frozen=True)
+class TaskBuilders:
+    """Functions that build what is specific to a task. A new task is added to TASKS.
+
+    Args:
+        datasets: training and validation set. They have `classes`, `fingerprint()`, and `collate` if their samples
+            are not those of `ImageDataset`.
+        model: model with random weights for a number of classes.
+        task: loss and evaluation.
+        score: score of the task's evaluations.
+    """
+
+    datasets: Callable[[Settings, Processes], tuple[Dataset, Dataset]]
+    model: Callable[[Settings, int], nn.Module]
+    task: Callable[[Settings, Sequence[str], Precision], Task]
+    score: Score
+
+
+def task_builders(config: Settings) -> TaskBuilders:
+    """Return the builders of config.task. Settings from before version 0.2 have no task: classification."""
+    return TASKS[config.get("task", "classification")]
+
+
+def classification(config: Settings, classes: Sequence[str], precision: Precision) -> ImageClassification:
+    """Build the classification task.
+
+    Raises:
+        UserError: the teacher for distillation does not exist, or is for other images or classes.
+    """
+    return ImageClassification(
+        classes,
+        Images(config.img_size, config.data.mean, config.data.std),
+        precision=precision,
+        mixing=Mixing(len(classes), **config.mixing),
+        objective=objective(config, classes, precision),
+    )
 
 
 def objective(config: Settings, classes: Sequence[str], precision: Precision) -> Objective:
-    """What the run minimises: cross-entropy, or with it the distance to a teacher's answers.
+    """Build the loss: cross-entropy, or knowledge distillation if there is a teacher.
 
     Raises:
-        UserError: no such teacher, or one for other images or classes.
+        UserError: the teacher does not exist, or is for other images or classes.
     """
     distill = config.distill
     if distill.teacher is None and distill.weights is None:
@@ -49,17 +93,17 @@ def objective(config: Settings, classes: Sequence[str], precision: Precision) ->
 def _teacher(
     name: str | None, weights: str | None, classes: Sequence[str], channels: int
 ) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
-    """A teacher with its weights, and the mean and standard deviation its images are normalised with."""
+    """Return a teacher with its weights, and the mean and standard deviation of its images."""
     if name is None:
         trained = open_trained(weights, device="cpu")
         if trained.classes != list(classes):
-            raise UserError(f"the teacher {weights} knows other classes: {', '.join(trained.classes)[:80]}")
+            raise UserError(f"the teacher {weights} has other classes: {', '.join(trained.classes)[:80]}")
         return trained.model, trained.settings.data.mean, trained.settings.data.std
 
     if not name.startswith((FOLDER, HUB)) and not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise UserError(f"distill.teacher={name} is no timm model{hint}")
+        raise UserError(f"distill.teacher={name} is not a timm model{hint}")
     try:
         if weights is None:  # timm's own, downloaded once
             teacher = timm.create_model(name, pretrained=True)
@@ -67,7 +111,7 @@ def _teacher(
             teacher = timm.create_model(name, num_classes=len(classes), in_chans=channels)
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"distill.teacher={name} cannot be had ({reason}); or distill.weights=PATH") from None
+        raise UserError(f"distill.teacher={name} cannot be loaded ({reason}); or set distill.weights=PATH") from None
     if weights is not None:
         report = load_weights(teacher, weights)
         if report.classes not in (None, len(classes)):
@@ -77,7 +121,7 @@ def _teacher(
 
 
 def _try(distillation: Distillation, name: str, img_size: int, channels: int, classes: int) -> None:
-    """Show the teacher one image before the run relies on it."""
+    """Call the teacher with one image, to report errors before the run starts."""
     precision = distillation.precision
     image = torch.zeros(1, channels, img_size, img_size, dtype=precision.weights, device=precision.device)
     try:
@@ -85,8 +129,13 @@ def _try(distillation: Distillation, name: str, img_size: int, channels: int, cl
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"the teacher {name} takes no images of {channels} x {img_size} x {img_size} ({reason}); choose another "
-            "teacher or img_size"
+            f"the teacher {name} does not take images of {channels} x {img_size} x {img_size} ({reason}); "
+            "choose another teacher or img_size"
         ) from None
     if answers.shape != (1, classes):
-        raise UserError(f"the teacher {name} knows {answers.shape[1]:,} classes, the data has {classes:,}")
+        raise UserError(f"the teacher {name} has {answers.shape[1]:,} classes, the data has {classes:,}")
+
+
+TASKS = {
+    "classification": TaskBuilders(datasets, new_model, classification, ImageClassification.score),
+}

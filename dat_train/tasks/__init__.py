@@ -1,0 +1,1 @@
+"""Tasks a model is trained for, through the interface in training/task.py."""

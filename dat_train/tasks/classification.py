@@ -1,0 +1,99 @@
+"""Image classification with one label per image: mixing, cross-entropy or distillation, top-1 and top-5 accuracy."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dat_train.data.batch import Batch, prepare_images
+from dat_train.data.mixing import Mixing
+from dat_train.evaluation.classification import evaluate
+from dat_train.evaluation.confusion_picture import write_confusion
+from dat_train.runtime.precision import Precision
+from dat_train.runtime.processes import Processes
+from dat_train.tasks.distillation import cross_entropy
+from dat_train.training.task import Draw, Evaluation, Loss, Score
+from dat_train.viewer.batch_picture import write_batch_picture
+
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Images(NamedTuple):
+    """Normalization and shape of a model's images.
+
+    Args:
+        size: pixels per side.
+        mean, std: per channel.
+    """
+
+    size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return len(self.mean), self.size, self.size
+
+
+class ImageClassification:
+    """Classification task.
+
+    Args:
+        classes: names by class number.
+        images: what the model takes.
+        precision: number format of the forward pass and of the loss.
+        mixing: mixup, cutmix and label smoothing.
+        objective: loss of logits (B, classes), soft targets (B, classes) and images (B, C, H, W). Returns ().
+    """
+
+    name = "classification"
+    score = Score("top1", "top-1 {:.2f} %")
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        images: Images,
+        *,
+        precision: Precision,
+        mixing: Mixing,
+        objective: Objective = cross_entropy,
+    ) -> None:
+        self.classes = classes
+        self.images = images
+        self.precision = precision
+        self.mixing = mixing
+        self.objective = objective
+
+    def loss(self, forward: nn.Module, batch: Batch, draw: Draw) -> Loss:
+        images, targets = self._mixed(batch, draw)
+        with self.precision.context():
+            logits = forward(images)
+        return Loss(self.objective(logits, targets.to(self.precision.weights), images))
+
+    def example(self, size: int) -> Batch:
+        labels = torch.zeros(size, dtype=torch.int64)
+        return Batch(torch.zeros(size, *self.images.shape), labels, torch.arange(size), [])
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch], processes: Processes) -> Evaluation:
+        found = evaluate(model, batches, num_classes=len(self.classes), precision=self.precision, processes=processes)
+        loss = "not finite" if not abs(found.loss) < float("inf") else f"{found.loss:.4f}"
+        return Evaluation(
+            numbers={"loss": found.loss, "top1": found.top1, "top5": found.top5},
+            text=f"top-1 {found.top1:.2f} %   top-5 {found.top5:.2f} %   loss {loss}",
+            pictures={
+                "confusion": lambda path: write_confusion(found.labels, found.predicted, self.classes, path),
+            },
+        )
+
+    def draw_batch(self, batch: Batch, draw: Draw, path: Path) -> None:
+        images, targets = self._mixed(batch, draw)
+        write_batch_picture(images, targets, self.classes, path, mean=self.images.mean, std=self.images.std)
+
+    def _mixed(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Mixed images (B, C, H, W) and soft targets (B, classes), float32, on the device."""
+        images = prepare_images(batch, self.precision.device, self.precision.weights)
+        labels = batch.labels.to(self.precision.device, non_blocking=True)
+        return self.mixing(images, labels, "mixup", *draw)

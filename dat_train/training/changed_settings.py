@@ -5,6 +5,7 @@ from typing import Any
 
 from dat_train.settings import flat
 
+
 def differences(old: dict, new: dict, may_change: Set[str]) -> list[tuple[str, Any, Any]]:
     """List the settings that differ and affect the run's numbers, as (key, old value, new value).
 

@@ -122,7 +122,7 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on(copy):
     assert longer.returncode == 0 and "continuing after step 10 of 15" in longer.stdout
     assert json.loads((copy / "runs" / "digits" / "summary.json").read_text())["steps"] == 15
     shorter = run_here("dat-train", *DIGITS, "epochs=3", "max_steps=3", cwd=copy)
-    assert shorter.returncode == 0 and "at step 15 already, 3 were asked for" in shorter.stdout
+    assert shorter.returncode == 0 and "already at step 15; 3 were requested" in shorter.stdout
 
 
 def test_other_settings_are_refused_with_the_difference(home):

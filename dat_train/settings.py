@@ -18,6 +18,8 @@ OLD_NAMES = {
 ADDED: dict[str, Any] = {
     "data.split_by": "order",
     "task": "classification",
+    "data.sampling": "uniform",
+    "data.shuffle": "full",
 }
 
 

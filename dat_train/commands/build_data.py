@@ -35,6 +35,7 @@ def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, Imag
         split_by=data.split_by,
         fake_images=data.fake_images,
         fake_classes=data.fake_classes,
+        **data.only("image_column", "label_column"),
     )
     train_set, val_set = opened_by_all(open_them, processes)
     if processes.world_size > 1:  # each machine may have a copy of its own
@@ -73,6 +74,8 @@ def micro_batches(
         rank=processes.rank,
         world_size=processes.world_size,
         repeats=config.data.repeats,
+        labels=train_set.samples.labels if config.data.sampling == "balanced" else None,
+        storage_order=train_set.storage_order() if config.data.shuffle == "blocks" else None,
     )
     pinned = processes.device.type == "cuda"
     return train_loader(train_set, sampler, workers=workers(config, processes), pin_memory=pinned)

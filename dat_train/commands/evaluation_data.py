@@ -43,6 +43,7 @@ def evaluation_set(settings: Settings, checkpoint: Checkpoint, processes: Proces
             split_seed=data.split_seed,
             fake_images=data.fake_images,
             fake_classes=data.fake_classes,
+            **data.only("image_column", "label_column"),
         )
 
     images = opened_by_all(opened, processes)

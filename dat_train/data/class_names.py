@@ -28,8 +28,8 @@ def match_classes(catalog: Catalog, classes: Sequence[str], where: str, owner: s
     position = {name: number for number, name in enumerate(classes)}
     names = catalog.classes
     if not position.keys() >= set(names):
-        known_as = {_words_to_number(name): number for name, number in position.items()}
-        by_number = [_words_to_number(name) for name in names]
+        known_as = {words_to_number(name): number for name, number in position.items()}
+        by_number = [words_to_number(name) for name in names]
         if known_as.keys() >= set(by_number):
             position, names = known_as, by_number
     unknown = [name for name in names if name not in position]
@@ -66,6 +66,6 @@ def _numbers_by_words() -> dict[str, str]:
     return {name: min(of_name) for name, of_name in numbers.items() if len(of_name) == 1}
 
 
-def _words_to_number(name: str) -> str:
+def words_to_number(name: str) -> str:
     """WordNet number of an ImageNet class in words; any other name as it is."""
     return _numbers_by_words().get(name.replace("_", " ").lower(), name)

@@ -140,6 +140,10 @@ class ImageDataset(Dataset):
             digest.update(f"{name}\0{sample_key(path, self.base, name)}\n".encode())
         return digest.hexdigest()
 
+    def storage_order(self) -> np.ndarray:
+        """Indices in the order in which the images lie on the disk, (number of images,)."""
+        return np.arange(len(self)) if self.source is None else self.source.storage_order()
+
     def encoded(self, index: int) -> str | bytes:
         """Return the path of the image file at `index`, or its content where it lies inside another file.
 

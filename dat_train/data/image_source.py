@@ -1,10 +1,12 @@
 """Access to encoded images in any form of storage, and names of samples that do not depend on it."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 from dat_train.data.images import printable
+from dat_train.data.sample_list import SampleList
 
 
 class ImageSource(Protocol):
@@ -18,6 +20,25 @@ class ImageSource(Protocol):
 
     def storage_order(self) -> np.ndarray:
         """(number of images,) indices in the order in which the images lie on the disk."""
+
+
+class Paths:
+    """Image files whose paths do not follow from their names in the catalog."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = SampleList((path, 0) for path in paths)
+
+    def open(self, index: int) -> str:
+        """Return the path at `index`."""
+        return self.paths[index][0]
+
+    def select(self, indices: np.ndarray) -> "Paths":
+        """Return the source of the images at `indices`."""
+        return Paths([self.paths[int(index)][0] for index in indices])
+
+    def storage_order(self) -> np.ndarray:
+        """Indices by path."""
+        return np.array(sorted(range(len(self.paths)), key=lambda index: self.paths[index][0]), np.int64)
 
 
 def name_in_class(name: str, class_name: str) -> str:

@@ -2,18 +2,24 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from dat_train.data.archives import OFFICIAL, ArchivedFolders, OfficialArchives, Shards, is_archive
 from dat_train.data.class_names import match_classes
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.digits import write_digits
 from dat_train.data.fake import FakeImages
-from dat_train.data.folders import FolderStorage, existing_folder
-from dat_train.data.imagenet import ImageNetFolders
+from dat_train.data.folders import existing, existing_folder
+from dat_train.data.hugging_face import HuggingFace
+from dat_train.data.image_files import has_images, subfolders
+from dat_train.data.imagenet import ImageNetFolders, check_classes
 from dat_train.data.imagenet_tests import TEST_SETS, open_test_set
 from dat_train.data.splits import HoldOut, Storage, open_evaluation_part, open_pair
+from dat_train.data.table import Table
 from dat_train.errors import UserError
 
-KINDS = ("digits", "folder", "imagenet", "fake", *TEST_SETS)
+KINDS = ("digits", "folder", "imagenet", "hf", "shards", "csv", "fake", *TEST_SETS)
+SAVED = ("dataset_dict.json", "state.json")  # files of a data set saved by the package datasets
 
 
 def open_datasets(
@@ -26,6 +32,7 @@ def open_datasets(
     split_by: str = "name",
     fake_images: int = 10_000,
     fake_classes: int = 1000,
+    **columns: Any,
 ) -> tuple[ImageDataset, ImageDataset]:
     """Return training and validation set, without transforms. A test set (TEST_SETS) has no training images.
 
@@ -34,6 +41,7 @@ def open_datasets(
         root: where the images are; the digits are written there first.
         image_size: of fake images, pixels.
         val_fraction, split_seed, split_by: images held out where the data has no splits; see `HoldOut`.
+        columns: image_column, label_column, multi_label of `open_storage`.
 
     Raises:
         UserError: an unknown kind, or data that cannot be used.
@@ -48,7 +56,9 @@ def open_datasets(
         return ImageDataset([], test_set.classes), test_set
     if kind == "digits":
         root = write_digits(root, val_fraction=val_fraction, split_seed=split_seed)
-    train, val = open_pair(open_storage(kind, root), HoldOut(val_fraction, split_seed, split_by))
+    train, val = open_pair(open_storage(kind, root, **columns), HoldOut(val_fraction, split_seed, split_by))
+    if kind == "imagenet":
+        check_classes(train.classes)
     return train.dataset(stand_in=True), val.dataset(stand_in=False)
 
 
@@ -64,12 +74,14 @@ def open_evaluation_set(
     split_seed: int = 0,
     fake_images: int = 10_000,
     fake_classes: int = 1000,
+    **columns: Any,
 ) -> ImageDataset:
     """Return the images to evaluate a model on, with its labels. Only the split that is evaluated is read.
 
     Args:
         classes: the model's class names by label, to which the data is matched by name; None: the data's own.
         split: name of the split, in any case; "all": the whole set; None: val/, else test/, else the whole set.
+        columns: image_column, label_column, multi_label of `open_storage`.
         hold_out: of the training run, where `root` is the set that it held out a part of: that part alone.
 
     Raises:
@@ -87,15 +99,57 @@ def open_evaluation_set(
         return open_test_set(kind, root, classes)
     if kind == "digits":
         root = write_digits(root, val_fraction=val_fraction, split_seed=split_seed)
-    part = open_evaluation_part(open_storage(kind, root), split, hold_out)
+    part = open_evaluation_part(open_storage(kind, root, **columns), split, hold_out)
     if classes is not None:
         part = match_classes(part, classes, f"data.root={root}")
     return part.dataset(stand_in=False)
 
 
-def open_storage(kind: str, root: str | Path) -> Storage:
-    """Return access to the images at `root`, of any kind that has splits."""
-    return ImageNetFolders(existing_folder(root)) if kind == "imagenet" else FolderStorage(existing_folder(root))
+def open_storage(
+    kind: str,
+    root: str | Path,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    multi_label: bool = False,
+) -> Storage:
+    """Return access to the images at `root`. Kinds "folder" and "imagenet" recognize the form of storage.
+
+    The forms are class folders, Kaggle's tree and ImageNet's official archives, a zip or tar of folders, WebDataset
+    shards, and data sets of Hugging Face; they give the same samples in the same order.
+    """
+    columns = {"image_column": image_column, "label_column": label_column}
+    path = Path(root).expanduser()
+    if kind == "hf":
+        return HuggingFace(root, **columns)
+    path = existing(path)
+    if kind == "csv":
+        return Table(path, multi_label=multi_label, **columns)
+    if kind == "shards":
+        return Shards(existing_folder(path), label_column)
+    if is_archive(path):
+        if path.name in OFFICIAL.values():
+            return OfficialArchives(path.parent)
+        return ArchivedFolders(path)
+    if path.suffix.lower() == ".csv":
+        return Table(path, multi_label=multi_label, **columns)
+    path = existing_folder(path)
+    official = OfficialArchives(path)
+    if official.splits():
+        return official
+    saved = any((path / name).is_file() for name in SAVED)
+    if saved or (not subfolders_of_images(path) and any(path.rglob("*.parquet"))):
+        return HuggingFace(path, **columns)
+    if not subfolders_of_images(path) and any(path.rglob("*.tar")):
+        return Shards(path, label_column)
+    return ImageNetFolders(path, whole=kind == "imagenet")
+
+
+def subfolders_of_images(root: Path) -> bool:
+    """Return True if `root` is a folder of class folders or of splits, so that no other form is looked for."""
+    names = subfolders(root)
+    return any(has_images(root / name) for name in names) or any(
+        has_images(root / name / inner) for name in names[:3] for inner in subfolders(root / name)[:3]
+    )
 
 
 def _check(kind: str, root: str | Path | None) -> None:

@@ -2,7 +2,6 @@
 
 import pytest
 
-from dat_train.data import imagenet
 from dat_train.data.sources import open_datasets, open_evaluation_set
 from dat_train.errors import UserError
 
@@ -49,13 +48,7 @@ def test_no_train(tmp_path):
 
 
 def test_neither_train_nor_val(tmp_path):
-    assert complaint(tmp_path) == f"{tmp_path} has no train/ or val/ with one folder for each class"
-
-
-def test_a_root_two_levels_too_high(tmp_path):
-    (tmp_path / "ILSVRC/Data/CLS-LOC/train").mkdir(parents=True)
-    (tmp_path / "ILSVRC/Data/CLS-LOC/val").mkdir(parents=True)
-    assert complaint(tmp_path / "ILSVRC").endswith(f"did you mean data.root={tmp_path}/ILSVRC/Data/CLS-LOC?")
+    assert complaint(tmp_path) == f"{tmp_path} has no folders in it: each class is a folder of images"
 
 
 def test_no_val(tmp_path):
@@ -68,15 +61,9 @@ def test_validation_images_that_are_not_sorted(whole, tmp_path):
     (tmp_path / "val").mkdir()
     (tmp_path / "val/ILSVRC2012_val_00000001.JPEG").touch()
     assert complaint(tmp_path) == (
-        f"the images in {tmp_path}/val are not sorted into class folders: "
-        f"python scripts/data/sort_imagenet_val.py {tmp_path}/val LABELS"
+        f"{tmp_path}/val has no class folders and no labels: put LOC_val_solution.csv (Kaggle) or "
+        "ILSVRC2012_devkit_t12.tar.gz next to it"
     )
-
-
-def test_the_script_that_this_names_is_there():
-    from pathlib import Path
-
-    assert (Path(imagenet.__file__).parents[2] / "scripts/data/sort_imagenet_val.py").is_file()
 
 
 def test_another_number_of_classes(tmp_path):
@@ -84,7 +71,7 @@ def test_another_number_of_classes(tmp_path):
         (tmp_path / "train" / name).mkdir(parents=True)
     (tmp_path / "val").mkdir()
     assert complaint(tmp_path) == (
-        f"{tmp_path}/train has 2 class folders, ImageNet-1K has 1000; for other data use data=folder"
+        "the training set has 2 classes, ImageNet-1K has 1000; for other data use data=folder"
     )
 
 

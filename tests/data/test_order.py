@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from dat_train.data.order import EvaluationSampler, MicroBatchSampler, SampleKey, epoch_order
+from dat_train.data import order as module
+from dat_train.data.order import (
+    EvaluationSampler,
+    MicroBatchSampler,
+    SampleKey,
+    balanced_order,
+    block_order,
+    epoch_order,
+)
 
 
 def sampler(size=50, batch_size=16, micro_batch_size=4, first_step=0, last_step=7, seed=0, **settings):
@@ -91,3 +99,47 @@ def test_evaluation_has_every_sample_once_over_all_processes(size, world_size):
     keys = [key for part in parts for batch in part for key in batch]
     assert sorted(keys) == [SampleKey(0, index, 0) for index in range(size)]
     assert all(len(batch) <= 4 for part in parts for batch in part)
+
+
+# Balanced sampling and reading by blocks
+
+LABELS = np.repeat([0, 1, 2], [60, 30, 7])
+
+
+def test_balanced_sampling_has_every_class_equally_often_and_each_sample_before_it_comes_again():
+    order = balanced_order(1, 2, LABELS)
+    assert len(order) == 97 and set(np.bincount(LABELS[order[:, 0]])) == {32, 33}
+    for label, number in enumerate((60, 30, 7)):
+        own = order[LABELS[order[:, 0]] == label]
+        assert len({tuple(row) for row in own.tolist()}) == len(own)  # augmented anew each time
+        times = np.bincount(own[:, 0], minlength=97)[label == LABELS]
+        assert len(times) == number and times.max() - times.min() <= 1
+
+
+def test_balanced_and_block_orders_follow_from_seed_and_epoch():
+    storage = np.random.default_rng(0).permutation(97)
+    for order in (lambda *key: balanced_order(*key, LABELS), lambda *key: block_order(*key, storage)):
+        assert np.array_equal(order(1, 2), order(1, 2))
+        assert not np.array_equal(order(1, 2), order(1, 3)) and not np.array_equal(order(1, 2), order(2, 2))
+
+
+def test_block_order_has_every_sample_once_and_neighbors_within_a_window(monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 10)
+    monkeypatch.setattr(module, "WINDOW", 3)
+    storage = np.random.default_rng(0).permutation(100)
+    order = block_order(0, 0, storage)[:, 0]
+    assert sorted(order) == list(range(100))
+    place = np.argsort(storage)[order] // 10  # block of each sample
+    assert [len(set(place[first : first + 30])) for first in (0, 30, 60)] == [3, 3, 3]
+    assert list(place[:30]) != sorted(place[:30])
+
+
+@pytest.mark.parametrize("settings", [{"labels": LABELS}, {"storage_order": np.arange(97)[::-1]}])
+def test_balanced_and_block_orders_do_not_depend_on_the_layout_and_resume_exactly(settings):
+    def batches(**layout):
+        return list(sampler(97, last_step=12, repeats=2, **settings, **layout))
+
+    alone = batches()
+    parts = [batches(rank=rank, world_size=2) for rank in range(2)]
+    assert [part for pair in zip(*parts, strict=True) for part in pair] == alone
+    assert batches(first_step=7) == alone[7 * 4 :]

@@ -2,7 +2,6 @@
 
 import math
 
-from dat_train.cli.settings.limits import TEST_SETS
 from dat_train.cli.settings.setting import settings
 from dat_train.cli.settings.train import TrainConfig
 from dat_train.errors import UserError
@@ -34,6 +33,6 @@ def validate(config: dict, schema: type = TrainConfig, *, images: bool = True) -
         raise UserError(f"data.std={std} must have as many numbers as data.mean={mean}: three, or one for greyscale")
     if values.get("init") == REQUIRED:
         raise UserError("init is not set: init=PATH, the weights this recipe fine-tunes (init=null: random weights)")
-    rooted = values.get("data.kind") in ("imagenet", "folder", *TEST_SETS) and schema is TrainConfig
+    rooted = values.get("data.kind") not in (None, "digits", "fake") and schema is TrainConfig
     if rooted and images and not values.get("data.root"):
-        raise UserError(f"data.root is not set: data={values['data.name']} needs data.root=FOLDER")
+        raise UserError(f"data.root is not set: data={values['data.name']} needs data.root=PATH")

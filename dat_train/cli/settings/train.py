@@ -20,7 +20,9 @@ from dat_train.cli.settings.limits import (
     PAIR,
     POSITIVE,
     RESIZE,
+    SAMPLING,
     SHARE,
+    SHUFFLE,
     SPLIT_BY,
     TASK,
     one_of,
@@ -44,7 +46,9 @@ class ModelConfig:
 class DataConfig:
     name: str = setting("configuration name, as in data=NAME")
     kind: str = setting("how the images are found", KIND)
-    root: str | None = setting("folder the images are in", harmless=True)
+    root: str | None = setting("folder, archive or table of the images; for hf also a name on the Hub", harmless=True)
+    image_column: str | None = setting("hf, csv: column of the images; null: found by type or name", harmless=True)
+    label_column: str | None = setting("hf, csv, shards: column or key of the label; null: found", harmless=True)
     workers: int | None = setting(
         "data processes of each training process; null: its share of cores, at most 8",
         NOT_NEGATIVE,
@@ -56,6 +60,8 @@ class DataConfig:
     val_fraction: float = setting("share held out where there is no val/ folder", SHARE)
     split_seed: int = setting("seed of that split", NOT_NEGATIVE)
     split_by: str = setting("name: each image by its name, for growing data; order: as before version 0.2", SPLIT_BY)
+    sampling: str = setting("uniform, or balanced: every class equally often in an epoch", SAMPLING)
+    shuffle: str = setting("full, or blocks: neighboring images in long reads, for slow disks", SHUFFLE)
     max_unreadable: float = setting("stop when a larger share of images cannot be read", SHARE, harmless=True)
     repeats: int = setting("augmented copies of a sample in a row (repeated augmentation); 1: off", POSITIVE)
     mean: list[float] = setting("channel means images are normalised with", CHANNELS)

@@ -1,0 +1,185 @@
+"""Index of images inside archives: archive, offset and size of each, made once and kept in a cache folder."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from dat_train.atomic import write_bytes
+from dat_train.errors import UserError
+
+VERSION = 1  # of the index files
+ARCHIVES = (".tar", ".zip")
+STORED, DEFLATED = 0, 8  # compression methods of zip files
+GZIP = b"\x1f\x8b"  # first bytes of a compressed file
+MAX_SIDECAR = 1 << 20  # bytes of a file next to an image in a shard
+FORGET_EVERY = 1000  # members after which tarfile's list of them is emptied
+
+
+class Member(NamedTuple):
+    """File in an archive: its name, the offset of its content (of its header in a zip), and its size there."""
+
+    name: str
+    offset: int
+    size: int
+    method: int = STORED
+    text: str = ""  # content of a small file next to an image (.cls, .json)
+
+
+class ArchiveIndex(NamedTuple):
+    """Members of several archives, as arrays."""
+
+    names: list[str]
+    archives: np.ndarray  # (members,) int32, position in the list of archives
+    offsets: np.ndarray  # (members,) int64
+    sizes: np.ndarray  # (members,) int64
+    methods: np.ndarray  # (members,) int8
+    texts: list[str]
+
+
+def index_archives(paths: Sequence[Path], wanted: Callable[[str], bool], sidecars: Sequence[str] = ()) -> ArchiveIndex:
+    """Return the members of `paths` whose names are wanted, from the cache folder if the archives are unchanged.
+
+    Args:
+        wanted: called with the name of a member.
+        sidecars: suffixes of small files whose content is kept as text.
+
+    Raises:
+        UserError: an archive is damaged, compressed as a whole, or encrypted.
+    """
+    stats = [path.stat() for path in paths]
+    key = [VERSION, list(sidecars), *([str(path.resolve()), s.st_size, s.st_mtime_ns] for path, s in zip(paths, stats))]  # noqa: B905
+    text = json.dumps(key)
+    cached = cache_folder() / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.npz"
+    found = _read(cached, text)
+    if found is None:
+        found = _index(paths, wanted, sidecars, sum(s.st_size for s in stats))
+        with contextlib.suppress(OSError):  # without a cache folder the index is made again at the next start
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            _write(found, cached, text)
+    return found
+
+
+def cache_folder() -> Path:
+    """Folder of the index files: DAT_TRAIN_CACHE, or dat-train in XDG_CACHE_HOME or ~/.cache."""
+    own = os.environ.get("DAT_TRAIN_CACHE")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dat-train"
+
+
+def _index(paths: Sequence[Path], wanted: Callable[[str], bool], sidecars: Sequence[str], total: int) -> ArchiveIndex:
+    members: list[tuple[int, Member]] = []
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("indexing archives (once)", total=total)
+        for number, path in enumerate(paths):
+            before = sum(paths[i].stat().st_size for i in range(number))
+            walk = _zip_members if path.suffix.lower() == ".zip" else _tar_members
+            try:
+                for member in walk(path, sidecars):
+                    if member.text or wanted(member.name):
+                        members.append((number, member))
+                    if len(members) % FORGET_EVERY == 0:
+                        progress.update(task, completed=before + member.offset)
+            except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+                raise UserError(
+                    f"{path} is not a whole archive ({error}); compare its size with the source's, and copy it again"
+                ) from error
+    return ArchiveIndex(
+        [member.name for _, member in members],
+        np.array([number for number, _ in members], np.int32),
+        np.array([member.offset for _, member in members], np.int64),
+        np.array([member.size for _, member in members], np.int64),
+        np.array([member.method for _, member in members], np.int8),
+        [member.text for _, member in members],
+    )
+
+
+def _tar_members(path: Path, sidecars: Sequence[str]) -> Iterator[Member]:
+    """Regular files of a tar file; of a tar file in it (ImageNet's classes) its files, below its name."""
+    size = path.stat().st_size
+    try:
+        archive = tarfile.open(path, "r:")  # noqa: SIM115  closed below
+    except tarfile.ReadError as error:
+        with path.open("rb") as file:
+            if file.read(2) == GZIP:
+                raise UserError(f"{path} is compressed, so images cannot be read at random; gunzip it first") from error
+        raise
+    with archive:
+        for number, member in enumerate(archive):
+            if number % FORGET_EVERY == 0:
+                archive.members = []  # tarfile keeps every header otherwise
+            if not member.isreg():
+                continue
+            if member.offset_data + member.size > size:
+                raise tarfile.ReadError(f"{member.name} ends after the end of the file")
+            if member.name.lower().endswith(".tar"):
+                with tarfile.open(fileobj=archive.extractfile(member), mode="r:") as inner:
+                    for part in inner:
+                        if part.isreg():
+                            name = f"{member.name[: -len('.tar')]}/{part.name}"
+                            yield Member(name, member.offset_data + part.offset_data, part.size)
+            elif member.size <= MAX_SIDECAR and member.name.lower().endswith(tuple(sidecars) or "\0"):
+                content = archive.extractfile(member).read()
+                yield Member(member.name, member.offset_data, member.size, text=content.decode("utf-8", "replace"))
+            else:
+                yield Member(member.name, member.offset_data, member.size)
+        with path.open("rb") as file:  # tarfile takes the end of a cut file for the end of the archive
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it has no end mark, as a file that was cut")
+
+
+def _zip_members(path: Path, _sidecars: Sequence[str]) -> Iterator[Member]:
+    with zipfile.ZipFile(path) as archive:
+        for item in archive.infolist():
+            if item.is_dir():
+                continue
+            if item.flag_bits & 1:
+                raise UserError(f"{path} is encrypted; unpack it first")
+            if item.compress_type not in (STORED, DEFLATED):
+                raise UserError(f"{path}: {item.filename} is not compressed by deflate; unpack the archive first")
+            yield Member(item.filename, item.header_offset, item.compress_size, item.compress_type)
+
+
+def _write(index: ArchiveIndex, path: Path, key: str) -> None:
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        key=np.array(key),
+        names=np.frombuffer("\0".join(index.names).encode("utf-8", "surrogateescape"), np.uint8),
+        texts=np.frombuffer("\0".join(index.texts).encode("utf-8", "surrogateescape"), np.uint8),
+        archives=index.archives,
+        offsets=index.offsets,
+        sizes=index.sizes,
+        methods=index.methods,
+    )
+    write_bytes(path, buffer.getvalue())
+
+
+def _read(path: Path, key: str) -> ArchiveIndex | None:
+    """Index in the file, or None if there is none, it is damaged, or it is of other archives."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            if str(content["key"]) != key:
+                return None
+            number = len(content["offsets"])
+            names, texts = (
+                content[name].tobytes().decode("utf-8", "surrogateescape").split("\0") if number else []
+                for name in ("names", "texts")
+            )
+            arrays = [content[name] for name in ("archives", "offsets", "sizes", "methods")]
+            return ArchiveIndex(names, *arrays, texts)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,71 @@
+"""Labels of ImageNet's validation images: Kaggle's table, or the development kit of the challenge."""
+
+import csv
+import io
+import re
+import tarfile
+from pathlib import Path
+
+from dat_train.errors import UserError
+
+SOLUTION = "LOC_val_solution.csv"
+DEVKIT = "ILSVRC2012_devkit_t12"
+LEVELS = 5  # folders above the images that are searched for labels
+SYNSET = re.compile(r"n\d{8}")
+NAME = "ILSVRC2012_val_{:08d}"
+
+
+def validation_labels(folder: Path, images: Path) -> dict[str, str]:
+    """Return the WordNet number of each validation image by its file name without suffix.
+
+    LOC_val_solution.csv, ILSVRC2012_devkit_t12.tar.gz or its unpacked folder is looked for in `folder` and above it.
+
+    Args:
+        images: the images, for messages.
+
+    Raises:
+        UserError: no labels, or a file of another content.
+    """
+    for place in [folder, *folder.resolve().parents][:LEVELS]:
+        for path in (place / SOLUTION, place / f"{DEVKIT}.tar.gz", place / DEVKIT):
+            if path.is_file() or path.is_dir():
+                return _from_solution(path) if path.suffix == ".csv" else _from_devkit(path)
+    raise UserError(
+        f"{images} has no class folders and no labels: put {SOLUTION} (Kaggle) or {DEVKIT}.tar.gz next to it"
+    )
+
+
+def _from_solution(path: Path) -> dict[str, str]:
+    """Labels in Kaggle's table: ImageId,PredictionString, the latter with boxes, each after its WordNet number."""
+    labels = {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for row in csv.reader(file):
+            words = row[1].split() if len(row) > 1 else []
+            if words and SYNSET.fullmatch(words[0]):
+                labels[row[0].strip()] = words[0]
+    if not labels:
+        raise UserError(f"{path} has no rows like {NAME.format(1)},n01751748 1 2 3 4")
+    return labels
+
+
+def _from_devkit(path: Path) -> dict[str, str]:
+    """Labels in the development kit: numbers in a text file, and their meaning in meta.mat."""
+    from scipy.io import loadmat  # of scikit-learn
+
+    if path.is_dir():
+        truth, meta = (
+            (path / "data" / name).read_bytes() for name in ("ILSVRC2012_validation_ground_truth.txt", "meta.mat")
+        )
+    else:
+        try:
+            with tarfile.open(path) as archive:
+                truth, meta = (
+                    archive.extractfile(f"{DEVKIT}/data/{name}").read()
+                    for name in ("ILSVRC2012_validation_ground_truth.txt", "meta.mat")
+                )
+        except (tarfile.TarError, EOFError, OSError, KeyError) as error:
+            raise UserError(f"{path} is not the whole development kit ({error}); copy it again") from error
+    synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+    synset = {int(item["ILSVRC2012_ID"]): str(item["WNID"]) for item in synsets}
+    numbers = [int(line) for line in truth.split()]
+    return {NAME.format(image): synset[number] for image, number in enumerate(numbers, start=1)}

@@ -1,7 +1,7 @@
 """Image transforms for training and evaluation, from plain numbers."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,7 +63,10 @@ class TrainTransform:
 
     def __call__(self, image: Source | Image.Image) -> Augmented:
         """Augment an image, given as a path, encoded bytes, a binary file or a PIL image in RGB."""
-        pixels = self.crop(image)
+        return self.augment(self.crop(image))
+
+    def augment(self, pixels: Tensor) -> Augmented:
+        """Augment a crop (3, H, W), uint8."""
         for flip in self.flips:
             pixels = flip(pixels)
         grey = self.normalization.shape[1] == 1
@@ -128,7 +131,8 @@ def train_transform(
     ]
     operations = [step for step in steps if step not in flips]
     for step in operations:
-        _adjust(_policy_operations(step))
+        _use_fast_operations(step)
+        keep_posterize_bits(step)
     return TrainTransform(
         RandomResizedCrop(image_size, scale, ratio, interpolation, background),
         flips=flips,
@@ -146,13 +150,15 @@ def _policy_operations(step: object) -> list[AugmentOp]:
     return step.ops if isinstance(step, RandAugment | AugMixAugment) else []
 
 
-def _adjust(operations: Iterable[AugmentOp]) -> None:
-    """Replace slow operations by equivalent faster ones, and keep at least one bit in Posterize.
-
-    Posterize to 0 bits makes the image black in Pillow 12 and raises an error in Pillow 13.
-    """
-    for operation in operations:
+def _use_fast_operations(step: object) -> None:
+    """Replace operations of a policy by equivalent faster ones."""
+    for operation in _policy_operations(step):
         operation.aug_fn = FAST_OPERATIONS.get(operation.aug_fn, operation.aug_fn)
+
+
+def keep_posterize_bits(step: object) -> None:
+    """Keep at least one bit in Posterize: with none, Pillow 12 makes a black image and Pillow 13 raises an error."""
+    for operation in _policy_operations(step):
         if operation.name.startswith("Posterize"):
             operation.level_fn = functools.partial(_at_least_one_bit, operation.level_fn)
 

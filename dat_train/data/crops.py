@@ -11,7 +11,6 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from dat_train.data.images import (
-    UPRIGHT,
     WHITE,
     Source,
     UnreadableImage,
@@ -38,7 +37,7 @@ TORCH = {
     "nearest": {"mode": "nearest-exact"},  # the pixels that Pillow takes
 }
 
-Box = tuple[int, int, int, int]  # left, top, width, height in pixels of the upright image
+Box = tuple[float, float, float, float]  # left, top, width, height in pixels of the upright image
 
 
 class RandomResizedCrop:
@@ -81,32 +80,60 @@ class RandomResizedCrop:
         Raises:
             UnreadableImage
         """
+        return self.resize(*self.decode(image))
+
+    def decode(self, image: Source | Image.Image) -> tuple[Tensor | Image.Image, Box]:
+        """Draw a box and decode what it needs.
+
+        Returns:
+            pixels (3, H, W) or a PIL image, and the box to resize in it.
+
+        Raises:
+            UnreadableImage
+        """
         try:
-            return self._crop(image)
+            if isinstance(image, Image.Image):
+                return self._whole(image)
+            return self._decode(read_bytes(image))
         except UnreadableImage:
             raise
         except Exception as error:  # as in read_rgb
             raise unreadable(image, error) from error
 
-    def _crop(self, image: Source | Image.Image) -> Tensor:
+    def _whole(self, image: Image.Image) -> tuple[Tensor | Image.Image, Box]:
         if self.scale is None:
-            image = image if isinstance(image, Image.Image) else read_rgb(image, background=self.background)
-            return _pixels(image.resize((self.size, self.size), PILLOW[self.interpolation]))
-        if isinstance(image, Image.Image):
-            return self._resize(_pixels(image), self.draw(*image.size))
-        encoded = read_bytes(image)
+            return image, (0, 0, *image.size)
+        return _pixels(image), self.draw(*image.size)
+
+    def _decode(self, encoded: bytes) -> tuple[Tensor | Image.Image, Box]:
+        if self.scale is None:
+            return self._whole(read_rgb(encoded, background=self.background))
         with open_image(encoded) as header:
             turned = orientation(header)
             width, height = header.size if turned < 5 else header.size[::-1]
             box = self.draw(width, height)
-            reduction = self._reduction(box) if header.format in JPEG else 1
+            is_jpeg = header.format in JPEG
+            reduction = self._reduction(box) if is_jpeg else 1
             if reduction > 1:
-                return self._read_reduced(header, turned, box, reduction)
-            plain = header.format in JPEG and header.mode in ("RGB", "L") and turned not in UPRIGHT
-            pixels = _decode(encoded) if plain else None
-            if pixels is None or pixels.shape[1:] != (height, width):
-                pixels = _pixels(to_rgb(upright(header, turned), self.background))
-        return self._resize(pixels, box)
+                header.draft(None, (header.width // reduction, header.height // reduction))
+                image = to_rgb(upright(header, turned), self.background)
+                x, y = image.width / width, image.height / height
+                return image, (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
+            if is_jpeg and header.mode in ("RGB", "L") and turned == 1:
+                pixels = _decode(encoded)
+                if pixels is not None and pixels.shape[1:] == (height, width):
+                    return pixels, box
+            return _pixels(to_rgb(upright(header, turned), self.background)), box
+
+    def resize(self, image: Tensor | Image.Image, box: Box) -> Tensor:
+        """Resize the box of an image to (3, size, size), uint8, channels last in memory."""
+        left, top, width, height = box
+        if isinstance(image, Image.Image):  # the edges of the box may be fractions of pixels
+            edges = left, top, min(left + width, image.width), min(top + height, image.height)
+            return _pixels(image.resize((self.size, self.size), PILLOW[self.interpolation], box=edges))
+        crop = image[None, :, top : top + height, left : left + width]
+        crop = crop.contiguous(memory_format=torch.channels_last)  # the result is channels last then too
+        return F.interpolate(crop, (self.size, self.size), **TORCH[self.interpolation])[0]
 
     def draw(self, width: int, height: int) -> Box:
         """Draw the box of a crop of an image of `width` x `height` pixels."""
@@ -118,23 +145,6 @@ class RandomResizedCrop:
         """Return the largest reduction that leaves the crop MARGIN times as large as the result; 1: none."""
         allowed = min(box[2:]) / (MARGIN * self.size)
         return next((reduction for reduction in REDUCTIONS if reduction <= allowed), 1)
-
-    def _read_reduced(self, header: Image.Image, turned: int, box: Box, reduction: int) -> Tensor:
-        """Decode a JPEG file at 1/reduction of its size, and resize the crop, whose edges are fractions of pixels."""
-        width, height = header.size if turned < 5 else header.size[::-1]
-        header.draft(None, (header.width // reduction, header.height // reduction))
-        image = to_rgb(upright(header, turned), self.background)
-        x, y = image.width / width, image.height / height
-        left, top, w, h = box
-        edges = left * x, top * y, min((left + w) * x, image.width), min((top + h) * y, image.height)
-        return _pixels(image.resize((self.size, self.size), PILLOW[self.interpolation], box=edges))
-
-    def _resize(self, pixels: Tensor, box: Box) -> Tensor:
-        """Resize the crop of an image (3, H, W) to (3, size, size)."""
-        left, top, w, h = box
-        crop = pixels[None, :, top : top + h, left : left + w]
-        crop = crop.contiguous(memory_format=torch.channels_last)  # the result is channels last then too
-        return F.interpolate(crop, (self.size, self.size), **TORCH[self.interpolation])[0]
 
 
 def _decode(encoded: bytes) -> Tensor | None:

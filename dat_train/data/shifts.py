@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from timm.data import auto_augment
 
+ROUNDING = 1e-3  # added before truncation: in float32 a constant area could become smaller than the constant
+
 Operation = Callable[..., Image.Image]
 
 
@@ -96,12 +98,13 @@ def _shift_rows(image: Image.Image, offsets: np.ndarray, fill: tuple[int, int, i
     taken = windows[np.arange(height), whole - 1 + margin]  # (H, width + 3)
 
     taps = torch.from_numpy(taken.view(np.uint8)).float()  # (H, 4 * (width + 3))
-    v1, v2, v3, v4 = (taps[:, 4 * k : 4 * (k + width)] for k in range(4))
-    left, both = v1 - v2, v3 - v4
-    both += left
-    result = (left + both).addcmul_(fraction, both, value=-1)
-    result = (v3 - v1).addcmul_(fraction, result)
-    result = torch.addcmul(v2, fraction, result).clamp_(0, 255).numpy().astype(np.uint8)  # truncated, as in Pillow
+    d = fraction
+    weights = (d * (2 - d) - 1) * d, 1 - d * d * (2 - d), (1 + d * (1 - d)) * d, d * d * (d - 1)  # of Pillow, a = -1
+    result = taps[:, : 4 * width] * weights[0]
+    for k in (1, 2, 3):
+        result.addcmul_(taps[:, 4 * k : 4 * (k + width)], weights[k])
+    result.add_(ROUNDING).clamp_(0, 255)
+    result = result.numpy().astype(np.uint8)  # truncated, as in Pillow
 
     pixels = result.view(np.uint32)  # (H, W)
     centres = (np.arange(width) + 0.5)[None] + offsets[:, None]

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from dat_train.data.augment import TrainTransform, keep_posterize_bits
 from dat_train.data.batch import prepare_images
-from dat_train.data.dataset import ImageDataset
-from dat_train.data.images import read_bytes
+from dat_train.data.dataset import ImageDataset, Sample
+from dat_train.data.images import UnreadableImage, read_bytes
 from dat_train.data.loader import collate, train_loader
 from dat_train.data.order import SampleKey
 from dat_train.data.randomness import keyed_randomness
 
 OURS, PLAIN, PREFETCHER = "dat-train", "timm", "timm, prefetcher"
-STAGES = ("read", "decode", "crop and resize", "flip and augment", "random draws", "collate", "normalize and erase")
+STAGES = ("read", "decode", "crop and resize", "flip and augment", "collate", "normalize and erase")
 GPU_SPEEDS = (500, 1000, 2000, 4000)  # images/s that a GPU trains on
 
 
@@ -101,24 +101,20 @@ def _one_round(dataset: ImageDataset, batch_size: int, epoch: int) -> dict[str, 
 
     samples = []
     for index in range(len(dataset)):
-        key = ("sample", dataset.seed, epoch, index, 0)
-        timed("random draws", partial(_draw_nothing, key))
-        with keyed_randomness(*key):
-            encoded = timed("read", read_bytes, dataset.encoded(index))
-            decoded = timed("decode", transform.crop.decode, encoded)
-            pixels = timed("crop and resize", lambda found=decoded: transform.crop.resize(*found))
-            augmented = timed("flip and augment", transform.augment, pixels)
-        samples.append(dataset._sample(augmented, dataset.samples[index][1], index, []))
-        if len(samples) == batch_size or index == len(dataset) - 1:
+        try:
+            with keyed_randomness("sample", dataset.seed, epoch, index, 0):
+                encoded = timed("read", read_bytes, dataset.encoded(index))
+                decoded = timed("decode", transform.crop.decode, encoded)
+                pixels = timed("crop and resize", lambda found=decoded: transform.crop.resize(*found))
+                image, rectangle = timed("flip and augment", transform.augment, pixels)
+        except UnreadableImage:
+            continue
+        samples.append(Sample(image, dataset.samples[index][1], index, (), transform.normalization, rectangle))
+        if samples and (len(samples) == batch_size or index == len(dataset) - 1):
             batch = timed("collate", collate, samples)
             timed("normalize and erase", prepare_images, batch)
             samples = []
     return seconds
-
-
-def _draw_nothing(key: tuple) -> None:
-    with keyed_randomness(*key):
-        pass
 
 
 def loader_speeds(
@@ -126,8 +122,8 @@ def loader_speeds(
 ) -> list[LoaderSpeed]:
     """Measure our loader and both forms of timm's, in turns, for each number of workers.
 
-    All of them end with normalized float images in the main process. CPU time counts whatever else the machine does
-    little, and is what remains comparable on a machine that is not idle.
+    All of them end with normalized float images in the main process. CPU time depends little on other programs that
+    run on the machine, so its ratios hold on a machine that is not idle.
 
     Args:
         augment: arguments of timm's create_loader for the same augmentation.
@@ -208,10 +204,17 @@ def _timm_batches(
         yield images
 
 
-def ratio(speeds: Iterable[LoaderSpeed], workers: int, baseline: str, clock: str = "cpu") -> float:
-    """Speed of our loader over that of `baseline`: median over the rounds, in each of which both ran."""
-    by_name = {speed.name: getattr(speed, clock) for speed in speeds if speed.workers == workers}
-    return median(other / own for own, other in zip(by_name[OURS], by_name[baseline], strict=True))
+def ratios(speeds: Iterable[LoaderSpeed], workers: int) -> dict[str, dict[str, float]]:
+    """Speed of our loader over that of each form of timm's, by clock: medians over the rounds in which both ran."""
+    by_name = {speed.name: speed for speed in speeds if speed.workers == workers}
+    own = by_name.pop(OURS)
+    return {
+        name: {
+            clock: median(b / a for a, b in zip(getattr(own, clock), getattr(other, clock), strict=True))
+            for clock in ("cpu", "wall")
+        }
+        for name, other in by_name.items()
+    }
 
 
 def cores_needed(images_per_second: float) -> dict[int, int]:

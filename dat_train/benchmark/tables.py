@@ -7,6 +7,8 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from dat_train.benchmark.input_pipeline import OURS, LoaderSpeed, ratios
+
 BLUE, GREY = "#1f5fa8", "#888888"
 
 
@@ -32,6 +34,30 @@ def tables(rows: Sequence[dict]) -> Iterator[Table]:
         for name, row in models.items():
             shown.add_row(name, f"{row['parameters'] / 1e6:.2f} M", f"{row['macs'] / 1e9:.2f} G")
         yield shown
+
+
+def data_tables(stages: dict[str, float], speeds: Sequence[LoaderSpeed], cores: dict[int, int]) -> Iterator[Table]:
+    """Tables of the input pipeline: stages, loaders by number of workers, cores that GPUs need."""
+    shown = _table("stage, one core", "ms an image", "share")
+    for stage, seconds in stages.items():
+        shown.add_row(stage, f"{1000 * seconds:.3f}", f"{100 * seconds / sum(stages.values()):.0f} %")
+    yield shown
+    shown = _table("loader", "workers", "images/s of a core", "x", "images/s", "x")
+    for speed in speeds:
+        other = {} if speed.name == OURS else ratios(speeds, speed.workers)[speed.name]
+        shown.add_row(
+            speed.name,
+            str(speed.workers),
+            f"{speed.images_per_core:,.0f}",
+            _ratio(other.get("cpu")),
+            f"{speed.images_per_second:,.0f}",
+            _ratio(other.get("wall")),
+        )
+    yield shown
+    shown = _table("a GPU that trains on", "needs")
+    for speed, number in cores.items():
+        shown.add_row(f"{speed:,} images/s", f"{number} core{'s' if number > 1 else ''}")
+    yield shown
 
 
 def _table(*titles: str) -> Table:

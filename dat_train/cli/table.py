@@ -181,14 +181,15 @@ BENCH = Command(
     name="bench",
     module="bench",
     schema=BenchConfig,
-    groups=("model",),
+    groups=("model", "data", "augment"),
     usage="""\
-dat-bench [models|attention] [SETTING=VALUE ...]     measure speed and memory
+dat-bench [models|attention|data] [SETTING=VALUE ...]     measure speed and memory
 
   dat-bench model=dat_t baseline=swin_tiny_patch4_window7_224            beside timm's Swin-T
   dat-bench others=[dat_small,resnet50] modes=[inference] chart=speed.png
   dat-bench model=dat_t dtype=bf16 compile=[false,true] json=speed.json
-  dat-bench attention sizes=[7,14]                                       the attention module alone""",
+  dat-bench attention sizes=[7,14]                                       the attention module alone
+  dat-bench data data=folder data.root=/my/photos workers=[1,2,4]        the input pipeline, next to timm's loader""",
     notes="""\
 Everything is measured in one process, in turns; the numbers are medians, `spread` is the distance between the
 quartiles as a share of the median, ratios are medians over rounds. Warm-up calls are not reported. Peak memory: on

@@ -13,6 +13,7 @@ from dat_train.benchmark import tables as report
 from dat_train.benchmark.attention import baseline_name, benchmark_attention
 from dat_train.benchmark.models import Candidate, benchmark_models
 from dat_train.benchmark.result import compared
+from dat_train.commands import bench_data
 from dat_train.commands.request import Request
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import resolve_device
@@ -25,6 +26,8 @@ def run(config: Settings, request: Request) -> None:
     Raises:
         UserError: errors the user can fix.
     """
+    if config.what[0] == "data":
+        return bench_data.run(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     device = resolve_device(config.device)

@@ -42,8 +42,8 @@ def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, Imag
         for part, images in (("training", train_set), ("validation", val_set)):
             processes.check_same(f"{len(images):,} images, {images.fingerprint()}", f"{part} set")
     train_set.seed = config.seed
-    normalization = data.only("mean", "std")
-    train_set.transform = train_transform(config.img_size, **config.augment.arguments(), **normalization)
+    colours = data.only("mean", "std", "background")
+    train_set.transform = train_transform(config.img_size, **config.augment.arguments(), **colours)
     val_set.transform = evaluation_transform(config)
     return train_set, val_set
 
@@ -57,7 +57,7 @@ def opened_by_all(open_data: Callable[[], Opened], processes: Processes) -> Open
 
 def evaluation_transform(config: Settings) -> Callable[[Image], Tensor]:
     """Transform of the images of an evaluation."""
-    return eval_transform(config.img_size, **config.eval.only(*VIEW), **config.data.only("mean", "std"))
+    return eval_transform(config.img_size, **config.eval.only(*VIEW), **config.data.only("mean", "std", "background"))
 
 
 def micro_batches(

@@ -88,7 +88,9 @@ def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, devic
     precision = resolve_precision(settings.dtype, resolve_device(device))
     model = new_model(settings, number)
     weights = load_weights(model, checkpoint, ema=ema)
-    transform = eval_transform(settings.img_size, **settings.eval.only(*VIEW), **settings.data.only("mean", "std"))
+    transform = eval_transform(
+        settings.img_size, **settings.eval.only(*VIEW), **settings.data.only("mean", "std", "background")
+    )
     return Trained(
         model.to(precision.device, precision.weights).eval(),
         class_names(checkpoint.classes, number),

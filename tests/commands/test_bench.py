@@ -3,6 +3,7 @@
 import json
 
 from commands.running import run
+from data.files import write_image
 
 
 def test_models_beside_a_baseline(tmp_path):
@@ -25,4 +26,31 @@ def test_attention_alone(tmp_path):
 
 def test_mistakes_are_one_line(tmp_path):
     wrong = run("dat-bench", "pictures", cwd=tmp_path)
-    assert wrong.returncode == 2 and "must be models or attention" in wrong.stderr
+    assert wrong.returncode == 2 and "must be models, attention or data" in wrong.stderr
+
+
+def test_the_input_pipeline_next_to_timms_loader(tmp_path):
+    for label, name in enumerate(("a", "b")):
+        for number in range(6):
+            path = write_image(tmp_path / "photos" / name / f"{number}.jpg")
+            if label and number == 3:
+                path.write_bytes(b"no image")
+    arguments = ["data=folder", "data.root=photos", "workers=[1]", "images=10", "batch_size=2", "repeats=1"]
+    result = run("dat-bench", "data", *arguments, "img_size=32", "json=data.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "timm, prefetcher" in result.stdout and "crop and resize" in result.stdout and "cores" in result.stdout
+    read = json.loads((tmp_path / "data.json").read_text())
+    assert read["images"] == 10 and read["cores"].keys() == {"500", "1000", "2000", "4000"}
+    assert [(row["name"], row["workers"]) for row in read["results"]] == [
+        ("timm, prefetcher", 1), ("timm", 1), ("dat-train", 1)
+    ]  # fmt: skip
+    assert all(value > 0 for row in read["results"] for value in row["cpu"] + row["wall"])
+    assert list(read["stages"]) == [
+        "read", "decode", "crop and resize", "flip and augment", "collate", "normalize and erase"
+    ]  # fmt: skip
+
+
+def test_the_input_pipeline_needs_image_files(tmp_path):
+    for arguments, message in (([], "add data=NAME data.root=FOLDER"), (["data=fake"], "has no image files")):
+        result = run("dat-bench", "data", *arguments, cwd=tmp_path)
+        assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1

@@ -4,21 +4,33 @@ from dataclasses import dataclass, field
 
 from dat_train.cli.settings.limits import DEVICE, DTYPE, KERNELS, NOT_NEGATIVE, POSITIVE, Limit
 from dat_train.cli.settings.setting import setting
-from dat_train.cli.settings.train import ModelConfig
+from dat_train.cli.settings.train import AugmentConfig, MixingConfig, ModelConfig
+from dat_train.cli.settings.trained_model import OptionalDataConfig, ViewConfig
 
-WHAT = Limit(lambda value: value in (["models"], ["attention"]), "must be models or attention, one of them")
+WHAT = Limit(
+    lambda value: value in (["models"], ["attention"], ["data"]), "must be models, attention or data, one of them"
+)
 MODES = Limit(
     lambda value: value and set(value) <= {"inference", "training"} and len(set(value)) == len(value),
     "must be a list of inference, training",
 )
 ONCE = Limit(lambda value: value and len(set(value)) == len(value), "must be a list of false, true, each once at most")
+WORKERS = Limit(
+    lambda value: value and all(number >= 0 for number in value), "must be a list of numbers of processes, as in [1,2]"
+)
 SIZES = Limit(lambda value: value and all(size > 0 for size in value), "must be a list of sides of maps, as in [7,14]")
 
 
 @dataclass
 class BenchConfig:
-    what: list[str] = setting("models: whole models; attention: the attention module alone", WHAT)
+    what: list[str] = setting(
+        "models: whole models; attention: the attention module alone; data: the input pipeline", WHAT
+    )
     model: ModelConfig = field(default_factory=ModelConfig)
+    data: OptionalDataConfig = field(default_factory=OptionalDataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    mixing: MixingConfig = field(default_factory=MixingConfig)
+    eval: ViewConfig = field(default_factory=ViewConfig)
     others: list[str] = setting("further timm models, ours or not, as in others=[resnet50,dat_small]")
     baseline: str | None = setting("timm model the others are compared with; null: no comparison")
     modes: list[str] = setting("inference; training: forward, backward and optimizer step", MODES)
@@ -27,6 +39,8 @@ class BenchConfig:
         "auto: fastest measured kernels of the device; plain: none; triton, flex: on CUDA, not measured", KERNELS
     )
     sizes: list[int] = setting("attention: sides of the maps", SIZES)
+    workers: list[int] = setting("data: numbers of worker processes, one after the other", WORKERS)
+    images: int = setting("data: image files to measure with, evenly spaced in the training set", POSITIVE)
     batch_size: int = setting("images of a call", POSITIVE)
     img_size: int | None = setting("side of the images, pixels; null: the model's", POSITIVE)
     dtype: str = setting("auto: bf16 on CUDA, else fp32; bf16 and fp16 by autocast", DTYPE)

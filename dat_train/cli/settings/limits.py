@@ -26,6 +26,9 @@ CHANNELS = Limit(
     lambda value: len(value) in (1, 3) and all(v >= 0 for v in value),
     "must be three numbers: R, G, B; or one, for greyscale",
 )
+COLOUR = Limit(
+    lambda value: len(value) == 3 and all(0 <= v <= 255 for v in value), "must be three numbers from 0 to 255: R, G, B"
+)
 DEVICE = Limit(lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value), "must be auto, cpu, cuda, cuda:N or mps")
 FOLDER = Limit(
     lambda value: PurePath(value).parts and not PurePath(value).is_absolute() and ".." not in PurePath(value).parts,

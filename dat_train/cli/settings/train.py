@@ -8,6 +8,7 @@ from dat_train.cli.settings.limits import (
     BELOW_ONE,
     BETAS,
     CHANNELS,
+    COLOUR,
     CROP,
     DEVICE,
     DISTILLATION,
@@ -66,6 +67,7 @@ class DataConfig:
     repeats: int = setting("augmented copies of a sample in a row (repeated augmentation); 1: off", POSITIVE)
     mean: list[float] = setting("channel means images are normalised with", CHANNELS)
     std: list[float] = setting("channel standard deviations images are normalised with", CHANNELS)
+    background: list[int] = setting("colour behind transparent pixels: R, G, B from 0 to 255", COLOUR)
     fake_images: int = setting("data=fake: number of training images", POSITIVE)
     fake_classes: int = setting("data=fake: number of classes", POSITIVE)
 
@@ -80,8 +82,10 @@ class AugmentConfig:
     interpolation: str = setting("how crops are resized", INTERPOLATION)
     hflip: float = setting("probability of a horizontal flip", SHARE)
     vflip: float = setting("probability of a vertical flip", SHARE)
-    rand_augment: str | None = setting("timm's RandAugment policy; null: none")
-    color_jitter: float = setting("brightness, contrast and saturation jitter where RandAugment is off", NOT_NEGATIVE)
+    rand_augment: str | None = setting("timm's RandAugment policy; 3a: three-augment; null: none")
+    color_jitter: float = setting(
+        "brightness, contrast and saturation jitter where RandAugment is off, and with three-augment", NOT_NEGATIVE
+    )
     random_erasing: float = setting("probability of erasing a rectangle (per-pixel noise)", SHARE)
 
 

@@ -24,7 +24,8 @@ def _optional(schema: type, *names: str) -> type:
 
 OptionalModelConfig = _optional(ModelConfig)
 OptionalDataConfig = _optional(DataConfig)
-ImagesConfig = _optional(DataConfig, "workers", "mean", "std")  # of commands that get image files instead of a data set
+# of commands that get image files instead of a data set
+ImagesConfig = _optional(DataConfig, "workers", "mean", "std", "background")
 ViewConfig = _optional(ValidationConfig, "resize", "crop_pct", "interpolation")
 
 

@@ -10,20 +10,24 @@ PERCENT = {
     "map": "mAP",
     "ece": "calibration error",
 }
+PERCENT_PREFIXES = ("box_", "mask_")  # average precision and recall of a detector: "box_ap50"
 NOT_METRICS = ("epoch", "step")  # summary.json has best_epoch and best_step
 
 
 def title(name: str) -> str:
     """Title of a metric; unknown metrics keep their name."""
+    if name.startswith(PERCENT_PREFIXES):
+        kind, _, rest = name.partition("_")
+        return f"{kind} {rest[:2].upper()}{rest[2:]}"
     return PERCENT.get(name, name.replace("_", " "))
 
 
 def unit(name: str) -> str:
-    return " %" if name in PERCENT else ""
+    return " %" if name in PERCENT or name.startswith(PERCENT_PREFIXES) else ""
 
 
 def number_format(name: str) -> str:
-    return ".2f" if name in PERCENT else ".4g" if name.endswith("per_second") else ".4f"
+    return ".2f" if unit(name) else ".4g" if name.endswith("per_second") else ".4f"
 
 
 def validation_metrics(rows: Iterable[Mapping]) -> list[str]:
@@ -34,8 +38,11 @@ def validation_metrics(rows: Iterable[Mapping]) -> list[str]:
 def score_name(summary: Mapping, validations: Sequence[Mapping]) -> str | None:
     """Name of the score that decides which checkpoint is the best; None before the first validation.
 
-    summary.json has "best_NAME". Before the end of a run, the score is the first metric other than the loss.
+    summary.json names it ("score"); in older runs, it has "best_NAME" only. Before the end of a run, the score is the
+    first metric other than the loss.
     """
+    if "score" in summary:
+        return summary["score"]
     for key in summary:
         if key.startswith("best_") and key.removeprefix("best_") not in NOT_METRICS:
             return key.removeprefix("best_")

@@ -47,7 +47,7 @@ def summarize(folder: RunFolder, state: TrainState, score: Score, batch_size: in
         "unreadable": state.counters["unreadable"],
     } | facts
     write_json(folder.summary, summary)
-    write_curves(folder.metrics, folder.curves)
+    write_curves(folder.metrics, folder.curves, score.name)
     return summary
 
 

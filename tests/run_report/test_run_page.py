@@ -209,23 +209,30 @@ def test_runs_of_different_tasks_are_compared_by_their_scores(tmp_path):
     (tmp_path / "seg/eval/per_class.csv").write_text(rows)
     metrics = [step, {"epoch": 1.0, "val_loss": 1.5, "val_top1": 70.0, "ema_val_loss": 1.4, "ema_val_top1": 71.0}]
     classification = record(tmp_path / "cls", metrics, summary_json='{"best_top1": 72.5, "best_epoch": 1}')
-    metrics = [step, {"epoch": 1.0, "val_AP": 0.3123}]
-    detection = record(tmp_path / "det", metrics, summary_json="{damaged")
+    metrics = [step, {"epoch": 1.0, "val_box_ap": 31.23, "val_box_ap50": 50.0}]
+    detection = record(tmp_path / "det", metrics, summary_json='{"score": "box_ap", "best_box_ap": 32.5}')
     runs = open_runs([segmentation, classification, detection])
-    assert [run.score for run in runs] == ["miou", "top1", "AP"]
+    assert [run.score for run in runs] == ["miou", "top1", "box_ap"]
     text = write_run_page(runs, tmp_path / "page.html").read_text()
     for heading, values in {
         "best mIoU, %": ["41.25", "", ""],
         "best top-1, %": ["", "72.50", ""],
-        "best AP": ["", "", "0.3123"],
+        "best box AP, %": ["", "", "32.50"],
+        "last box AP50, %": ["", "", "50.00"],
         "last top-1, %": ["", "71.00", ""],
         "last validation loss": ["", "1.4000", ""],
     }.items():
         cells = "".join(f'<td class="number">{value}</td>' for value in values)
         assert f'<th scope="row">{heading}</th>{cells}' in text, heading
-    assert "validation mIoU, %</figcaption>" in text and "validation AP</figcaption>" in text
+    assert "validation mIoU, %</figcaption>" in text and "validation box AP, %</figcaption>" in text
     assert '<th scope="row"><bdi>sky</bdi></th><td class="number">12</td>' in text and "81.5 %" in text
-    assert "Not finished: seg, det." in text
+    assert "Not finished: seg." in text
+
+
+def test_damaged_files_count_as_missing(tmp_path):
+    folder = record(tmp_path / "odd", [{"epoch": 1.0, "val_top1": 70.0}], summary_json="{dam", eval__result_json="[")
+    (run,) = open_runs([folder])
+    assert run.summary == run.evaluation == {} and run.score == "top1"
 
 
 def test_a_run_folder_of_version_0_1_is_read():

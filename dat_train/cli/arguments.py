@@ -1,11 +1,14 @@
-"""Errors in what was typed, in one line: which setting, what is wrong with it, what was probably meant."""
+"""Arguments of a command as Hydra reads them, with errors in one line.
+
+A setting that is a text takes the characters as typed: name=2024_11_05, data.root=/photos (new)/it's.
+"""
 
 from pathlib import Path
 from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from dat_train.cli.composition_errors import nearest, no_such_choice, no_such_setting
@@ -18,14 +21,14 @@ _OPEN = ("model.args.", "hydra.", "hydra/")  # below these, anything may be set
 
 
 def read_arguments(command: Command, arguments: list[str]) -> tuple[list[str], dict[str, Override], list[str]]:
-    """Check what was typed.
+    """Check the arguments.
 
     Returns:
-        The arguments in the order and form Hydra wants, the parsed settings and choices by key, and what stands there
-        without a name, for the command's positional setting.
+        The arguments in the order and form that Hydra expects, the parsed settings and choices by key, and the
+        arguments without a name, for the command's positional setting.
 
     Raises:
-        UserError: malformed, an unknown option or an unknown setting.
+        UserError: a malformed argument, an unknown option or an unknown setting.
     """
     parser = get_args_parser()
     parser.error = _fail  # instead of two lines of usage
@@ -40,13 +43,36 @@ def read_arguments(command: Command, arguments: list[str]) -> tuple[list[str], d
     typed = [argument for argument in typed if argument not in unnamed]
     overrides: dict[str, Override] = {}
     for position, argument in enumerate(typed):
+        argument = _as_text(command, argument, bool(parsed.multirun))
         override = _parse(command, argument)
         _check_key(command, override)
         overrides[override.key_or_group] = override
-        # model.args takes any key; Hydra wants to be told that it is new
-        if override.key_or_group.startswith("model.args.") and not argument.startswith(("+", "~")):
-            typed[position] = f"++{argument}"
+        # model.args takes any key; Hydra's sign for a new key is ++
+        open_key = f"{override.key_or_group}.".startswith("model.args.")
+        typed[position] = f"++{argument}" if open_key and not argument.startswith(("+", "~")) else argument
     return typed + options, overrides, unnamed
+
+
+def _as_text(command: Command, argument: str, sweep: bool) -> str:
+    """The argument with its value quoted for Hydra, if the setting is a text.
+
+    Left to Hydra are ${...}, null, a value in quotes, and in a sweep several values.
+    """
+    name, equals, value = argument.partition("=")
+    kinds = {item.key: item.type for item in settings(command.schema)}
+    if not equals or kinds.get(name.lstrip("+")) not in (str, str | None):
+        return argument
+    in_quotes = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
+    if "${" in value or value == "null" or in_quotes or (sweep and _is_sweep(argument)):
+        return argument
+    return f"{name}={QuotedString(value, Quote.single).with_quotes()}"
+
+
+def _is_sweep(argument: str) -> bool:
+    try:
+        return OverridesParser.create().parse_override(argument).is_sweep_override()
+    except HydraException:
+        return False
 
 
 def _fail(message: str) -> NoReturn:
@@ -54,9 +80,11 @@ def _fail(message: str) -> NoReturn:
 
 
 def _is_unnamed(command: Command, argument: str) -> bool:
-    """Whether this is for the positional setting: no NAME=VALUE, or a file whose path has a "=" in it."""
-    if command.positional is None or argument.startswith("~"):
+    """Whether an argument is for the positional setting: no NAME=VALUE, or a path that contains "="."""
+    if command.positional is None:
         return False
+    if argument.startswith("~"):
+        return argument == "~" or "/" in argument  # a path in the home folder; ~NAME is Hydra's deletion
     name, equals, _ = argument.partition("=")
     return not equals or ("/" in name and not name.startswith(_OPEN)) or Path(argument).exists()
 
@@ -69,6 +97,8 @@ def _parse(command: Command, argument: str) -> Override:
     try:
         return OverridesParser.create().parse_override(argument)
     except HydraException:
+        if name in command.groups:
+            raise UserError(no_such_choice(name, value, choices(name))) from None
         raise UserError(
             f"{argument!r} cannot be read; quote a value with special characters: '{name}=\"{value}\"'"
         ) from None

@@ -17,8 +17,9 @@ from yaml import YAMLError
 from dat_train.cli.arguments import read_arguments
 from dat_train.cli.composition_errors import composition_error
 from dat_train.cli.conf import UNSET, choices, conf_dir
-from dat_train.cli.exits import stop
-from dat_train.cli.settings import MAY_CHANGE, TrainConfig, validate
+from dat_train.cli.environment import environment_error
+from dat_train.cli.exits import report_error
+from dat_train.cli.settings import MAY_CHANGE, TrainConfig, expand_paths, validate
 from dat_train.cli.settings_for_checkpoint import settings_for_checkpoint
 from dat_train.cli.table import Command
 from dat_train.commands.request import Request
@@ -50,9 +51,13 @@ def launch(command: Command, run: Callable[[Settings, Request], object] | None =
             work = run or importlib.import_module(f"dat_train.commands.{command.module}").run
             work(settings, make_request(command, settings))
         except OmegaConfBaseException as error:
-            stop(f"error: {composition_error(command, error)}", 2)
+            sys.exit(report_error(f"error: {composition_error(command, error)}"))
         except UserError as error:
-            stop(f"error: {error}", 2)
+            sys.exit(report_error(f"error: {error}"))
+        except Exception as error:
+            if text := environment_error(error):
+                sys.exit(report_error(f"error: {text}"))
+            raise
 
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.name)(task)()
@@ -86,6 +91,7 @@ def complete(command: Command, config: DictConfig, unnamed: list[str], swept: se
     values = OmegaConf.to_container(config)
     if unnamed:
         values[command.positional] = unnamed  # as typed: Hydra's grammar does not apply to file names
+    values = expand_paths(values, command.schema)
     for key in sorted(OmegaConf.missing_keys(config)):
         if key == command.positional and unnamed:
             continue

@@ -1,12 +1,15 @@
 """Entry points of the commands: help, errors in one line, exit codes."""
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
 from dat_train import __version__
-from dat_train.cli import help as helping
-from dat_train.cli.exits import stop
+from dat_train.cli.environment import check_environment, environment_error
+from dat_train.cli.exits import report_error
+from dat_train.cli.help import full, usage
+from dat_train.cli.streams import flush_all, make_safe, reader_has_left
 from dat_train.cli.table import COMMANDS, Command
 from dat_train.errors import UserError
 
@@ -16,7 +19,7 @@ def main(name: str) -> NoReturn:
     run_command(COMMANDS[name])
 
 
-def run_command(command: Command, run=None) -> NoReturn:
+def run_command(command: Command, run: Callable | None = None) -> NoReturn:
     """Compose the settings of `command` from conf/NAME.yaml and the command line, run it, exit.
 
     Exit codes: 0; 1 after an unexpected error, with its traceback; 2 after an error the user can fix, in one line;
@@ -25,23 +28,43 @@ def run_command(command: Command, run=None) -> NoReturn:
     Args:
         run: function of (config, request) to call instead of the command's own.
     """
+    make_safe()
+    code = 0
+    try:
+        _answer(command, run)
+    except SystemExit as ending:
+        code = ending.code
+    except UserError as error:
+        code = report_error(f"error: {error}")
+    except KeyboardInterrupt:
+        report_error("interrupted")
+        code = 130
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_has_left():
+            code = 0
+        elif text := environment_error(error):
+            code = report_error(f"error: {text}")
+        else:
+            raise
+    finally:
+        flush_all()
+    sys.exit(code)
+
+
+def _answer(command: Command, run: Callable | None) -> None:
+    """Print the help that was asked for, or run the command."""
     arguments = sys.argv[1:]
     if not arguments:
-        print(helping.usage(command))
+        print(usage(command))
     elif {"-h", "--help"} & set(arguments):
-        print(helping.full(command))
+        print(full(command))
     elif "--version" in arguments:
         print(f"dat-train {__version__}")
     else:
+        check_environment()
         from dat_train.cli.composing import launch  # imports Hydra, which takes longer than printing help
 
-        try:
-            launch(command, run)
-        except UserError as error:
-            stop(f"error: {error}", 2)
-        except KeyboardInterrupt:
-            stop("interrupted", 130)
-    sys.exit(0)
+        launch(command, run)
 
 
 # Console scripts of pyproject.toml

@@ -39,13 +39,13 @@ def run(config: Settings, request: Request) -> None:
     rows = attention_rows(config, precision) if attention else model_rows(config, precision)
     facts = machine(precision)
     title = f"{facts['device']}, {precision.name}, batch {config.batch_size}"
-    console.print(title)
-    for table in report.tables(rows):
-        console.print(table)
     if config.json:
         report.write_json(Path(config.json), facts | {"settings": config.plain()}, rows)
     if config.chart:
         report.write_chart(Path(config.chart), title, rows, config.baseline)
+    console.print(title)
+    for table in report.tables(rows):
+        console.print(table)
 
 
 def model_rows(config: Settings, precision: Precision) -> list[dict]:

@@ -42,7 +42,7 @@ WRONG = {
     ("optim=3", *OK): "optim is a group of settings: set one of them, as in optim.lr=...",
     ("model.args=3", *OK): "model.args: expected settings in braces",
     # malformed
-    ("name=[1", *OK): "'name=[1' cannot be read; quote a value with special characters",
+    ("freeze=[1", *OK): "'freeze=[1' cannot be read; quote a value with special characters",
     ("epochs=1,2", *OK): "epochs=1,2: several values are a sweep; add --multirun",
     ("--cfg", "jobs", *OK): "invalid choice: 'jobs'",
     ("--config-dir", "nowhere", *OK): "nowhere' not found",
@@ -120,7 +120,8 @@ def test_the_commands_themselves_answer_so(tmp_path):
 
 
 def test_only_one_process_of_a_torchrun_speaks(tmp_path):
-    result = run("dat-train", "lr=1", *OK, cwd=tmp_path, RANK="1")
+    torchrun = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    result = run("dat-train", "lr=1", *OK, cwd=tmp_path, **torchrun)
     assert result.returncode == 2 and result.stderr == ""
 
 

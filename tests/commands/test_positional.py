@@ -18,7 +18,7 @@ def test_arguments_without_a_name_are_told_from_settings(tmp_path, monkeypatch):
     settings = ["ckpt=c.pt", "hydra/job_logging=none", "data=digits"]
     arguments, overrides, unnamed = read_arguments(COMMAND, [settings[0], *names, *settings[1:]])
     assert unnamed == names
-    assert arguments == settings
+    assert arguments == ["ckpt='c.pt'", *settings[1:]]  # a text is quoted for Hydra
     assert set(overrides) == {"ckpt", "hydra/job_logging", "data"}
 
 

@@ -5,6 +5,7 @@ from dat_train.cli.settings.bench import BenchConfig
 from dat_train.cli.settings.checks import validate
 from dat_train.cli.settings.evaluate import EvalConfig
 from dat_train.cli.settings.export import ExportConfig
+from dat_train.cli.settings.paths import expand_home, expand_paths
 from dat_train.cli.settings.predict import PredictConfig
 from dat_train.cli.settings.report import ReportConfig
 from dat_train.cli.settings.setting import MISSING, Setting, setting, settings
@@ -23,6 +24,8 @@ __all__ = [
     "Setting",
     "TrainConfig",
     "VisualizeConfig",
+    "expand_home",
+    "expand_paths",
     "setting",
     "settings",
     "validate",

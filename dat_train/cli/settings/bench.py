@@ -48,5 +48,5 @@ class BenchConfig:
     threads: int | None = setting("CPU threads; null: PyTorch's choice", POSITIVE)
     repeats: int = setting("reported calls of each", POSITIVE)
     warmup: int = setting("calls of each before them", NOT_NEGATIVE)
-    json: str | None = setting("file for everything that was measured, as JSON", default=None)
-    chart: str | None = setting("file for a bar chart, PNG", default=None)
+    json: str | None = setting("file for everything that was measured, as JSON", default=None, path=True)
+    chart: str | None = setting("file for a bar chart, PNG", default=None, path=True)

@@ -15,4 +15,6 @@ class EvalConfig(EvaluatingConfig):
     kernels: str = setting(
         "auto: fastest measured kernels of the device; plain: none; triton, flex: on CUDA, not measured", KERNELS
     )
-    output: str | None = setting("folder of the reports; null: eval/ in the run's folder, or ./eval", default=None)
+    output: str | None = setting(
+        "folder of the reports; null: eval/ in the run's folder, or ./eval", default=None, path=True
+    )

@@ -10,7 +10,9 @@ from dat_train.cli.settings.trained_model import OptionalDataConfig, TrainedMode
 @dataclass
 class ExportConfig(TrainedModelConfig):
     format: str = setting("file format", one_of("safetensors", "onnx", "torch_export"))
-    output: str | None = setting("folder to write; null: export/FORMAT in the run's folder, or ./export", default=None)
+    output: str | None = setting(
+        "folder to write; null: export/FORMAT in the run's folder, or ./export", default=None, path=True
+    )
     int8: bool = setting("format=onnx: a second file with weights in 8 bits")
     validate: bool | None = setting(
         "measure accuracy on the validation set, before and after; null: with int8=true", default=None

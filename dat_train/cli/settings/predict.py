@@ -9,11 +9,11 @@ from dat_train.cli.settings.trained_model import RunningModelConfig
 
 @dataclass
 class PredictConfig(RunningModelConfig):
-    images: list[str] = setting("files, folders, quoted patterns, or - for a list on standard input")
+    images: list[str] = setting("files, folders, quoted patterns, or - for a list on standard input", path=True)
     top: int = setting("number of classes for each image", POSITIVE)
     format: str = setting("output format", one_of("table", "csv", "jsonl"))
-    output: str | None = setting("file to write; null: standard output", default=None)
     kernels: str = setting(
         "auto: fastest measured kernels of the device; plain: none; triton, flex: on CUDA, not measured", KERNELS
     )
+    output: str | None = setting("file to write; null: standard output", default=None, path=True)
     batch_size: int = setting("images at a time", POSITIVE)

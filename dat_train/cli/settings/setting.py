@@ -11,16 +11,19 @@ from dat_train.cli.settings.limits import Limit
 MISSING = "???"  # OmegaConf's mark of a value that must be given
 
 
-def setting(meaning: str, limit: Limit | None = None, *, harmless: bool = False, default: Any = MISSING) -> Any:
+def setting(
+    meaning: str, limit: Limit | None = None, *, harmless: bool = False, path: bool = False, default: Any = MISSING
+) -> Any:
     """Dataclass field of a setting.
 
     Args:
         meaning: text of --help.
         limit: values it may take beyond its type.
         harmless: whether it may change when a run is continued.
+        path: whether it is a path, or a list of paths, in which `~` is expanded.
         default: default value; without one, conf/ must have it.
     """
-    metadata = {"help": meaning, "limit": limit, "harmless": harmless}
+    metadata = {"help": meaning, "limit": limit, "harmless": harmless, "path": path}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -35,6 +38,7 @@ class Setting:
     help: str
     limit: Limit | None
     harmless: bool
+    path: bool
     default: Any  # MISSING if conf/ has the default
 
 

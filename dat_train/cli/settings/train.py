@@ -47,7 +47,9 @@ class ModelConfig:
 class DataConfig:
     name: str = setting("configuration name, as in data=NAME")
     kind: str = setting("how the images are found", KIND)
-    root: str | None = setting("folder, archive or table of the images; for hf also a name on the Hub", harmless=True)
+    root: str | None = setting(
+        "folder, archive or table of the images; for hf also a name on the Hub", harmless=True, path=True
+    )
     image_column: str | None = setting("hf, csv: column of the images; null: found by type or name", harmless=True)
     label_column: str | None = setting("hf, csv, shards: column or key of the label; null: found", harmless=True)
     workers: int | None = setting(
@@ -109,8 +111,12 @@ class OptimConfig:
 
 @dataclass
 class DistillConfig:
-    teacher: str | None = setting("timm model that teaches, also local-dir:FOLDER or hf-hub:NAME; null: none")
-    weights: str | None = setting("its weights; null: timm's own. A checkpoint of dat-train needs no teacher=")
+    teacher: str | None = setting(
+        "timm model that teaches, also local-dir:FOLDER or hf-hub:NAME; null: none", path=True
+    )
+    weights: str | None = setting(
+        "its weights; null: timm's own. A checkpoint of dat-train needs no teacher=", path=True
+    )
     kind: str = setting("soft: the teacher's probabilities; hard: its decision", DISTILLATION)
     alpha: float = setting("the teacher's share of the loss", SHARE)
     tau: float = setting("temperature of both softmaxes, kind soft", POSITIVE)
@@ -173,7 +179,7 @@ class TrainConfig:
     name: str | None = setting(
         "the run's folder under runs_dir; null: MODEL-DATA; in a sweep, what is swept is added", FOLDER, harmless=True
     )
-    runs_dir: str = setting("folder of all runs", harmless=True)
+    runs_dir: str = setting("folder of all runs", harmless=True, path=True)
     task: str = setting("what the model is trained for", TASK)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -193,8 +199,12 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     seed: int = setting("everything random follows from it", NOT_NEGATIVE)
-    resume: str = setting("auto: continue the run's folder; never: start afresh; or a checkpoint's path", harmless=True)
-    init: str | None = setting("weights to start from: a file, or timm's local-dir:FOLDER or hf-hub:OWNER/NAME")
+    resume: str = setting(
+        "auto: continue the run's folder; never: start afresh; or a checkpoint's path", harmless=True, path=True
+    )
+    init: str | None = setting(
+        "weights to start from: a file, or timm's local-dir:FOLDER or hf-hub:OWNER/NAME", path=True
+    )
     freeze: list[str] = setting("parts of the model that are not trained, as in [stem,stages.0]")
     distill: DistillConfig = field(default_factory=DistillConfig)
     device: str = setting("auto: the GPU if there is one; cpu, cuda or mps", DEVICE, harmless=True)

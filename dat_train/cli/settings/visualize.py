@@ -10,7 +10,7 @@ from dat_train.cli.settings.trained_model import RunningModelConfig
 
 @dataclass
 class VisualizeConfig(RunningModelConfig):
-    image: str = setting("image file, folder of images, or quoted pattern")
+    image: str = setting("image file, folder of images, or quoted pattern", path=True)
     query: list[Any] | None = setting(
         "pixel [x,y] of the model's input whose attention is drawn, or [[x,y],...]; null: the most attended spots",
         default=None,
@@ -21,4 +21,5 @@ class VisualizeConfig(RunningModelConfig):
     output: str | None = setting(
         "folder for the results, with a folder for each image; null: visualize/ in the run's folder, or ./visualize",
         default=None,
+        path=True,
     )

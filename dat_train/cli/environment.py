@@ -1,0 +1,75 @@
+"""Faults of the machine and of environment variables, as one-line errors."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from dat_train.cli.exits import TORCHRUN
+from dat_train.errors import UserError
+
+OTHERS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_TRACKING_URI")
+CACHES = ("TORCH_HOME", "HF_HOME", "XDG_CACHE_HOME", "TMPDIR")
+FEWEST_FILES, MANY_FILES = 256, 65536  # open files that a command with data processes needs, and that are plenty
+TOO_MANY_FILES = "Too many open files"  # strerror of EMFILE; also the text of PyTorch's RuntimeError
+
+
+def check_environment() -> None:
+    """Remove empty environment variables, and refuse an environment in which no command can run.
+
+    Raises:
+        UserError: a deleted working directory, too few file descriptors, or only some of torchrun's variables.
+    """
+    for name in (*TORCHRUN, *OTHERS, *CACHES):
+        if os.environ.get(name) == "":
+            del os.environ[name]
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UserError("the working directory was deleted: cd to another folder first") from None
+    limit = _raise_file_limit()
+    if limit is not None and limit < FEWEST_FILES:
+        raise UserError(f"the limit of open files is {limit}, which is too low: ulimit -n {MANY_FILES}")
+    found = [name for name in TORCHRUN if name in os.environ]
+    missing = [name for name in TORCHRUN if name not in os.environ]
+    if {"RANK", "WORLD_SIZE"} & set(found) and missing:
+        values = ", ".join(f"{name}={os.environ[name]}" for name in found)
+        raise UserError(
+            f"{values} in the environment without {', '.join(missing)}: start several processes with torchrun, or one "
+            f"with env {' '.join(f'-u {name}' for name in found)}"
+        )
+
+
+def environment_error(error: BaseException) -> str | None:
+    """Explain an exception that a fault of the machine caused, in one line; None for any other exception."""
+    for cause in _chain(error):
+        text = str(cause)
+        if TOO_MANY_FILES in text or "received 0 items of ancdata" in text:
+            return "too many open files: ulimit -n 65536 allows more, and a smaller data.workers needs fewer"
+        if type(cause).__name__ == "InvalidCxxCompiler" or "No working C++ compiler" in text:
+            return "compile=true needs a C++ compiler, and none was found: apt install g++, or compile=false"
+        if "Failed to find C compiler" in text:  # Triton
+            return "compile=true needs a C compiler, and none was found: apt install gcc, or compile=false"
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _raise_file_limit() -> int | None:
+    """Raise the limit of open files as far as the system lets a user, and return it; None where there is none."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return None if soft == resource.RLIM_INFINITY else soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):  # macOS has a lower limit than it reports
+        return soft
+    return wanted

@@ -29,9 +29,14 @@ def write_onnx(model: nn.Module, path: Path, input_size: tuple[int, int, int], n
     import onnx
 
     with torch.no_grad(), quiet():
-        graph = trace(model, input_size).run_decompositions({_ATTENTION: _attention})
         program = torch.onnx.export(
-            graph, (), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False, optimize=True
+            trace(model, input_size),
+            (),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+            optimize=True,
         )
     proto = program.model_proto
     onnx.helper.set_model_props(proto, notes)
@@ -86,14 +91,3 @@ def require_onnx() -> None:
         raise UserError(
             f"format=onnx needs {error.name}, which is not installed: pip install onnx onnxruntime onnxscript"
         ) from None
-
-
-_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
-
-
-def _attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False) -> Tensor:
-    """Attention as elementary operators: the exporter of torch supports four dimensions, neighborhoods have five."""
-    scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-2, -1)
-    if attn_mask is not None:
-        scores = scores + attn_mask
-    return scores.softmax(-1) @ v

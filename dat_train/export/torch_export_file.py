@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dat_train.errors import UserError
 from dat_train.export.staging import staged_file
@@ -25,8 +24,7 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> ExportedProgram
     Args:
         input_size: (C, H, W), fixed in the graph.
     """
-    # MATH: the strides of a fused attention kernel's output would become part of the graph
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), quiet():
+    with torch.no_grad(), quiet():
         batch = {0: Dim("batch", min=1)}
         return torch.export.export(model.eval(), (torch.zeros(2, *input_size),), dynamic_shapes=(batch,))
 

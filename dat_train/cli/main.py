@@ -76,6 +76,7 @@ average = partial(main, "average")
 visualize = partial(main, "visualize")
 report = partial(main, "report")
 bench = partial(main, "bench")
+check = partial(main, "check")
 
 if __name__ == "__main__":
     main(sys.argv.pop(1))

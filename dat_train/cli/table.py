@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dat_train.cli.settings import (
     AverageConfig,
     BenchConfig,
+    CheckConfig,
     EvalConfig,
     ExportConfig,
     PredictConfig,
@@ -198,4 +199,21 @@ not depend on the moment as a process' resident memory would.""",
     positional="what",
 )
 
-COMMANDS = {command.name: command for command in (TRAIN, EVALUATE, PREDICT, EXPORT, AVERAGE, VISUALIZE, REPORT, BENCH)}
+CHECK = Command(
+    name="check",
+    module="check",
+    schema=CheckConfig,
+    groups=("data",),
+    usage="""\
+dat-check data=DATA data.root=PATH [SETTING=VALUE ...]     read every image once before a long run
+
+  dat-check data=imagenet data.root=/data/imagenet
+  dat-check data.root=/my/photos output=photos.json""",
+    notes="""\
+Reports images that cannot be read, image sizes, images of each class, and images with the same content in two splits;
+of ImageNet-1K also what a whole copy has. Everything is in the report, a JSON file. Exit code 1: there are problems.""",
+)
+
+COMMANDS = {
+    command.name: command for command in (TRAIN, EVALUATE, PREDICT, EXPORT, AVERAGE, VISUALIZE, REPORT, BENCH, CHECK)
+}

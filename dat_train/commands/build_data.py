@@ -1,6 +1,5 @@
 """Data sets and loaders of a run from its settings."""
 
-import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
@@ -13,6 +12,7 @@ from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import Batch, train_loader
 from dat_train.data.order import MicroBatchSampler
 from dat_train.data.sources import open_datasets
+from dat_train.runtime.cores import usable_cores
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
 from dat_train.training.plan import RunPlan
@@ -85,5 +85,5 @@ def workers(config: Settings, processes: Processes) -> int:
     """Data processes of this training process."""
     if config.data.workers is not None:
         return config.data.workers
-    share = len(os.sched_getaffinity(0)) // processes.local_world_size
+    share = usable_cores() // processes.local_world_size
     return min(MAX_WORKERS, max(1, share))

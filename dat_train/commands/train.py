@@ -1,6 +1,7 @@
 """dat-train: settings -> data, model, task -> training loop -> summary."""
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from dat_train.commands.build_training import new_state, new_training, run_plan
 from dat_train.commands.checkpoint_settings import continue_with
 from dat_train.commands.request import Request
 from dat_train.data.dataset import ImageDataset
+from dat_train.data.fingerprint import class_difference, describe_data
 from dat_train.data.imagenet_tests import TEST_SETS
 from dat_train.errors import UserError
 from dat_train.models import count_macs, count_parameters, load_weights
@@ -75,6 +77,7 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
         return True
 
     sets = train_set, _ = builders.datasets(config, processes)
+    check_classes(saved, train_set.classes, folder)
     plan = run_plan(config, len(train_set), processes.world_size)
     precision = resolve_precision(config.dtype, processes.device)
     model = builders.model(config, len(train_set.classes))
@@ -135,6 +138,17 @@ def take_folder(config: Settings, request: Request, context: RunContext) -> dict
     return saved
 
 
+def check_classes(saved: dict | None, classes: Sequence[str], folder: RunFolder) -> None:
+    """Raise a UserError if the classes of the data are not those of the run, whose labels would change."""
+    names = (saved or {}).get("classes")
+    difference = class_difference(names, classes) if names else None
+    if difference:
+        raise UserError(
+            f"{folder.path} was started with other {difference}; restore the former names to continue it, or name=... "
+            "for another run"
+        )
+
+
 def summary_of_finished(config: Settings, folder: RunFolder, saved: dict) -> dict | None:
     """Return summary.json if the run has nothing left to do."""
     summary = read_json(folder.summary)
@@ -161,6 +175,7 @@ def data_and_model_topics(config: Settings, facts: dict, sets: Sets) -> list[tup
             f"{config.data.name}: {len(train_set):,} images for training, {len(val_set):,} for validation, "
             f"{len(train_set.classes):,} classes",
         ),
+        *(describe_data(train_set, val_set) if isinstance(train_set, ImageDataset) else ()),
     ]
 
 

@@ -62,15 +62,8 @@ def class_difference(before: list[str], now: list[str]) -> str | None:
 
 
 def describe_data(train_set: ImageDataset, val_set: ImageDataset) -> list[tuple[str, str]]:
-    """(topic, text) pairs for the plan of a run: sizes, first class names with their counts, and notes."""
-    classes = len(train_set.classes)
-    rows = [
-        (
-            "images",
-            f"{len(train_set):,} to train on, {len(val_set):,} to validate, {classes:,} class{'es' * (classes != 1)}",
-        ),
-        ("classes", class_counts(train_set)),
-    ]
+    """(topic, text) pairs for the plan of a run: first class names with their counts, and notes."""
+    rows = [("classes", class_counts(train_set))]
     return rows + [("note", note) for note in (*train_set.notes, *val_set.notes)]
 
 

@@ -18,6 +18,7 @@ MODULES = {
     "dat-visualize": "dat_train.commands.visualize",
     "dat-report": "dat_train.commands.report",
     "dat-bench": "dat_train.commands.bench",
+    "dat-check": "dat_train.commands.check",
 }
 
 

@@ -24,5 +24,5 @@ def write_small_checkpoint(path: Path, *overrides: str, classes=DIGITS, model: s
     precision = resolve_precision(config.dtype, torch.device("cpu"))
     state = new_state(config, new_model(config, len(classes)), precision, classes)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(state.save(0, config.plain()), path)
+    write_checkpoint(state.save(0), path)
     return path

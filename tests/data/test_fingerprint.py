@@ -48,7 +48,6 @@ def test_the_plan_of_a_run_has_class_names_and_counts(tmp_path):
     (tmp_path / "train/cat/notes.txt").touch()
     rows = describe_data(*open_datasets("folder", tmp_path))
     assert rows == [
-        ("images", "11 to train on, 4 to validate, 2 classes"),
         ("classes", "cat (6), dog (5)"),
         ("note", f"{tmp_path}/train: 1 files that are not images (1 .txt)"),
     ]

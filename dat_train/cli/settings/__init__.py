@@ -2,6 +2,7 @@
 
 from dat_train.cli.settings.average import AverageConfig
 from dat_train.cli.settings.bench import BenchConfig
+from dat_train.cli.settings.check import CheckConfig
 from dat_train.cli.settings.checks import validate
 from dat_train.cli.settings.evaluate import EvalConfig
 from dat_train.cli.settings.export import ExportConfig
@@ -17,6 +18,7 @@ __all__ = [
     "MISSING",
     "AverageConfig",
     "BenchConfig",
+    "CheckConfig",
     "EvalConfig",
     "ExportConfig",
     "PredictConfig",

@@ -1,0 +1,149 @@
+"""dat-check: data -> every image read once -> report."""
+
+import statistics
+import sys
+from collections import Counter
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from dat_train.atomic import write_json
+from dat_train.commands.request import Request
+from dat_train.data.checking import CheckedImage, check_images, imagenet_problems
+from dat_train.data.dataset import ImageDataset
+from dat_train.data.digits import write_digits
+from dat_train.data.imagenet_tests import TEST_SETS
+from dat_train.data.images import printable
+from dat_train.data.sources import open_evaluation_set, open_storage
+from dat_train.data.split_names import find_split
+from dat_train.errors import UserError
+from dat_train.runtime.cores import usable_cores
+from dat_train.settings import Settings
+
+PROBLEMS = 1  # the exit code
+MAX_NAMED = 20  # unreadable files and duplicates on the terminal; the report has all
+
+
+def run(config: Settings, request: Request) -> None:
+    """Check the data and write the report; exits with PROBLEMS if there is any.
+
+    Raises:
+        UserError: data that cannot be opened, or a report that cannot be written.
+    """
+    data = config.data
+    parts = open_parts(data)
+    workers = usable_cores() if config.workers is None else config.workers
+    report: dict[str, Any] = {"data": data.name, "root": data.root, "splits": {}, "problems": []}
+    found: dict[str, list[CheckedImage]] = {}
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        for name, images in parts.items():
+            task = progress.add_task(f"reading {name}", total=len(images))
+            found[name] = []
+            for result in check_images(images, workers):
+                found[name].append(result)
+                progress.advance(task)
+    for name, images in parts.items():
+        report["splits"][name] = part_report(images, found[name])
+        split = next((split for split in ("train", "val") if find_split([name], split)), None)
+        if data.kind == "imagenet" and split:
+            report["problems"] += imagenet_problems(split, list(report["splits"][name]["classes"].values()))
+        unreadable = report["splits"][name]["unreadable"]
+        if unreadable:
+            report["problems"].append(f"{name}: {len(unreadable):,} of {len(images):,} images cannot be read")
+    report["duplicates"] = duplicates(parts, found)
+    if report["duplicates"]:
+        report["problems"].append(f"{len(report['duplicates']):,} images are in two splits with the same content")
+    try:
+        write_json(Path(config.output), report)
+    except OSError as error:
+        raise UserError(f"output={config.output} cannot be written ({error.strerror})") from error
+    say(report, config.output)
+    if report["problems"]:
+        sys.exit(PROBLEMS)
+
+
+def open_parts(data: Settings) -> dict[str, ImageDataset]:
+    """Open every split of the data, by name; data without splits is "all".
+
+    Raises:
+        UserError: data that cannot be opened.
+    """
+    if data.kind == "fake":
+        raise UserError("data=fake has no files to check")
+    if data.root is None:
+        raise UserError(f"data.root is not set: data={data.name} needs data.root=PATH")
+    if data.kind in TEST_SETS:
+        return {data.kind: open_evaluation_set(data.kind, data.root)}
+    if data.kind == "digits":
+        write_digits(data.root, val_fraction=data.val_fraction, split_seed=data.split_seed or 0)
+    kind = "folder" if data.kind in ("digits", "imagenet") else data.kind  # any number of classes is reported on
+    storage = open_storage(kind, data.root, **data.only("image_column", "label_column"))
+    names = storage.splits()
+    opened = {name: storage.open(name) for name in names} or {"all": storage.open(None)}
+    return {name: catalog.dataset(stand_in=False) for name, catalog in opened.items()}
+
+
+def part_report(images: ImageDataset, results: list[CheckedImage]) -> dict[str, Any]:
+    """Describe one split as plain values."""
+    counts = Counter(label for _, label in images.samples)
+    sizes = sorted((result.size for result in results if result.reason is None), key=lambda size: size[0] * size[1])
+    return {
+        "images": len(images),
+        "classes": {name: counts[label] for label, name in enumerate(images.classes)},
+        "notes": list(images.notes),
+        "smallest": sizes[0] if sizes else None,
+        "largest": sizes[-1] if sizes else None,
+        "median": [statistics.median(size[axis] for size in sizes) for axis in (0, 1)] if sizes else None,
+        "unreadable": [
+            {"path": printable(images.samples[result.index][0]), "reason": " ".join(result.reason.split())}
+            for result in results
+            if result.reason is not None
+        ],
+    }
+
+
+def duplicates(parts: dict[str, ImageDataset], found: dict[str, list[CheckedImage]]) -> list[list[str]]:
+    """Pairs of paths in different splits with the same file content."""
+    first: dict[bytes, tuple[str, str]] = {}
+    pairs = []
+    for name, images in parts.items():
+        for result in found[name]:
+            if result.reason is None:
+                path = printable(images.samples[result.index][0])
+                other = first.setdefault(result.digest, (name, path))
+                if other[0] != name:
+                    pairs.append([other[1], path])
+    return pairs
+
+
+def say(report: dict[str, Any], output: str) -> None:
+    """Print the report: unreadable files and duplicates, then one line for each split."""
+    for part in report["splits"].values():
+        for item in part["unreadable"][:MAX_NAMED]:
+            print(f"{item['path']}: {item['reason']}")
+    for one, other in report["duplicates"][:MAX_NAMED]:
+        print(f"the same image: {one} and {other}")
+    for name, part in report["splits"].items():
+        counts = part["classes"].values()
+        sizes = f"; {_size(part['smallest'])} to {_size(part['largest'])} pixels" if part["smallest"] else ""
+        print(
+            f"{name}: {part['images']:,} images, {len(counts):,} classes of {min(counts):,} to {max(counts):,} "
+            f"images{sizes}"
+        )
+        for note in part["notes"]:
+            print(f"  {note}")
+    print("\n".join(f"problem: {text}" for text in report["problems"]) or "no problems found")
+    print(f"in {output}: everything above, and all file names")
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+if __name__ == "__main__":
+    # The command line is a floor above, so it is imported by name and only here.
+    import_module("dat_train.cli.main").main("check")

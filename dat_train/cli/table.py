@@ -211,7 +211,7 @@ dat-check data=DATA data.root=PATH [SETTING=VALUE ...]     read every image once
   dat-check data.root=/my/photos output=photos.json""",
     notes="""\
 Reports images that cannot be read, image sizes, images of each class, and images with the same content in two splits;
-of ImageNet-1K also what a whole copy has. Everything is in the report, a JSON file. Exit code 1: there are problems.""",
+of ImageNet-1K also what a whole copy has. Everything is in the report, a JSON file. Exit code 1: problems found.""",
 )
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""What only a CUDA device shows: kernels compiled by Triton and torch, and real commands there. `make test-gpu`."""
+"""Tests that need a CUDA device: kernels compiled by Triton and torch, and real commands there. `make test-gpu`."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What is installed is whole: the commands, their configuration, and everything they import."""
+"""The installed package is complete: commands, their configuration, and all imports."""
 
 import ast
 import subprocess

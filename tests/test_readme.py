@@ -1,4 +1,4 @@
-"""What README and docs say is so: commands compose, settings exist, numbers are measured, links lead somewhere."""
+"""README and docs are correct: commands compose, settings exist, numbers are measured, links are valid."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""What `model=NAME data=imagenet` composes to is the published recipe."""
+"""`model=NAME data=imagenet` is the published recipe."""
 
 import pytest
 import timm

@@ -80,7 +80,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _is_unnamed(command: Command, argument: str) -> bool:
-    """Whether an argument is for the positional setting: no NAME=VALUE, or a path that contains "="."""
+    """Returns True for a value of the positional setting: not NAME=VALUE, or a path that contains "="."""
     if command.positional is None:
         return False
     if argument.startswith("~"):

@@ -24,7 +24,7 @@ _TYPE_NAMES = {
 
 
 def composition_error(command: Command, error: Exception) -> str:
-    """What Hydra, OmegaConf or the YAML parser found wrong, in one line."""
+    """Error of Hydra, OmegaConf or the YAML parser in one line."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, value = error.missing_cfg_file.rpartition("/")
         if value.startswith("submitit_"):

@@ -16,7 +16,7 @@ _WIDTH = 110
 
 
 def usage(command: Command) -> str:
-    """What to type, in a few lines."""
+    """Short usage text of a command."""
     return f"{command.usage}\n\ndat-{command.name} --help lists models, data and all settings."
 
 

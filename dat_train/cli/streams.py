@@ -24,7 +24,7 @@ def make_safe() -> None:
 
 
 def reader_has_left() -> bool:
-    """Whether standard output is a pipe whose reader has closed it, as `head` does."""
+    """Returns True if standard output is a pipe that its reader has closed, as `head` does."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), select.POLLOUT)

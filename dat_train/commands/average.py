@@ -1,4 +1,4 @@
-"""What dat-average does: checkpoints -> their weights -> the average -> a checkpoint."""
+"""dat-average: checkpoints -> their weights -> the average -> a checkpoint."""
 
 from importlib import import_module
 from pathlib import Path

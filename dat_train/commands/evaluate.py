@@ -1,4 +1,4 @@
-"""What dat-eval does: checkpoint and settings -> model and images -> evaluation -> report."""
+"""dat-eval: checkpoint and settings -> model and images -> evaluation -> report."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -113,7 +113,7 @@ def trained_model(
 
 
 def facts_of(settings: Settings, model: nn.Module, weights: LoadReport, precision: Precision) -> dict:
-    """What result.json says beside the numbers."""
+    """Entries of result.json in addition to the metrics."""
     return {
         "model": settings.model.name,
         "parameters": count_parameters(model),

@@ -1,4 +1,4 @@
-"""What dat-predict does: checkpoint and paths -> model and batches -> rows."""
+"""dat-predict: checkpoint and paths -> model and batches -> rows."""
 
 import contextlib
 import os
@@ -84,7 +84,7 @@ def predictions(
 
 
 def _reason(trained: Trained, path: str) -> str:
-    """Why an image could not be read or transformed, in one line."""
+    """Reason for an image that could not be read or transformed, in one line."""
     try:
         trained.transform(path)
     except UnreadableImage as error:
@@ -104,7 +104,7 @@ def _bar(output: str | None) -> Progress:
 
 @contextlib.contextmanager
 def _output(path: str | None) -> Iterator[Callable[[str], object]]:
-    """What writes a text to the file, or to standard output.
+    """Function that writes text to the file, or to standard output.
 
     Raises:
         UserError: the file cannot be written.

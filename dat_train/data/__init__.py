@@ -1,1 +1,1 @@
-"""Where images come from: reading, order, augmentation, loaders."""
+"""Image data: reading, sample order, augmentation, loaders."""

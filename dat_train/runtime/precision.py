@@ -12,7 +12,7 @@ NAMES = ("auto", "bf16", "fp16", "fp32", "fp64")
 
 @dataclass(frozen=True)
 class Precision:
-    """What a dtype name means: the weights' format, and that of autocast (None: no autocast)."""
+    """Number formats selected by a dtype name: of the weights, and of autocast (None: no autocast)."""
 
     name: str
     weights: torch.dtype

@@ -77,7 +77,7 @@ class Processes:
         return box[0]
 
     def on_main(self, action: Callable[[], object]) -> object:
-        """What `action` returns in the main process, everywhere; picklable.
+        """Run `action` in the main process and return its picklable result in all processes.
 
         Raises:
             UserError: everywhere, when the action raises one.

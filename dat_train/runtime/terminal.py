@@ -1,4 +1,4 @@
-"""What one sees: lines, and below them a live bar when the output is a terminal."""
+"""Output of a command: lines, and a progress bar below them if the output is a terminal."""
 
 import contextlib
 import sys

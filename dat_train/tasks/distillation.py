@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy, or with it the distance to a teacher's answers."""
+"""Training objective: cross-entropy, optionally combined with the distance to the outputs of a teacher."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""How much memory training will take, before it does."""
+"""Estimate of the memory of a training step."""
 
 import torch
 from torch import nn

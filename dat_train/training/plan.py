@@ -1,4 +1,4 @@
-"""What a run will do, in steps: everything that follows from epochs, batch sizes and the number of processes."""
+"""Plan of a run in steps, derived from epochs, batch sizes and the number of processes."""
 
 from dataclasses import dataclass
 
@@ -70,7 +70,7 @@ class RunPlan:
         return text + (f", or micro_batch_size={micros[0]}" if micros and micros[0] > 1 else "")
 
     def _fitting(self, unit: int) -> str:
-        """What goes into a training set that is smaller than the batch."""
+        """Batch size that is possible for a training set smaller than the batch."""
         if self.train_size >= unit:
             return f"batch_size={self.train_size // unit * unit}"
         if share := self.train_size // self.world_size:
@@ -119,11 +119,11 @@ class RunPlan:
         return step // self.steps_per_epoch
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether an epoch is complete after `step` steps done."""
+        """Returns True if an epoch is complete after `step` steps."""
         return step > 0 and step % self.steps_per_epoch == 0
 
     def validates(self, step: int, every_epochs: int) -> bool:
-        """Whether validation is due after `step` steps: at the end of every `every_epochs`-th epoch and of the run."""
+        """Returns True if step `step` is followed by a validation: every `every_epochs` epochs, and at the end."""
         return step == self.steps or (self.ends_epoch(step) and self.epochs_done(step) % every_epochs == 0)
 
     def describe(self) -> list[tuple[str, str]]:

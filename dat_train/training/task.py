@@ -78,7 +78,7 @@ class Evaluation:
 
 
 class Task(Protocol):
-    """What a model is trained for.
+    """Task of a training run.
 
     Attributes:
         name: as in task=NAME.

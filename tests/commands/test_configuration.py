@@ -1,4 +1,4 @@
-"""What was typed wrong is named in one line, without a traceback; what is right does what Hydra promises."""
+"""Errors on the command line are one line without a traceback; valid settings work as in Hydra."""
 
 import sys
 from typing import NamedTuple

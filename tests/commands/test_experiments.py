@@ -68,7 +68,7 @@ def test_every_ablation_is_in_a_table_of_its_own_and_in_that_of_all():
 
 
 def is_the_same(model, other) -> bool:
-    """Whether two models with the same weights compute the same."""
+    """Returns True if two models with equal weights give equal outputs."""
     state = other.state_dict()
     if {name: value.shape for name, value in model.state_dict().items()} != {n: v.shape for n, v in state.items()}:
         return False

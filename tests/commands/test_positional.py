@@ -1,4 +1,4 @@
-"""What is typed without a name goes to the command's positional setting, whatever characters it has."""
+"""Arguments without a name are values of the positional setting, with any characters."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What users get wrong about ImageNet's folders: each one line with the way out."""
+"""Wrong layouts of ImageNet folders are reported in one line with the solution."""
 
 import pytest
 

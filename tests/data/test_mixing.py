@@ -16,7 +16,7 @@ def images():
 
 
 def shares(targets, smoothing):
-    """How much of each target is its own label, where the two labels differ."""
+    """Share of its own label in each target with two different labels."""
     mass = 1 - smoothing
     return ((targets[[0, 1, 2, 3], LABELS] - smoothing / CLASSES) / mass).tolist()
 

@@ -1,4 +1,4 @@
-"""Which sample comes when: every one once, in an order that the layout of processes does not change."""
+"""Sample order: each sample once, in an order that does not depend on the layout of processes."""
 
 import numpy as np
 import pytest

@@ -83,7 +83,7 @@ def refused(action) -> str:
 
 
 def talk(processes) -> None:
-    """What two processes agree on; an assertion that fails ends the process with an error."""
+    """Values on which two processes agree; an assertion that fails ends the process with an error."""
     rank = processes.rank
     assert processes.total(rank + 1, True) == [3, 2]
     assert processes.gather({"rank": rank}) == [{"rank": 0}, {"rank": 1}]

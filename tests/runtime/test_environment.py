@@ -1,4 +1,4 @@
-"""What is told of where a run runs."""
+"""Description of the environment of a run."""
 
 import subprocess
 

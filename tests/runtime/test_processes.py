@@ -1,4 +1,4 @@
-"""What several real processes of one run do when one of them fails, hangs, disagrees or is asked to stop."""
+"""Several real processes of one run: failures, hanging processes, different settings, stop requests."""
 
 import os
 import signal

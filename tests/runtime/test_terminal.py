@@ -1,4 +1,4 @@
-"""What one sees."""
+"""Output on the terminal."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""What training minimises, against the equations."""
+"""Training objectives compared with their equations."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""When and where checkpoints are written, and what happens when they cannot be."""
+"""Times and places of checkpoints, and failures to write them."""
 
 import os
 import shutil

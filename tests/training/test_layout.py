@@ -1,4 +1,4 @@
-"""How a batch is spread over processes changes nothing but the order in which numbers are added."""
+"""The distribution of a batch over processes changes only the order of sums."""
 
 import json
 

@@ -67,7 +67,7 @@ class Poisoned(torch.nn.Module):
 
 
 def watch(training, look) -> list:
-    """What `look(training)` returns after every step."""
+    """Results of `look(training)` after every step."""
     seen, note = [], training.log.step
 
     def step(*row):

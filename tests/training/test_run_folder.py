@@ -1,4 +1,4 @@
-"""Who may write in a run's folder, and what is found there."""
+"""Lock and content of a run folder."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""What the server of `real_run` does once for all its children: imports, and what is slow the first time."""
+"""Imports and slow first calls, done once by the server of `real_run` for all its child processes."""
 
 import matplotlib.pyplot  # noqa: F401
 import torch

@@ -17,8 +17,8 @@ from dat_train.commands.request import Request
 from dat_train.data.dataset import ImageDataset
 from dat_train.errors import UserError
 from dat_train.evaluation.classification import Evaluation
+from dat_train.evaluation.classification_files import result_text, write_report
 from dat_train.evaluation.resolutions import resolutions_csv, resolutions_text
-from dat_train.evaluation.result_files import result_text, write_report
 from dat_train.models import count_parameters, load_weights
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.kernels import accelerate

@@ -14,7 +14,7 @@ from selenium.webdriver.common.by import By
 from training.small_run import run_small
 
 from dat_train.errors import UserError
-from dat_train.evaluation.result_files import write_report
+from dat_train.evaluation.classification_files import write_report
 from dat_train.run_report.charts import Line, line_chart, ticks
 from dat_train.run_report.run_page import write_run_page
 from dat_train.run_report.run_record import open_runs

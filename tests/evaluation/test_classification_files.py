@@ -10,8 +10,8 @@ from evaluation.made_up import made_up
 from PIL import Image
 from rich.cells import cell_len
 
+from dat_train.evaluation.classification_files import confusions, per_class, result_text, write_report
 from dat_train.evaluation.confusion_picture import write_confusion
-from dat_train.evaluation.result_files import confusions, per_class, result_text, write_report
 
 CLASSES = ['fish, "gold"', "Käfer", "鳥", "nothing\nof it"]
 #          a label and a prediction each: class 3 has no image

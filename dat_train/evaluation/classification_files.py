@@ -1,4 +1,4 @@
-"""Result files of an evaluation: metrics, accuracy of each class, confusions, mistakes."""
+"""Result files of a classification evaluation: metrics, accuracy of each class, confusions, mistakes."""
 
 import csv
 import io

@@ -43,7 +43,7 @@ TRAIN = Command(
     name="train",
     module="train",
     schema=TrainConfig,
-    groups=("model", "data", "augment", "experiment", "ablation"),
+    groups=("task", "model", "data", "augment", "experiment", "ablation"),
     usage="""\
 dat-train model=MODEL data=DATA [SETTING=VALUE ...]     train a Deformable Attention Transformer
 

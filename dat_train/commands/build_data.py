@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.dataset import ImageDataset
+from dat_train.data.grouped_order import GroupedSampler
 from dat_train.data.loader import Batch, train_loader
 from dat_train.data.order import MicroBatchSampler
 from dat_train.data.sources import open_datasets
@@ -64,19 +65,26 @@ def micro_batches(
     config: Settings, train_set: ImageDataset, plan: RunPlan, processes: Processes, first_step: int
 ) -> Iterable[Batch]:
     """This process' micro-batches from `first_step` on."""
-    sampler = MicroBatchSampler(
-        len(train_set),
-        seed=config.seed,
-        batch_size=plan.batch_size,
-        micro_batch_size=plan.micro_batch_size,
-        first_step=first_step,
-        last_step=plan.steps,
-        rank=processes.rank,
-        world_size=processes.world_size,
-        repeats=config.data.repeats,
-        labels=train_set.samples.labels if config.data.sampling == "balanced" else None,
-        storage_order=train_set.storage_order() if config.data.shuffle == "blocks" else None,
-    )
+    order = {
+        "seed": config.seed,
+        "batch_size": plan.batch_size,
+        "micro_batch_size": plan.micro_batch_size,
+        "first_step": first_step,
+        "last_step": plan.steps,
+        "rank": processes.rank,
+        "world_size": processes.world_size,
+    }
+    groups = getattr(train_set, "groups", None)
+    if groups is None:
+        sampler = MicroBatchSampler(
+            len(train_set),
+            repeats=config.data.repeats,
+            labels=train_set.samples.labels if config.data.sampling == "balanced" else None,
+            storage_order=train_set.storage_order() if config.data.shuffle == "blocks" else None,
+            **order,
+        )
+    else:
+        sampler = GroupedSampler(groups, **order)
     pinned = processes.device.type == "cuda"
     return train_loader(train_set, sampler, workers=workers(config, processes), pin_memory=pinned)
 

@@ -11,6 +11,14 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dat_train.commands.build_data import datasets
+from dat_train.commands.build_dense import (
+    detection_datasets,
+    detection_model,
+    detection_task,
+    segmentation_datasets,
+    segmentation_model,
+    segmentation_task,
+)
 from dat_train.commands.build_model import new_model
 from dat_train.commands.trained import open_trained
 from dat_train.data.mixing import Mixing
@@ -22,7 +30,9 @@ from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
 from dat_train.tasks.classification import ImageClassification, Images, Objective
+from dat_train.tasks.detection import ObjectDetection
 from dat_train.tasks.distillation import Distillation, cross_entropy
+from dat_train.tasks.segmentation import SemanticSegmentation
 from dat_train.training.task import Score, Task
 
 
@@ -138,4 +148,8 @@ def _try(distillation: Distillation, name: str, img_size: int, channels: int, cl
 
 TASKS = {
     "classification": TaskBuilders(datasets, new_model, classification, ImageClassification.score),
+    "segmentation": TaskBuilders(
+        segmentation_datasets, segmentation_model, segmentation_task, SemanticSegmentation.score
+    ),
+    "detection": TaskBuilders(detection_datasets, detection_model, detection_task, ObjectDetection.score),
 }

@@ -22,6 +22,7 @@ from dat_train.training.plan import RunPlan
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_log import RunLog
 from dat_train.training.run_pictures import RunPictures
+from dat_train.training.schedule import FallingSchedule
 from dat_train.training.state import TrainState
 from dat_train.training.task import Task
 from dat_train.viewer.offsets import OffsetMonitor
@@ -39,6 +40,9 @@ def run_plan(config: Settings, train_size: int, world_size: int) -> RunPlan:
         micro_batch_size=config.micro_batch_size,
         world_size=world_size,
         base_lr=config.optim.lr,
+        length=config.steps,
+        falling=FallingSchedule(**config.falling) if config.falling.kind else None,
+        eval_steps=config.eval.every_steps,
         **config.schedule,
     )
 

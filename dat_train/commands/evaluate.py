@@ -10,6 +10,7 @@ from dat_train.atomic import write_text
 from dat_train.commands.build_data import VIEW
 from dat_train.commands.build_model import new_model
 from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.evaluate_dense import evaluate_dense
 from dat_train.commands.evaluating import run_evaluation
 from dat_train.commands.evaluation_data import evaluation_set, set_view
 from dat_train.commands.output_folder import beside_run
@@ -55,6 +56,9 @@ def _run(
 ) -> None:
     output = output_folder(config, checkpoint)
     processes.on_main(lambda: make(output))  # before the hours an evaluation may take, not after
+    if settings.task != "classification":
+        evaluate_dense(config, settings, checkpoint, processes, terminal, output)
+        return
     precision = resolve_precision(settings.dtype, processes.device)
     val_set = evaluation_set(settings, checkpoint, processes)
     model, weights = trained_model(settings, checkpoint, config.ema, val_set.classes)

@@ -12,15 +12,20 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dat_train.commands.build_data import workers
+from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.output_folder import beside_run
+from dat_train.commands.predict_dense import predict_dense
 from dat_train.commands.prediction_writers import Guess, Prediction, writer_for
 from dat_train.commands.request import Request
-from dat_train.commands.trained import Trained, load_trained
+from dat_train.commands.trained import Trained, assemble
+from dat_train.commands.trained_dense import assemble_dense
 from dat_train.data.batch import prepare_images
 from dat_train.data.dataset import UNREADABLE, ImageDataset
 from dat_train.data.images import UnreadableImage, printable
 from dat_train.data.listing import list_images
 from dat_train.data.loader import evaluation_loader
 from dat_train.errors import UserError
+from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.kernels import accelerate
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
@@ -37,7 +42,14 @@ def run(config: Settings, request: Request) -> None:
     paths = list_images(config.images, lambda: sys.stdin.buffer.read())
     if not paths:
         raise UserError("the list on standard input names no image")
-    trained = load_trained(config, request)
+    checkpoint = Checkpoint.open(config.ckpt)
+    settings = request.settings_for(trained_with(checkpoint), config.ckpt, False)
+    if settings.task != "classification":
+        trained = assemble_dense(settings, checkpoint, config.ema, config.device)
+        output = Path(config.output) if config.output else beside_run(checkpoint.path, "predictions")
+        predict_dense(trained, paths, output)
+        return
+    trained = assemble(settings, checkpoint, config.ema, config.device)
     accelerate(trained.model, trained.precision.device, config.kernels)
     writer = writer_for(config.format, paths, trained.classes, config.top)
     alone = Processes(0, 1, 0, trained.precision.device)

@@ -82,7 +82,10 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
     precision = resolve_precision(config.dtype, processes.device)
     model = builders.model(config, len(train_set.classes))
     freeze(model, config.freeze)
-    facts = {"parameters": count_parameters(model), "macs": count_macs(model, config.img_size, len(config.data.mean))}
+    facts = {
+        "parameters": count_parameters(model),
+        "macs": count_macs(countable(model), config.img_size, len(config.data.mean)),
+    }
     model = model.to(precision.weights)
     if not config.compile:  # the compiler gets the plain model
         accelerate(model, processes.device, config.kernels)
@@ -154,7 +157,7 @@ def summary_of_finished(config: Settings, folder: RunFolder, saved: dict) -> dic
     summary = read_json(folder.summary)
     if summary is None:  # also if it is damaged: it is written again
         return None
-    same_length = all(saved["config"][key] == config[key] for key in ("epochs", "max_steps"))
+    same_length = all(saved["config"].get(key) == config[key] for key in ("epochs", "steps", "max_steps"))
     return summary if same_length and summary["steps"] == saved["step"] else None
 
 
@@ -182,11 +185,20 @@ def data_and_model_topics(config: Settings, facts: dict, sets: Sets) -> list[tup
 def device_topics(config: Settings, model: nn.Module, plan: RunPlan, precision: Precision) -> list[tuple[str, str]]:
     """Format device and memory as (topic, text) pairs."""
     shape = (len(config.data.mean), config.img_size, config.img_size)
-    memory = estimate_memory(model, shape, plan.micro_batch_size, precision, ema=bool(config.ema.decay))
+    memory = estimate_memory(countable(model), shape, plan.micro_batch_size, precision, ema=bool(config.ema.decay))
     return [
         ("device", f"{precision.device.type}, {precision.name}{', compiled' if config.compile else ''}"),
         ("memory", memory_text(memory)),
     ]
+
+
+def countable(model: nn.Module) -> nn.Module:
+    """The part of a model that maps images alone to outputs: of a detector, backbone and pyramid."""
+    return (
+        nn.Sequential(model.backbone, model.neck)
+        if hasattr(model, "rpn_head") or hasattr(model, "bbox_head")
+        else model
+    )
 
 
 def show_batch(config: Settings, context: RunContext) -> bool:

@@ -79,6 +79,20 @@ class CocoFile:
             segmentations.append(annotation.get("segmentation"))
         return Objects(np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64), segmentations)
 
+    def truth(self, image: dict) -> list[dict]:
+        """All annotations of an image for evaluation, crowds included; category ids are class numbers plus one."""
+        number = {identity: k + 1 for k, identity in enumerate(self.category_ids)}
+        return [
+            {
+                "bbox": annotation["bbox"],
+                "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
+                "iscrowd": annotation.get("iscrowd", 0),
+                "category_id": number[annotation["category_id"]],
+            }
+            | ({"segmentation": annotation["segmentation"]} if annotation.get("segmentation") else {})
+            for annotation in self.objects.get(image["id"], [])
+        ]
+
 
 def open_coco(kind: str, root: str | None) -> tuple[tuple[Path, CocoFile], tuple[Path, CocoFile]]:
     """(image folder, annotations) for training and for validation.
@@ -94,7 +108,7 @@ def open_coco(kind: str, root: str | None) -> tuple[tuple[Path, CocoFile], tuple
     if kind not in DETECTION_KINDS:
         raise UserError(f"data.kind={kind} is not one of {', '.join(DETECTION_KINDS)}, the kinds of task=detection")
     if root is None:
-        raise UserError(f"data.root is not set: data={kind} needs data.root=FOLDER")
+        raise UserError(f"data.root is not set: data={kind} needs data.root=PATH")
     if kind == "digit_scenes":
         write_digit_scenes(root)
     folder = existing_folder(root)

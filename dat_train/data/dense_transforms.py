@@ -165,7 +165,7 @@ def segmentation_train_transform(
         crop: side of the square that the model gets.
         max_share: limit of one class' share of a crop.
         hflip: probability of mirroring.
-        photometric: distort the colours.
+        photometric: distort the colors.
         mean, std: of the image's channels, for a range of 0 to 1.
 
     Returns:

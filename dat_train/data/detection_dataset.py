@@ -32,7 +32,8 @@ class DetectionScene(NamedTuple):
 
     Args:
         image: (3, H, W) float32, normalized, not padded.
-        target: `boxes` (N, 4), `labels` (N,), `masks` (N, H, W) bool if wanted; in evaluation `original` (h, w).
+        target: `boxes` (N, 4), `labels` (N,), `masks` (N, H, W) bool if wanted; `original`
+            size (h, w); in evaluation `truth`, all annotations in the COCO format, crowds included.
         index: place in the set; unreadable: paths met on the way.
     """
 
@@ -113,6 +114,8 @@ class DetectionImages(Dataset):
             tv_tensors.Image(image), boxes, masks, torch.from_numpy(objects.labels)
         )
         target: dict[str, Any] = {"boxes": boxes.as_subclass(Tensor), "labels": labels, "original": size}
+        if not self.training:
+            target["truth"] = self.file.truth(record)
         if masks is not None:
             target["masks"] = masks.as_subclass(Tensor).bool()
         return DetectionScene(self.normalized(picture).as_subclass(Tensor), target, index, unreadable)

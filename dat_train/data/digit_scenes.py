@@ -21,7 +21,7 @@ NOTE = "scenes.txt"
 def write_digit_scenes(root: str | Path, *, train: int = 800, val: int = 100, seed: int = 0) -> Path:
     """Write scenes below `root`, once: images/, masks/, classes.txt, and annotations/ in the COCO format.
 
-    Every scene shows one to four digits of different size and colour on a coloured background. A scene follows from
+    Every scene shows several digits of different size and color on a darker background. A scene follows from
     its number and `seed` alone; validation scenes are made of digits that training scenes do not have.
 
     Args:
@@ -67,9 +67,9 @@ def make_scene(part: str, number: int, seed: int, images: np.ndarray, labels: np
     first, last = (0, DIGITS * 4 // 5) if part == "train" else (DIGITS * 4 // 5, DIGITS)
     objects: list[tuple[int, np.ndarray]] = []
     taken = np.zeros((height, width), bool)
-    for _ in range(random.integers(1, 5)):
+    for _ in range(random.integers(4, 13)):
         chosen = int(random.integers(first, last))
-        side = int(random.integers(32, 57))
+        side = int(random.integers(28, 45))
         top, left = int(random.integers(0, height - side + 1)), int(random.integers(0, width - side + 1))
         digit = Image.fromarray((images[chosen] * (255 / 16)).astype(np.uint8)).resize((side, side), Image.BICUBIC)
         ink = np.zeros((height, width), np.float32)
@@ -77,11 +77,9 @@ def make_scene(part: str, number: int, seed: int, images: np.ndarray, labels: np
         mask = ink > 0.5
         if (taken & mask).any() or not mask.any():
             continue  # objects do not overlap, so that every mask is the whole digit
-        colour = random.uniform(0, 255, 3).astype(np.float32)
-        if abs(colour.mean() - picture[mask].mean()) < 60:
-            colour = (colour + 128) % 256
+        color = random.uniform(150, 255, 3).astype(np.float32)  # bright on a dark background
         alpha = np.clip(ink * 2 - 0.5, 0, 1)[..., None]
-        picture = picture * (1 - alpha) + colour * alpha
+        picture = picture * (1 - alpha) + color * alpha
         taken |= ink > 0.2
         objects.append((int(labels[chosen]), mask))
     picture += random.normal(0, 6, picture.shape)
@@ -89,8 +87,8 @@ def make_scene(part: str, number: int, seed: int, images: np.ndarray, labels: np
 
 
 def _background(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Smooth coloured texture, (height, width, 3) float32."""
-    coarse = random.uniform(40, 215, (4, 4, 3)) * 0.35 + random.uniform(40, 215, 3) * 0.65
+    """Smooth dark colored texture, (height, width, 3) float32."""
+    coarse = random.uniform(0, 120, (4, 4, 3)) * 0.5 + random.uniform(0, 120, 3) * 0.5
     picture = Image.fromarray(coarse.astype(np.uint8)).resize((width, height), Image.BICUBIC)
     return np.asarray(picture, np.float32)
 

@@ -40,7 +40,7 @@ def _loader(dataset: ImageDataset, sampler: Iterable, workers: int, pin_memory: 
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=getattr(dataset, "collate", collate),
         pin_memory=pin_memory,
         worker_init_fn=_init_worker if workers else None,
         prefetch_factor=4 if workers else None,

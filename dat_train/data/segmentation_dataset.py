@@ -84,7 +84,7 @@ class SegmentationImages(Dataset):
         encoding: meaning of the mask values.
         transform: (tv Image, tv Mask) -> the same; its random draws follow from the sample's key.
         seed: key of the augmentation.
-        palette: colour (r, g, b) of each class in pictures.
+        palette: color (r, g, b) of each class in pictures.
     """
 
     def __init__(
@@ -221,11 +221,11 @@ class EvaluationImages(Dataset):
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Values (H, W) uint8 of a mask file: greyscale values, or the indices of a palette.
+    """Values (H, W) uint8 of a mask file: grayscale values, or the indices of a palette.
 
     Raises:
         UnreadableImage: missing or damaged.
-        UserError: a colour picture or one with more than 8 bits.
+        UserError: a color picture or one with more than 8 bits.
     """
     try:
         with Image.open(path) as mask:
@@ -238,6 +238,6 @@ def read_mask(path: str | Path) -> np.ndarray:
     if mode not in ("L", "P"):
         raise UserError(
             f"{printable(path)} is a picture of mode {mode}, not 8-bit labels. The full ADE20K release encodes classes "
-            "in colours: use ADEChallengeData2016 (150 classes); convert other masks to one 8-bit value a pixel"
+            "in colors: use ADEChallengeData2016 (150 classes); convert other masks to one 8-bit value a pixel"
         )
     return values

@@ -41,7 +41,7 @@ def open_segmentation(
             f"data.kind={kind} is not one of {', '.join(SEGMENTATION_KINDS)}, the kinds of task=segmentation"
         )
     if root is None:
-        raise UserError(f"data.root is not set: data={kind} needs data.root=FOLDER")
+        raise UserError(f"data.root is not set: data={kind} needs data.root=PATH")
     if kind == "ade20k":
         sets = _open_ade20k(Path(root))
     else:

@@ -18,7 +18,6 @@ from dat_train.models.detection.boxes import Detections
 from dat_train.models.detection.masks import paste_masks
 
 if TYPE_CHECKING:
-    from dat_train.data.coco import CocoFile
     from dat_train.data.detection_dataset import DetectionScene
     from dat_train.runtime.precision import Precision
     from dat_train.runtime.processes import Processes
@@ -49,9 +48,8 @@ class DetectionEvaluation:
 def evaluate_detection(
     model: nn.Module,
     loader: Iterable[Sequence[DetectionScene]],
-    file: CocoFile,
-    records: Sequence[dict],
     *,
+    classes: Sequence[str],
     precision: Precision,
     processes: Processes | None = None,
 ) -> DetectionEvaluation:
@@ -59,14 +57,13 @@ def evaluate_detection(
 
     Args:
         model: (images, sizes, targets) -> detections, on `precision.device`.
-        loader: lists of scenes; every image once over all processes.
-        file: annotations.
-        records: image record of each index in the data set.
+        loader: lists of scenes with their annotations; every image once over all processes.
+        classes: names by class number.
 
     Raises:
         UserError: no image could be read.
     """
-    found: list[tuple[int, list[dict]]] = []
+    found: list[tuple[int, tuple[int, int], list[dict], list[dict]]] = []  # index, size, annotations, results
     unreadable: list[str] = []
     with inference(model, precision):
         for scenes in loader:
@@ -74,18 +71,18 @@ def evaluate_detection(
                 unreadable += scene.unreadable
                 if scene.unreadable:
                     continue
-                detections = detect(model, scene.image, scene.target["original"], precision)
-                record = records[scene.index]
-                found.append((scene.index, coco_results(detections, record, file.category_ids)))
+                size = scene.target["original"]
+                results = coco_results(detect(model, scene.image, size, precision), scene.index + 1, size)
+                found.append((scene.index, size, scene.target["truth"], results))
     shares = processes.gather((found, unreadable)) if processes else [(found, unreadable)]
     found = sorted((part for share, _ in shares for part in share), key=lambda part: part[0])
     unreadable = sorted(path for _, share in shares for path in share)
     if not found:
         raise UserError(f"none of the {len(unreadable)} validation images can be read; check data.root")
-    results = [result for _, part in found for result in part]
     numbers = None
+    results = [result for *_, part in found for result in part]
     if processes is None or processes.is_main:
-        numbers = average_precision(file, [records[index] for index, _ in found], results)
+        numbers = average_precision(classes, [part[:3] for part in found], results)
     numbers = processes.from_main(numbers) if processes else numbers
     return DetectionEvaluation(*numbers, results, len(found), unreadable)
 
@@ -97,19 +94,17 @@ def detect(model: nn.Module, image: Tensor, original: tuple[int, int], precision
         return model(batch.to(precision.device, precision.weights), sizes, [{"original": original}])[0]
 
 
-def coco_results(found: Detections, record: dict, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Detections of one image in the COCO format: boxes as (x, y, w, h), category ids of the file, run lengths."""
+def coco_results(found: Detections, image_id: int, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Detections of one image of (height, width) in the COCO format; category ids are class numbers plus one."""
     boxes = found.boxes.float().cpu()
     masks = None
     if found.mask_logits is not None:
-        masks = paste_masks(
-            [logits.float().cpu() for logits in found.mask_logits], boxes, (record["height"], record["width"])
-        )
+        masks = paste_masks([logits.float().cpu() for logits in found.mask_logits], boxes, size)
     results = []
     for i, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
         result = {
-            "image_id": record["id"],
-            "category_id": category_ids[int(found.labels[i])],
+            "image_id": image_id,
+            "category_id": int(found.labels[i]) + 1,
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": float(found.scores[i]),
         }
@@ -128,12 +123,13 @@ def run_lengths(mask: Tensor) -> dict[str, Any]:
 
 
 def average_precision(
-    file: CocoFile, records: Sequence[dict], results: list[dict]
+    classes: Sequence[str], images: Sequence[tuple[int, tuple[int, int], list[dict]]], results: list[dict]
 ) -> tuple[dict[str, float], dict[str, float], np.ndarray]:
     """The twelve numbers for boxes and, if results have them, masks; and box AP of each class.
 
     Args:
-        records: images that were evaluated.
+        images: index, (height, width) and annotations of each image.
+        results: detections; image ids are the indices plus one.
 
     Raises:
         UserError: faster-coco-eval is not installed.
@@ -142,21 +138,20 @@ def average_precision(
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError:
         raise UserError("task=detection needs faster-coco-eval: pip install dat-train[detection]") from None
-    classes = len(file.category_ids)
     if not results:
-        nothing = dict.fromkeys(NUMBERS, 0.0)
-        return nothing, {}, np.zeros(classes)
-    ids = {record["id"] for record in records}
+        return dict.fromkeys(NUMBERS, 0.0), {}, np.zeros(len(classes))
+    annotations = [annotation | {"image_id": index + 1} for index, _, truth in images for annotation in truth]
     truth = {
-        "images": list(records),
-        "annotations": [_complete(a) for i in sorted(ids) for a in file.objects.get(i, [])],
-        "categories": [{"id": i, "name": name} for i, name in zip(file.category_ids, file.classes, strict=True)],
+        "images": [{"id": index + 1, "height": size[0], "width": size[1]} for index, size, _ in images],
+        "annotations": [annotation | {"id": i} for i, annotation in enumerate(annotations, start=1)],
+        "categories": [{"id": k + 1, "name": name} for k, name in enumerate(classes)],
     }
+    with_masks = "segmentation" in results[0] and all("segmentation" in annotation for annotation in annotations)
     numbers: list[dict[str, float]] = []
-    class_ap = np.full(classes, np.nan)
+    class_ap = np.full(len(classes), np.nan)
     with contextlib.redirect_stdout(io.StringIO()):
         known = COCO(truth)
-        for kind in ("bbox", "segm") if "segmentation" in results[0] else ("bbox",):
+        for kind in ("bbox", "segm") if with_masks else ("bbox",):
             found = known.loadRes([dict(result) for result in results])
             evaluation = COCOeval_faster(known, found, kind, print_function=lambda *_: None)
             evaluation.evaluate()
@@ -165,13 +160,7 @@ def average_precision(
             numbers.append({name: float(value) for name, value in zip(NUMBERS, evaluation.stats, strict=False)})
             if kind == "bbox":
                 precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all sizes, 100 boxes
-                for k in range(classes):
+                for k in range(len(classes)):
                     values = precision[:, :, k]
                     class_ap[k] = values[values > -1].mean() if (values > -1).any() else np.nan
     return numbers[0], numbers[1] if len(numbers) > 1 else {}, class_ap
-
-
-def _complete(annotation: dict) -> dict:
-    """Annotation with the entries that COCO's evaluation reads."""
-    width, height = annotation["bbox"][2:]
-    return {"iscrowd": 0, "area": width * height} | annotation

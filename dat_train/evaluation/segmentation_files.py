@@ -1,6 +1,5 @@
 """Result files of a segmentation evaluation, and pictures of label maps."""
 
-import colorsys
 import csv
 import io
 from collections.abc import Callable, Sequence
@@ -12,12 +11,12 @@ from PIL import Image
 
 from dat_train.atomic import write_json, write_text
 from dat_train.evaluation.confusion_picture import write_confusion_counts
+from dat_train.evaluation.scenes_picture import IGNORED, overlay, palette
 from dat_train.evaluation.segmentation import SegmentationEvaluation
 from dat_train.runtime.display_text import one_line
 from dat_train.runtime.figure_file import new_figure, save_figure
 
 WORST = 8  # images in worst.png
-IGNORED = 255
 NAME_WIDTH = 24
 
 
@@ -82,30 +81,6 @@ def segmentation_text(evaluation: SegmentationEvaluation, classes: Sequence[str]
     lines.append(f"{title:<{width}}      IoU")
     lines += [f"{name:<{width}}   {evaluation.class_iou[i]:>6.2f}" for name, i in zip(names, known, strict=False)]
     return "\n".join(lines)
-
-
-def palette(number: int) -> np.ndarray:
-    """(256, 3) uint8 colors: distinct ones for `number` classes, black for ignored pixels."""
-    colors = np.zeros((256, 3), np.uint8)
-    for i in range(number):
-        hue, light = (i * 0.61803398875) % 1, (0.5, 0.65, 0.38)[i % 3]
-        colors[i] = [round(255 * value) for value in colorsys.hls_to_rgb(hue, light, 0.75)]
-    return colors
-
-
-def label_picture(labels: np.ndarray, number: int) -> Image.Image:
-    """Label map (H, W) as a palette picture; the pixel values are the class numbers."""
-    picture = Image.fromarray(labels.astype(np.uint8)).convert("L")
-    picture.putpalette(palette(number).ravel().tolist())
-    return picture
-
-
-def overlay(image: Image.Image, labels: np.ndarray, number: int, alpha: float = 0.55) -> Image.Image:
-    """Image with its classes laid over it in color; ignored pixels stay as they are."""
-    pixels = np.asarray(image.convert("RGB"), np.float32)
-    colors = palette(number)[labels.astype(np.uint8)].astype(np.float32)
-    mixed = np.where((labels == IGNORED)[..., None], pixels, (1 - alpha) * pixels + alpha * colors)
-    return Image.fromarray(mixed.round().astype(np.uint8))
 
 
 def write_scenes_picture(

@@ -39,7 +39,7 @@ class DenseBackbone(nn.Module):
         return [norm(x) for norm, x in zip(self.norms, self.body(images), strict=True)]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.body.set_grad_checkpointing(enable)
+        getattr(self.body, "model", self.body).set_grad_checkpointing(enable)
 
 
 def create_backbone(name: str, strides: Sequence[int] = STRIDES, norm: bool = True, **kwargs) -> DenseBackbone:

@@ -4,7 +4,7 @@ import re
 
 from torch import Tensor, nn
 
-from dat_train.models.published import rename_published
+from dat_train.models.published import is_published, rename_published
 
 
 def is_published_dense(state: dict[str, Tensor]) -> bool:
@@ -12,6 +12,38 @@ def is_published_dense(state: dict[str, Tensor]) -> bool:
     return any(
         name.startswith(("backbone.patch_proj.", "backbone.norms.0.norm.", "backbone.norms.1.norm.")) for name in state
     )
+
+
+def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights of a dense model, released or its own, or of a classifier, for a dense model.
+
+    Of a classifier's weights the backbone's are taken; all other parameters keep their values.
+
+    Args:
+        model: segmentation model or detector.
+        state: weights by name.
+
+    Returns:
+        Weights by the model's names, and the changes in words.
+    """
+    if is_published_dense(state):
+        return rename_published_dense(state, model), ["renamed the published parameters"]
+    if any(name.startswith("backbone.") for name in state):
+        return state, []
+    notes = ["weights of a classifier: taken for the backbone; norms of the outputs and heads stay as initialized"]
+    if is_published(state):
+        state = rename_published(state)
+        notes.insert(0, "renamed the published parameters")
+    inner = _inner_prefix(model)
+    body = [name for name in model.state_dict() if name.startswith(inner)]
+    found = {name: state[name.removeprefix(inner)] for name in body if name.removeprefix(inner) in state}
+    return (model.state_dict() | found if len(found) == len(body) else found), notes
+
+
+def _inner_prefix(model: nn.Module) -> str:
+    """Prefix of the timm model's names inside `model`."""
+    wrapped = any(name.startswith("backbone.body.model.") for name in model.state_dict())
+    return "backbone.body.model." if wrapped else "backbone.body."
 
 
 def rename_published_dense(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -27,8 +59,7 @@ def rename_published_dense(state: dict[str, Tensor], model: nn.Module) -> dict[s
         for name, value in state.items()
         if name.startswith(prefix) and not name.startswith("backbone.norms.")
     }
-    own = model.state_dict()
-    inner = "backbone.body.model." if any(name.startswith("backbone.body.model.") for name in own) else "backbone.body."
+    inner = _inner_prefix(model)
     renamed = {inner + name: value for name, value in rename_published(body).items()}
     first = 4 - len(model.backbone.norms)  # RetinaNet has no norm 0
     laterals = len(model.backbone.norms)

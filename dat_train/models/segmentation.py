@@ -21,6 +21,7 @@ from dat_train.models.dense_backbone import (
     init_normal,
     resize,
 )
+from dat_train.models.published_dense import adapt_state
 
 IGNORED = 255  # label of pixels outside every class
 
@@ -112,6 +113,8 @@ class SegmentationModel(nn.Module):
     pair with the auxiliary logits, or None in their place without an auxiliary head.
     """
 
+    decays_biases = True
+
     def __init__(
         self,
         backbone: DenseBackbone,
@@ -125,6 +128,8 @@ class SegmentationModel(nn.Module):
         self.decode_head = decode_head
         self.auxiliary_head = auxiliary_head
         self.num_classes = decode_head.conv_seg.out_channels
+        heads = ("decode_head.conv_seg", "auxiliary_head.conv_seg")
+        self.pretrained_cfg = {"classifier": heads if auxiliary_head else heads[:1]}
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:
         maps = self.backbone(images)
@@ -132,6 +137,11 @@ class SegmentationModel(nn.Module):
         if not self.training:
             return logits
         return logits, None if self.auxiliary_head is None else self.auxiliary_head(maps[2])
+
+    @torch.jit.ignore
+    def adapt_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Weights of a released dense model or of a classifier for this model; see `published_dense.adapt_state`."""
+        return adapt_state(self, state)
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -10,7 +10,6 @@ from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.name_prefixes import take_backbone
 from dat_train.models.published import is_published, rename_published
-from dat_train.models.published_dense import is_published_dense, rename_published_dense
 from dat_train.models.weight_fitting import fit_state
 
 CLASSIFIER = "head.fc"  # of our models, and of a model without timm's pretrained_cfg
@@ -63,7 +62,12 @@ def load_weights(
     checkpoint = weights if isinstance(weights, Checkpoint) else Checkpoint.open(weights)
     state, report = _choose_state(checkpoint, ema)
     own = model.state_dict()
-    state, is_part = _by_model_names(model, state, own, report)
+    is_part = False
+    if hasattr(model, "adapt_state"):  # models of segmentation and detection
+        state, notes = model.adapt_state(state)
+        report.notes += notes
+    else:
+        state, is_part = _by_model_names(model, state, own, report)
     classifier, stem = _modules(model, "classifier", (CLASSIFIER,)), _modules(model, "first_conv", ("stem.conv",))
     report.classes = _count_rows(state, classifier)
     if classes is not None and len(checkpoint.classes) == len(classes) and checkpoint.classes != list(classes):
@@ -110,10 +114,6 @@ def _by_model_names(
     model: nn.Module, state: dict[str, Tensor], own: dict[str, Tensor], report: LoadReport
 ) -> tuple[dict[str, Tensor], bool]:
     """Weights by the model's parameter names, and True if they are a part of a larger model's."""
-    if is_published_dense(state) and any(name.startswith("backbone.") for name in own):
-        report.source = "released checkpoint"
-        report.notes.append("renamed the published parameters")
-        return rename_published_dense(state, model), False
     roots = PUBLISHED_ROOTS | {name.partition(".")[0] for name in own}
     state, notes, is_part = take_backbone(state, own, roots)
     report.notes += notes

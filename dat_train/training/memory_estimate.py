@@ -24,9 +24,10 @@ def estimate_memory(
     estimate = {"weights": weights, "gradients": trained, "optimizer": 2 * trained}
     if ema:
         estimate["average"] = weights
-    one, two = (_saved_bytes(model, (images, *image_shape), precision) for images in (1, 2))
+    # batch normalization of a 1 x 1 map needs two images
+    two, three = (_saved_bytes(model, (images, *image_shape), precision) for images in (2, 3))
     # what does not grow with the batch: weights in autocast's format
-    return estimate | {"activations": one + (micro_batch_size - 1) * (two - one)}
+    return estimate | {"activations": two + (micro_batch_size - 2) * (three - two)}
 
 
 def _saved_bytes(model: nn.Module, shape: tuple[int, int, int, int], precision: Precision) -> int:

@@ -24,12 +24,13 @@ def parameter_groups(
         groups for an optimizer; "lr_scale" is their rate over the schedule's.
     """
     exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    decays_biases = getattr(model, "decays_biases", False)  # as published for segmentation and detection
     scales = learning_rate_scales(model, layer_decay, head_lr_factor)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        without = parameter.ndim <= 1 or name.endswith(".bias") or name in exempt
+        without = name in exempt or (not decays_biases and (parameter.ndim <= 1 or name.endswith(".bias")))
         groups.setdefault((scales[name], without), []).append(parameter)
     return [
         {"params": groups[scale, without], "weight_decay": 0.0 if without else weight_decay, "lr_scale": scale}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dat_train.errors import UserError
-from dat_train.training.schedule import learning_rate
+from dat_train.training.schedule import FallingSchedule, learning_rate
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,9 @@ class RunPlan:
         train_size: samples of one epoch.
         epochs: length of the learning-rate schedule, and of the run unless `max_steps` ends it before.
         warmup_epochs: counted inside `epochs`.
+        length: steps of the schedule, in place of `epochs`.
+        falling: schedule other than the cosine; then warmup_epochs, warmup_lr and min_lr are not used.
+        eval_steps: steps between validations, in place of epochs.
 
     Raises:
         UserError: batch sizes that do not fit each other, the number of processes or the training set.
@@ -32,6 +35,9 @@ class RunPlan:
     base_lr: float
     warmup_lr: float
     min_lr: float
+    length: int | None = None
+    falling: FallingSchedule | None = None
+    eval_steps: int | None = None
 
     def __post_init__(self) -> None:
         self._check_positive()
@@ -46,7 +52,7 @@ class RunPlan:
                 f"batch_size={self.batch_size} is larger than the training set of {self.train_size} images; "
                 f"use {self._fitting(unit)}"
             )
-        if self.warmup_epochs > self.epochs:
+        if self.warmup_epochs > self.epochs and not self.falling:
             raise UserError(
                 f"schedule.warmup_epochs={self.warmup_epochs:g} is longer than epochs={self.epochs}, inside which "
                 f"the warm-up counts; use schedule.warmup_epochs={self.epochs // 10}"
@@ -84,7 +90,7 @@ class RunPlan:
     @property
     def scheduled_steps(self) -> int:
         """Steps of `epochs`, over which the learning rate falls."""
-        return self.epochs * self.steps_per_epoch
+        return self.length or self.epochs * self.steps_per_epoch
 
     @property
     def steps(self) -> int:
@@ -106,6 +112,8 @@ class RunPlan:
 
     def learning_rate(self, step: int) -> float:
         """Of the update after `step` steps done."""
+        if self.falling:
+            return self.falling.rate(step, self.base_lr, self.scheduled_steps, self.steps_per_epoch)
         return learning_rate(
             step,
             base_lr=self.base_lr,
@@ -124,13 +132,19 @@ class RunPlan:
 
     def validates(self, step: int, every_epochs: int) -> bool:
         """Returns True if step `step` is followed by a validation: every `every_epochs` epochs, and at the end."""
+        if self.eval_steps:
+            return step == self.steps or (step > 0 and step % self.eval_steps == 0)
         return step == self.steps or (self.ends_epoch(step) and self.epochs_done(step) % every_epochs == 0)
+
+    def _scheduled_text(self) -> str:
+        steps = f"{self.scheduled_steps:,} steps"
+        return steps if self.length else f"{self.epochs} epochs = {steps}"
 
     def describe(self) -> list[tuple[str, str]]:
         """(topic, text) for the terminal."""
         length = f"{self.steps:,} steps = {self.steps / self.steps_per_epoch:.4g} epochs of {self.steps_per_epoch:,}"
         if self.steps < self.scheduled_steps:
-            length += f" (max_steps; the schedule is that of {self.epochs} epochs = {self.scheduled_steps:,} steps)"
+            length += f" (max_steps; the schedule is that of {self._scheduled_text()})"
         batch = f"{self.batch_size}"
         if self.micro_batches > 1:
             batch += f" = {self.micro_batches} micro-batches of {self.micro_batch_size}"
@@ -140,4 +154,6 @@ class RunPlan:
             batch += f", in {self.micro_batches // self.world_size} turns"
         warmup = f"{self.warmup_lr:.3g} rising to {self.base_lr:.3g} in {self.warmup_steps:,} steps"
         rate = f"{warmup if self.warmup_steps else f'{self.base_lr:.3g}'}, cosine to {self.min_lr:.3g}"
+        if self.falling:
+            rate = self.falling.text(self.base_lr)
         return [("length", length), ("batch", batch), ("lr", rate)]

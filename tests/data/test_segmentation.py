@@ -149,7 +149,7 @@ def test_padding_is_0_in_the_image_and_255_in_the_labels():
     assert mask[5:].eq(255).all() and mask[:, 7:].eq(255).all() and mask[:5, :7].eq(1).all()
 
 
-def test_colours_change_and_labels_do_not():
+def test_colors_change_and_labels_do_not():
     image = tv_tensors.Image(torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8))
     mask = tv_tensors.Mask(torch.randint(0, 5, (32, 32), dtype=torch.uint8))
     torch.manual_seed(1)

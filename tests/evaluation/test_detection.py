@@ -26,25 +26,29 @@ def images(tmp_path_factory):
     )
 
 
+def truths(images):
+    return [(i, (r["height"], r["width"]), images.file.truth(r)) for i, r in enumerate(images.records)]
+
+
 def truth_as_results(images, score=0.9):
     return [
-        {key: annotation[key] for key in ("image_id", "category_id", "bbox")} | {"score": score}
-        for annotations in images.file.objects.values()
-        for annotation in annotations
+        {"image_id": index + 1, "category_id": a["category_id"], "bbox": a["bbox"], "score": score}
+        for index, _, truth in truths(images)
+        for a in truth
     ]
 
 
 def test_the_ground_truth_itself_has_a_precision_of_1(images):
-    box, mask, class_ap = average_precision(images.file, images.records, truth_as_results(images))
+    box, mask, class_ap = average_precision(images.classes, truths(images), truth_as_results(images))
     assert box["AP"] == box["AP50"] == pytest.approx(1) and mask == {}
-    occurring = {annotation["category_id"] for part in images.file.objects.values() for annotation in part}
-    for k, number in enumerate(images.file.category_ids):
-        assert class_ap[k] == pytest.approx(1) if number in occurring else np.isnan(class_ap[k])
+    occurring = {a["category_id"] for _, _, truth in truths(images) for a in truth}
+    for k in range(10):
+        assert class_ap[k] == pytest.approx(1) if k + 1 in occurring else np.isnan(class_ap[k])
 
 
 def test_boxes_of_another_class_are_wrong(images):
     results = [result | {"category_id": result["category_id"] % 10 + 1} for result in truth_as_results(images)]
-    assert average_precision(images.file, images.records, results)[0]["AP50"] < 0.5
+    assert average_precision(images.classes, truths(images), results)[0]["AP50"] < 0.5
 
 
 @pytest.mark.parametrize("head", ["retinanet", "mask_rcnn", "cascade_mask_rcnn"])
@@ -52,8 +56,8 @@ def test_every_detector_is_evaluated_one_image_at_a_time(images, head):
     torch.manual_seed(0)
     model = create_detector("datpp_tiny", head, 10, 16, dims=[8, 16, 32, 64], depths=[1, 1, 1, 1])
     scenes = [images[SampleKey(0, i, 0)] for i in range(len(images))]
-    one = evaluate_detection(model, [scenes], images.file, images.records, precision=CPU)
-    two = evaluate_detection(model, [scenes[2:], scenes[:2]], images.file, images.records, precision=CPU)
+    one = evaluate_detection(model, [scenes], classes=images.classes, precision=CPU)
+    two = evaluate_detection(model, [scenes[2:], scenes[:2]], classes=images.classes, precision=CPU)
     assert one.results == two.results and one.box == two.box and one.count == 4
     assert len(one.box) == 12
     with torch.no_grad():

@@ -10,6 +10,7 @@ from dat_train.data.digit_scenes import write_digit_scenes
 from dat_train.data.order import SampleKey
 from dat_train.data.segmentation_dataset import EvaluationImages
 from dat_train.data.segmentation_sources import open_segmentation
+from dat_train.evaluation.scenes_picture import label_picture
 from dat_train.evaluation.segmentation import (
     SegmentationEvaluation,
     class_ious,
@@ -18,7 +19,7 @@ from dat_train.evaluation.segmentation import (
     mean_iou,
     predict_scene,
 )
-from dat_train.evaluation.segmentation_files import label_picture, segmentation_text, write_segmentation_report
+from dat_train.evaluation.segmentation_files import segmentation_text, write_segmentation_report
 from dat_train.models.segmentation import create_segmentation
 from dat_train.runtime.precision import resolve_precision
 

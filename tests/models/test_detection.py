@@ -13,7 +13,7 @@ from dat_train.models.detection.rcnn import CASCADE_STDS, MaskRCNN, cascade_head
 from dat_train.models.detection.retinanet import RULE, RetinaHead, RetinaNet
 from dat_train.models.detection.roi_heads import BoxHead, MaskHead, RoIHeads, pool_regions
 from dat_train.models.detection.rpn import ProposalLimits, RPNHead
-from dat_train.models.published_dense import rename_published_dense
+from dat_train.models.weights import load_weights
 
 CLASSES, CHANNELS = 5, 32
 LIMITS = ProposalLimits(100, 100, 30, 30)
@@ -173,9 +173,8 @@ def test_losses_gradients_and_buffers_agree(name):
 
 def test_released_retinanet_file_loads_with_equal_boxes():
     golden = load_dense("det_retinanet_micro", build_model)
-    state = torch.load(FOLDER / "official_det_retinanet_micro.pth", weights_only=True)["state_dict"]
     model = build_model(golden.record).eval()
-    model.load_state_dict(rename_published_dense(state, model))
+    load_weights(model, FOLDER / "official_det_retinanet_micro.pth")
     with torch.no_grad():
         ours, want = model(golden.images, [(128, 160)])[0], golden.model(golden.images, [(128, 160)])[0]
     assert torch.equal(ours.boxes, want.boxes)

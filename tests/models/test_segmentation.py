@@ -6,7 +6,8 @@ from golden.dense import FOLDER, assert_buffers_agree, assert_gradients_agree, b
 from golden.dense.weights import labels
 
 from dat_train.models.dense_backbone import Pyramid
-from dat_train.models.published_dense import is_published_dense, rename_published_dense
+from dat_train.models.published_dense import is_published_dense
+from dat_train.models.registry import datpp_tiny
 from dat_train.models.segmentation import (
     AuxiliaryHead,
     SegmentationModel,
@@ -17,6 +18,7 @@ from dat_train.models.segmentation import (
     segmentation_loss,
     segmentation_probabilities,
 )
+from dat_train.models.weights import load_weights
 
 RECORDS = ("seg_upernet_micro", "seg_fpn_micro")
 
@@ -81,7 +83,8 @@ def test_released_upernet_file_loads_with_equal_logits():
     content = torch.load(FOLDER / "official_seg_upernet_micro.pth", weights_only=True)
     assert is_published_dense(content["state_dict"])
     model = build_model(golden.record).eval()
-    model.load_state_dict(rename_published_dense(content["state_dict"], model))
+    report = load_weights(model, FOLDER / "official_seg_upernet_micro.pth")
+    assert report.classes == 7 and "renamed the published parameters" in report.notes
     with torch.no_grad():
         assert torch.equal(model(golden.images), golden.model(golden.images))
 
@@ -111,3 +114,23 @@ def test_probabilities_average_the_softmax_of_views_and_mirror_images():
             segmentation_logits(golden.model, view.flip(-1), (73, 110)).flip(-1).softmax(1) for view in views
         ]
     assert torch.allclose(averaged, torch.stack(singles).mean(0), atol=1e-6)
+
+
+def test_weights_of_a_classifier_start_the_backbone(tmp_path):
+    small = {"dims": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}
+    classifier = datpp_tiny(num_classes=3, **small)
+    torch.save(classifier.state_dict(), tmp_path / "classifier.pt")
+    model = create_segmentation("datpp_tiny", "semantic_fpn", 5, 16, **small)
+    head = model.decode_head.conv_seg.weight.clone()
+    report = load_weights(model, tmp_path / "classifier.pt")
+    assert "taken for the backbone" in str(report)
+    assert torch.equal(model.state_dict()["backbone.body.model.stem.conv.weight"], classifier.stem.conv.weight)
+    assert torch.equal(model.decode_head.conv_seg.weight, head)
+
+
+def test_a_model_of_other_classes_keeps_its_own_classifier(tmp_path):
+    small = {"dims": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}
+    torch.save(create_segmentation("datpp_tiny", "upernet", 5, 16, **small).state_dict(), tmp_path / "five.pt")
+    model = create_segmentation("datpp_tiny", "upernet", 4, 16, **small)
+    report = load_weights(model, tmp_path / "five.pt")
+    assert report.classes == 5 and "a newly initialized one stays" in str(report)

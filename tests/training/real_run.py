@@ -38,6 +38,8 @@ class RealRun:
         environment: further variables, as torchrun sets them.
     """
 
+    settings = SETTINGS
+
     def __init__(
         self, folder: Path, *settings: str, sabotage: Callable[[], None] | None = None, **environment: str
     ) -> None:
@@ -45,7 +47,7 @@ class RealRun:
         self.run = folder / "runs" / "run"
         self.path = folder / f"output-{time.monotonic_ns()}.txt"
         self.path.touch()
-        arguments = (str(folder), str(self.path), [*SETTINGS, *settings], sabotage, environment)
+        arguments = (str(folder), str(self.path), [*self.settings, *settings], sabotage, environment)
         self.process = warm_context().Process(target=_command, args=arguments)
         self.process.start()
 

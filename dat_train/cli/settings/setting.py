@@ -24,8 +24,8 @@ def setting(
         default: default value; without one, conf/ must have it.
     """
     metadata = {"help": meaning, "limit": limit, "harmless": harmless, "path": path}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from dat_train.cli.settings.dense import DenseConfig
 from dat_train.cli.settings.limits import (
     ABOVE_ZERO,
     BELOW_ONE,
@@ -13,6 +14,7 @@ from dat_train.cli.settings.limits import (
     DEVICE,
     DISTILLATION,
     DTYPE,
+    FALLING,
     FOLDER,
     INTERPOLATION,
     KERNELS,
@@ -70,6 +72,9 @@ class DataConfig:
     mean: list[float] = setting("channel means images are normalised with", CHANNELS)
     std: list[float] = setting("channel standard deviations images are normalised with", CHANNELS)
     background: list[int] = setting("colour behind transparent pixels: R, G, B from 0 to 255", COLOUR)
+    classes: str | None = setting(
+        "data=masks: file of class names; null: classes.txt in data.root", path=True, default=None
+    )
     fake_images: int = setting("data=fake: number of training images", POSITIVE)
     fake_classes: int = setting("data=fake: number of classes", POSITIVE)
 
@@ -130,6 +135,20 @@ class ScheduleConfig:
 
 
 @dataclass
+class FallingConfig:
+    """Learning rate of segmentation and detection, in place of `schedule`."""
+
+    kind: str | None = setting(
+        "poly or step, whose warm-up multiplies the falling rate; null: schedule", FALLING, default=None
+    )
+    warmup_steps: int = setting("length of the warm-up", NOT_NEGATIVE, default=0)
+    warmup_factor: float = setting("factor on the rate at step 0", SHARE, default=1e-3)
+    power: float = setting("poly: exponent", POSITIVE, default=1.0)
+    milestones: list[int] = setting("step: epochs after which the rate is multiplied by gamma", default=[])
+    gamma: float = setting("step: that factor", SHARE, default=0.1)
+
+
+@dataclass
 class EmaConfig:
     decay: float = setting("decay of the averaged weights, e.g. 0.9999; 0: no averaging", BELOW_ONE)
 
@@ -137,6 +156,7 @@ class EmaConfig:
 @dataclass
 class ValidationConfig:
     every_epochs: int = setting("epochs between validations", POSITIVE)
+    every_steps: int | None = setting("steps between validations, in place of epochs", POSITIVE, default=None)
     batch_size: int = setting("validation images per device at a time", POSITIVE, harmless=True)
     resize: str = setting("short_side as timm and torchvision; squash as the authors: whatever the aspect", RESIZE)
     crop_pct: float = setting("side of the centre crop over the resized side; 1: no crop", CROP)
@@ -181,12 +201,14 @@ class TrainConfig:
     )
     runs_dir: str = setting("folder of all runs", harmless=True, path=True)
     task: str = setting("what the model is trained for", TASK)
+    dense: DenseConfig = field(default_factory=DenseConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mixing: MixingConfig = field(default_factory=MixingConfig)
     img_size: int = setting("training resolution, pixels", POSITIVE)
     epochs: int = setting("length of the schedule; may only grow when a run is continued", POSITIVE, harmless=True)
+    steps: int | None = setting("length of the schedule in steps, in place of epochs", POSITIVE, default=None)
     max_steps: int | None = setting(
         "stop after so many steps; the schedule stays that of `epochs`", POSITIVE, harmless=True
     )
@@ -197,6 +219,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     clip_grad: float = setting("largest gradient norm; 0: no clipping", NOT_NEGATIVE)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    falling: FallingConfig = field(default_factory=FallingConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     seed: int = setting("everything random follows from it", NOT_NEGATIVE)
     resume: str = setting(

@@ -18,6 +18,7 @@ from dat_train.models.detection.boxes import Detections, MatchRule, Size
 from dat_train.models.detection.retinanet import RetinaHead, RetinaNet
 from dat_train.models.detection.roi_heads import BoxHead, MaskHead, RoIHeads
 from dat_train.models.detection.rpn import ProposalLimits, RPNHead
+from dat_train.models.published_dense import adapt_state
 
 DETECTORS = ("retinanet", "mask_rcnn", "cascade_mask_rcnn")
 CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
@@ -33,6 +34,8 @@ class MaskRCNN(nn.Module):
         roi_head: box and mask heads on the first four levels.
     """
 
+    decays_biases = True
+
     def __init__(self, backbone: DenseBackbone, neck: nn.Module, rpn_head: RPNHead, roi_head: RoIHeads) -> None:
         super().__init__()
         self.backbone = backbone
@@ -40,24 +43,35 @@ class MaskRCNN(nn.Module):
         self.rpn_head = rpn_head
         self.roi_head = roi_head
         self.num_classes = roi_head.num_classes
+        heads = [
+            f"roi_head.bbox_head.{i}.{part}" for i in range(len(roi_head.bbox_head)) for part in ("fc_cls", "fc_reg")
+        ]
+        heads += [f"roi_head.mask_head.{i}.conv_logits" for i in range(len(roi_head.mask_head))]
+        self.pretrained_cfg = {"classifier": tuple(heads)}
 
     def forward(
-        self, images: Tensor, sizes: Sequence[Size], targets: Sequence[dict] | None = None
+        self, images: Tensor, sizes: Sequence[Size] | None = None, targets: Sequence[dict] | None = None
     ) -> dict[str, Tensor] | list[Detections]:
         """Losses in training mode, detections otherwise.
 
         Args:
             images: (B, 3, H, W), padded right and below.
-            sizes: (height, width) of each image before padding.
+            sizes: (height, width) of each image before padding; None: no padding.
             targets: per image `boxes` (M, 4), `labels` (M,) and `masks` (M, h, w); in evaluation mode `original`, its
                 size (h, w) before resizing, if it differs.
         """
+        sizes = sizes or [tuple(images.shape[-2:])] * len(images)
         levels = self.neck(self.backbone(images))
         proposals, losses = self.rpn_head(levels, sizes, targets)
         if self.training:
             return losses | self.roi_head.losses(levels[:4], proposals, sizes, targets)
         originals = [size if targets is None else targets[i].get("original", size) for i, size in enumerate(sizes)]
         return self.roi_head.detect(levels[:4], proposals, sizes, originals)
+
+    @torch.jit.ignore
+    def adapt_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Weights of a released dense model or of a classifier for this model; see `published_dense.adapt_state`."""
+        return adapt_state(self, state)
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

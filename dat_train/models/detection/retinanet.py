@@ -22,6 +22,7 @@ from dat_train.models.detection.boxes import (
     match,
     rescale,
 )
+from dat_train.models.published_dense import adapt_state
 
 RULE = MatchRule(positive=0.5, negative=0.4, minimum=0.0)
 
@@ -70,6 +71,8 @@ class RetinaNet(nn.Module):
         num_classes: number of classes.
     """
 
+    decays_biases = True
+
     def __init__(self, backbone: DenseBackbone, neck: nn.Module, bbox_head: RetinaHead, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
@@ -77,18 +80,20 @@ class RetinaNet(nn.Module):
         self.bbox_head = bbox_head
         self.num_classes = num_classes
         self.coder = DeltaCoder()
+        self.pretrained_cfg = {"classifier": ("bbox_head.retina_cls",)}
 
     def forward(
-        self, images: Tensor, sizes: Sequence[Size], targets: Sequence[dict] | None = None
+        self, images: Tensor, sizes: Sequence[Size] | None = None, targets: Sequence[dict] | None = None
     ) -> dict[str, Tensor] | list[Detections]:
         """Losses in training mode, detections otherwise.
 
         Args:
             images: (B, 3, H, W), padded right and below.
-            sizes: (height, width) of each image before padding.
+            sizes: (height, width) of each image before padding; None: no padding.
             targets: per image `boxes` (M, 4) and `labels` (M,); in evaluation mode `original`, its size (h, w) before
                 resizing, if it differs.
         """
+        sizes = sizes or [tuple(images.shape[-2:])] * len(images)
         levels = self.neck(self.backbone(images))
         scores, deltas = self.bbox_head(levels)
         anchors = self.bbox_head.anchors(levels)
@@ -144,6 +149,11 @@ class RetinaNet(nn.Module):
             labels.append(label)
         boxes = rescale(torch.cat(boxes), size, original)
         return Detections(*best_boxes(boxes, torch.cat(values), torch.cat(labels), 0.5, 100))
+
+    @torch.jit.ignore
+    def adapt_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Weights of a released dense model or of a classifier for this model; see `published_dense.adapt_state`."""
+        return adapt_state(self, state)
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

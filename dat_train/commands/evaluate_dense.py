@@ -1,0 +1,166 @@
+"""dat-eval for segmentation and detection: checkpoint and settings -> model and images -> evaluation -> report."""
+
+import csv
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from dat_train.atomic import write_json, write_text
+from dat_train.commands.build_data import workers
+from dat_train.commands.build_task import task_builders
+from dat_train.commands.evaluating import watched
+from dat_train.commands.trained_dense import TrainedDense, assemble_dense
+from dat_train.data.detection_dataset import DetectionImages
+from dat_train.data.loader import evaluation_loader
+from dat_train.data.segmentation_dataset import EvaluationImages
+from dat_train.errors import UserError
+from dat_train.evaluation.detection import DetectionEvaluation, evaluate_detection
+from dat_train.evaluation.scenes_picture import draw_objects, write_grid
+from dat_train.evaluation.segmentation import evaluate_segmentation
+from dat_train.evaluation.segmentation_files import segmentation_text, write_segmentation_report
+from dat_train.models import count_parameters
+from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.detection.masks import paste_masks
+from dat_train.runtime.processes import Processes
+from dat_train.runtime.terminal import Terminal
+from dat_train.settings import Settings
+from dat_train.training.summary import table
+
+PICTURED = 8  # images in detections.png
+LEAST_SCORE = 0.3  # of boxes that are drawn
+
+
+def evaluate_dense(
+    config: Settings, settings: Settings, checkpoint: Checkpoint, processes: Processes, terminal: Terminal, output: Path
+) -> None:
+    """Evaluate a segmentation model or a detector on its validation set, and write the reports into `output`."""
+    _, val_set = task_builders(settings).datasets(settings, processes)
+    trained = assemble_dense(settings, checkpoint, config.ema, config.device)
+    if trained.classes != val_set.classes:
+        raise UserError(
+            f"{checkpoint.path} has {len(trained.classes)} classes, data={settings.data.name} has "
+            f"{len(val_set.classes)} or others: set data=..."
+        )
+    loader = evaluation_loader(
+        val_set,
+        batch_size=settings.eval.batch_size,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        workers=workers(settings, processes),
+    )
+    start = time.monotonic()
+    batches = watched(loader, terminal, start)
+    if settings.task == "segmentation":
+        found = evaluate_segmentation(
+            trained.model,
+            batches,
+            num_classes=len(val_set.classes),
+            precision=trained.precision,
+            processes=processes,
+            flip=bool(settings.dense.flip),
+        )
+    else:
+        found = evaluate_detection(
+            trained.model, batches, classes=val_set.classes, precision=trained.precision, processes=processes
+        )
+    if not processes.is_main:
+        return
+    seconds = time.monotonic() - start
+    facts = {
+        "task": settings.task,
+        "model": f"{settings.dense.head} with {settings.model.name}",
+        "parameters": count_parameters(trained.model),
+        "checkpoint": str(checkpoint.path),
+        "weights": trained.weights.source,
+        "data": settings.data.name,
+        "data_root": settings.data.root,
+        "limits": settings.dense.limits,
+        "scales": settings.dense.scales,
+        "flip": settings.dense.flip,
+        "dtype": trained.precision.name,
+        "device": trained.precision.device.type,
+        "processes": processes.world_size,
+        "images_per_second": round(len(val_set) / seconds, 2),
+    }
+    write = write_segmentation if settings.task == "segmentation" else write_detection
+    terminal.close()
+    text, names = write(trained, val_set, found, facts, output)
+    topics = [
+        ("weights", f"{checkpoint.path} ({trained.weights.source})"),
+        ("data", f"{facts['data']}, {facts['data_root']}"),
+    ]
+    terminal.say(table([*topics, ("model", f"{facts['model']}, {facts['parameters'] / 1e6:.2f} M parameters")]))
+    terminal.say(f"\n{text}\n")
+    terminal.say(f"in {output}: {', '.join(names)}")
+
+
+def write_segmentation(
+    trained: TrainedDense, val_set: EvaluationImages, found, facts: dict, output: Path
+) -> tuple[str, tuple[str, ...]]:
+    """Files of a segmentation evaluation; returns the text for the terminal and the names of the files."""
+    images = val_set.images
+
+    def scene(index: int):
+        image = images.read(index)
+        return image, images.read_labels(index), np.asarray(trained.segment(image), np.uint8)
+
+    write_segmentation_report(found, val_set.classes, scene, output, facts)
+    return segmentation_text(found, val_set.classes), ("result.json", "per_class.csv", "confusion.png", "worst.png")
+
+
+def write_detection(
+    trained: TrainedDense, val_set: DetectionImages, found: DetectionEvaluation, facts: dict, output: Path
+) -> tuple[str, tuple[str, ...]]:
+    """Files of a detection evaluation; returns the text for the terminal and the names of the files."""
+    output.mkdir(parents=True, exist_ok=True)
+    ids = val_set.file.category_ids
+    records = val_set.records
+    results = [
+        result | {"image_id": records[result["image_id"] - 1]["id"], "category_id": ids[result["category_id"] - 1]}
+        for result in found.results
+    ]
+    write_json(output / "detections.json", results)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("index", "name", "box_ap"))
+    for number, (name, value) in enumerate(zip(val_set.classes, found.class_ap, strict=True)):
+        writer.writerow((number, name, "" if np.isnan(value) else f"{100 * value:.4f}"))
+    write_text(output / "per_class.csv", text.getvalue(), "surrogateescape")
+    pictures = []
+    for index in range(min(PICTURED, len(val_set))):
+        image = val_set.read(index)
+        objects = val_set.file.usable(records[index])
+        pictures.append(
+            draw_objects(image, torch.from_numpy(objects.boxes), [val_set.classes[k] for k in objects.labels])
+        )
+        pictures.append(detections_picture(trained, image))
+    titles = ("true", f"predicted (score over {LEAST_SCORE})") * PICTURED
+    write_grid(pictures, output / "detections.png", columns=4, titles=titles)
+    numbers = {"box": found.box, "mask": found.mask, "images": found.count, "unreadable": found.unreadable}
+    write_json(output / "result.json", numbers | facts)
+    lines = [f"{'':<6}" + "".join(f"{name:>7}" for name in found.box)]
+    for kind, values in (("box", found.box), ("mask", found.mask)):
+        if values:
+            shown = (f"{100 * value:>7.1f}" if value >= 0 else f"{'-':>7}" for value in values.values())
+            lines.append(f"{kind:<6}" + "".join(shown))
+    return "\n".join(lines), ("result.json", "per_class.csv", "detections.json", "detections.png")
+
+
+def detections_picture(trained: TrainedDense, image: Image, least_score: float = LEAST_SCORE) -> Image:
+    """Image with the predicted boxes and masks over a score."""
+    found = trained.detect(image)
+    kept = found.scores >= least_score
+    boxes = found.boxes[kept].float().cpu()
+    masks = None
+    if found.mask_logits is not None:
+        logits = [part[kept].float().cpu() for part in found.mask_logits]
+        masks = paste_masks(logits, boxes, (image.height, image.width))
+    names = [
+        f"{trained.classes[int(label)]} {score:.2f}"
+        for label, score in zip(found.labels[kept], found.scores[kept].tolist(), strict=True)
+    ]
+    return draw_objects(image, boxes, names, masks)

@@ -1,0 +1,80 @@
+"""A trained segmentation model or detector without its data, for images of one's own."""
+
+from dataclasses import dataclass
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from dat_train.commands.build_task import task_builders
+from dat_train.data.dense_transforms import Normalized, fitted_size
+from dat_train.errors import UserError
+from dat_train.evaluation.detection import detect
+from dat_train.evaluation.segmentation import predict_scene
+from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.detection.boxes import Detections
+from dat_train.models.weights import LoadReport, load_weights
+from dat_train.runtime.precision import Precision, resolve_precision
+from dat_train.runtime.processes import resolve_device
+from dat_train.settings import Settings
+
+
+@dataclass(frozen=True)
+class TrainedDense:
+    """A model of segmentation or detection, and the preparation of its images.
+
+    Args:
+        model: in evaluation mode, on `precision.device`.
+        classes: names by class number.
+        settings: of the training run.
+        weights: report of the weights.
+    """
+
+    model: nn.Module
+    classes: list[str]
+    settings: Settings
+    precision: Precision
+    weights: LoadReport
+
+    def views(self, image: Image) -> list[Tensor]:
+        """The image, resized and normalized, at every scale of dense.scales: (3, h, w) each."""
+        dense, data = self.settings.dense, self.settings.data
+        scales = dense.scales or [1.0]
+        sizes = [
+            fitted_size((image.height, image.width), [limit * scale for limit in dense.limits]) for scale in scales
+        ]
+        picture, normalized = tv_tensors.Image(image), Normalized(data.mean, data.std)
+        return [normalized(F.resize(picture, list(size), antialias=False)).as_subclass(Tensor) for size in sizes]
+
+    @torch.inference_mode()
+    def segment(self, image: Image) -> Tensor:
+        """Class (H, W) of every pixel of an image, on the CPU."""
+
+        def forward(images: Tensor) -> Tensor:
+            with self.precision.context():
+                return self.model(images.to(self.precision.device, self.precision.weights))
+
+        size = (image.height, image.width)
+        return predict_scene(forward, self.views(image), size, bool(self.settings.dense.flip)).cpu()
+
+    @torch.inference_mode()
+    def detect(self, image: Image) -> Detections:
+        """Detections of an image in its own pixels."""
+        return detect(self.model, self.views(image)[0], (image.height, image.width), self.precision)
+
+
+def assemble_dense(settings: Settings, checkpoint: Checkpoint, ema: bool | None, device: str) -> TrainedDense:
+    """The model that `settings` describe with the weights in the checkpoint.
+
+    Raises:
+        UserError: weights of another architecture, or a file without class names.
+    """
+    if not checkpoint.classes:
+        raise UserError(f"{checkpoint.path} has no class names; it must be a checkpoint of dat-train")
+    precision = resolve_precision(settings.dtype, resolve_device(device))
+    model = task_builders(settings).model(settings, len(checkpoint.classes))
+    weights = load_weights(model, checkpoint, ema=ema)
+    model = model.to(precision.device, precision.weights).eval()
+    return TrainedDense(model, list(checkpoint.classes), settings, precision, weights)

@@ -1,0 +1,116 @@
+"""Semantic segmentation: cross-entropy of two heads, mean intersection over union at original size."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dat_train.data.segmentation_dataset import EvaluationScene, Scene
+from dat_train.evaluation.confusion_picture import write_confusion_counts
+from dat_train.evaluation.scenes_picture import denormalized, overlay, write_grid
+from dat_train.evaluation.segmentation import evaluate_segmentation
+from dat_train.models.segmentation import segmentation_loss
+from dat_train.runtime.precision import Precision
+from dat_train.runtime.processes import Processes
+from dat_train.training.task import Draw, Evaluation, Loss, Score
+
+
+class SceneBatch(NamedTuple):
+    """Images (B, 3, H, W), labels (B, H, W) int64 with 255 for ignored pixels, and unreadable paths."""
+
+    images: Tensor
+    labels: Tensor
+    unreadable: list[str]
+
+    def pin_memory(self) -> "SceneBatch":
+        return SceneBatch(self.images.pin_memory(), self.labels.pin_memory(), self.unreadable)
+
+
+class SceneList(list[EvaluationScene]):
+    """Scenes of one batch of evaluation; images of a list may have different sizes."""
+
+    @property
+    def unreadable(self) -> list[str]:
+        return [path for scene in self for path in scene.unreadable]
+
+
+def collate_scenes(scenes: Sequence[Scene]) -> SceneBatch:
+    return SceneBatch(
+        torch.stack([scene.image for scene in scenes]),
+        torch.stack([scene.labels for scene in scenes]),
+        [path for scene in scenes for path in scene.unreadable],
+    )
+
+
+class SemanticSegmentation:
+    """Segmentation task.
+
+    Args:
+        classes: names by class number.
+        crop: side of the training images.
+        mean, std: of the images' channels.
+        precision: number format of the forward pass.
+        aux_weight: weight of the auxiliary head's loss.
+        flip: evaluate mirror images too.
+    """
+
+    name = "segmentation"
+    score = Score("miou", "mIoU {:.2f} %")
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        crop: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        precision: Precision,
+        aux_weight: float = 0.4,
+        flip: bool = False,
+    ) -> None:
+        self.classes = classes
+        self.crop = crop
+        self.mean, self.std = mean, std
+        self.precision = precision
+        self.aux_weight = aux_weight
+        self.flip = flip
+
+    def loss(self, forward: Callable[..., object], batch: SceneBatch, draw: Draw) -> Loss:
+        images = batch.images.to(self.precision.device, self.precision.weights, non_blocking=True)
+        labels = batch.labels.to(self.precision.device, non_blocking=True)
+        with self.precision.context():
+            logits, auxiliary = forward(images)
+        decode = segmentation_loss(logits, labels)
+        if auxiliary is None:
+            return Loss(decode)
+        extra = self.aux_weight * segmentation_loss(auxiliary, labels)
+        return Loss(decode + extra, {"decode": decode.detach(), "auxiliary": extra.detach()})
+
+    def example(self, size: int) -> SceneBatch:
+        labels = torch.zeros(size, self.crop, self.crop, dtype=torch.int64)
+        return SceneBatch(torch.zeros(size, len(self.mean), self.crop, self.crop), labels, [])
+
+    def evaluate(self, model: nn.Module, batches: Iterable[SceneList], processes: Processes) -> Evaluation:
+        found = evaluate_segmentation(
+            model,
+            batches,
+            num_classes=len(self.classes),
+            precision=self.precision,
+            processes=processes,
+            flip=self.flip,
+        )
+        return Evaluation(
+            numbers={"miou": found.miou, "pixel_accuracy": found.pixel_accuracy},
+            text=f"mIoU {found.miou:.2f} %   pixel accuracy {found.pixel_accuracy:.2f} %",
+            pictures={"confusion": lambda path: write_confusion_counts(found.confusion, self.classes, path)},
+        )
+
+    def draw_batch(self, batch: SceneBatch, draw: Draw, path: Path) -> None:
+        pictures = []
+        for image, labels in list(zip(batch.images, batch.labels, strict=True))[:8]:
+            picture = denormalized(image, self.mean, self.std)
+            pictures += [picture, overlay(picture, np.asarray(labels), len(self.classes))]
+        write_grid(pictures, path, columns=4)

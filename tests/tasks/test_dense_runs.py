@@ -1,0 +1,117 @@
+"""Real runs of segmentation and detection: kills, world sizes, evaluation and prediction by the commands."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from training.real_run import RealRun
+
+from dat_train.data.digit_scenes import write_digit_scenes
+
+pytestmark = pytest.mark.long
+TINY = [
+    *("model=datpp_t", "model.img_size=96", "img_size=96", "model.drop_path_rate=0.2", "device=cpu", "name=run"),
+    "++model.args={dims:[8,16,16,24],depths:[1,1,1,1],num_heads:[1,2,2,3],groups:[1,1,2,1]}",
+    *("data=digit_scenes", "data.workers=1", "dense.limits=[128,96]", "batch_size=4", "micro_batch_size=2"),
+    *("max_steps=6", "falling.warmup_steps=2", "optim.lr=1e-3", "checkpoint.every_minutes=0", "log.every=1"),
+]
+TASKS = {
+    "segmentation": ["task=segmentation", "dense.head=upernet", "dense.channels=16", "steps=6", "eval.every_steps=3"],
+    "detection": [
+        "task=detection",
+        "dense.head=mask_rcnn",
+        "dense.channels=16",
+        "dense.short_sides=[88,96]",
+        "dense.crop_short_sides=[96]",
+        "dense.crop_sides=[64,96]",
+    ],
+}
+
+
+class DenseRun(RealRun):
+    settings = TINY
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return write_digit_scenes(tmp_path_factory.mktemp("data") / "scenes", train=24, val=4)
+
+
+def arguments(task, scenes, *more):
+    kind = "masks" if task == "segmentation" else "boxes"
+    return [*TASKS[task], f"data.kind={kind}", f"data.root={scenes}", *more]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.pt", weights_only=True)["model"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_killed_run_continues_to_the_same_bytes(task, scenes, tmp_path):
+    whole = DenseRun(tmp_path / "whole", *arguments(task, scenes))
+    assert whole.wait(300) == 0, whole.output
+    killed = DenseRun(tmp_path / "killed", *arguments(task, scenes))
+    killed.wait_for_step(3)
+    killed.send(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    again = DenseRun(tmp_path / "killed", *arguments(task, scenes))
+    assert again.wait(300) == 0, again.output
+    for name in ("last.pt", "best.pt"):
+        files = [run.run / "checkpoints" / name for run in (whole, again)]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_processes_give_the_weights_of_one(task, scenes, tmp_path):
+    one = DenseRun(tmp_path / "one", *arguments(task, scenes, "dtype=fp64"))
+    assert one.wait(300) == 0, one.output
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    settings = [*TINY, *arguments(task, scenes, "dtype=fp64", f"runs_dir={tmp_path / 'two'}")]
+    done = subprocess.run(
+        [*command, "-m", "dat_train.commands.train", *settings],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = weights(one.run), weights(tmp_path / "two" / "run")
+    for name, value in first.items():
+        assert torch.allclose(value.double(), second[name].double(), rtol=0, atol=1e-9), name
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_trained_model_is_evaluated_and_predicts(task, scenes, tmp_path):
+    run = DenseRun(tmp_path, *arguments(task, scenes))
+    assert run.wait(300) == 0, run.output
+    ckpt = run.run / "checkpoints" / "best.pt"
+    command = [sys.executable, "-m", "dat_train.cli.main"]
+    done = subprocess.run([*command, "eval", f"ckpt={ckpt}"], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((run.run / "eval" / "result.json").read_text())
+    picture = next((scenes / "images" / "val").iterdir())
+    output = tmp_path / "predictions"
+    done = subprocess.run(
+        [*command, "predict", f"ckpt={ckpt}", str(picture), f"output={output}"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    if task == "segmentation":
+        assert result["miou"] >= 0 and result["images"] == 4
+        mask = np.asarray(Image.open(output / f"{picture.stem}.mask.png"))
+        assert mask.shape == Image.open(picture).size[::-1]
+        areas = json.loads((output / "areas.json").read_text())[0]["classes"]
+        assert sum(area["pixels"] for area in areas.values()) == mask.size
+    else:
+        assert set(result["box"]) == set(result["mask"]) and len(result["box"]) == 12
+        found = json.loads((output / "detections.json").read_text())
+        assert found["images"][0]["file_name"] == str(picture) and len(found["categories"]) == 10

@@ -126,10 +126,6 @@ class MicroBatchSampler(Sampler[list[SampleKey]]):
         per_step = len(range(self.rank, self.batch_size // self.micro_batch_size, self.world_size))
         return per_step * max(0, self.last_step - self.first_step)
 
-    def order(self, epoch: int) -> np.ndarray:
-        """Sample index and repeat at every position of an epoch, (size, 2) int64."""
-        return epoch_order(self.seed, epoch, self.size, self.repeats)
-
     def __iter__(self) -> Iterator[list[SampleKey]]:
         steps_per_epoch = self.size // self.batch_size
         epoch, order = -1, np.empty((0, 2), np.int64)
@@ -143,7 +139,8 @@ class MicroBatchSampler(Sampler[list[SampleKey]]):
                 rows = order[first : first + self.micro_batch_size].tolist()
                 yield [SampleKey(epoch, index, repeat) for index, repeat in rows]
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def order(self, epoch: int) -> np.ndarray:
+        """Sample index and repeat at every position of an epoch, (size, 2) int64."""
         if self.labels is not None:
             return balanced_order(self.seed, epoch, self.labels, self.repeats)
         if self.storage_order is not None:

@@ -66,8 +66,8 @@ WRONG = {
     ("augment=strong", *OK): "augment is one of",
     ("experiment=digts",): "experiment=digts does not exist; experiment is one of digits",
     ("data=digits",): "model is not set: model=NAME with one of dat_b, dat_b_384, dat_nano, dat_s, dat_t, datp_t",
-    ("model=dat_nano",): "data is not set: data=NAME with one of ade20k, boxes, coco, digit_scenes, digits, fake",
-    ("model=dat_nano", "data=imagenet"): "data.root is not set: data=imagenet needs data.root=FOLDER",
+    ("model=dat_nano",): "data is not set: data=NAME with one of ade20k, boxes, coco, csv, digit_scenes, digits, fake",
+    ("model=dat_nano", "data=imagenet"): "data.root is not set: data=imagenet needs data.root=PATH",
     ("model=dat_b_384", "data=digits"): "init is not set: init=PATH",
 }
 

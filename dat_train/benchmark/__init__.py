@@ -1,1 +1,1 @@
-"""How fast models are, how much memory they take, and beside what."""
+"""Measurements of speed and memory of models, next to a baseline."""

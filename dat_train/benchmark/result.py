@@ -1,4 +1,4 @@
-"""What a benchmark found, and what can be read off it."""
+"""Results of a benchmark and the numbers derived from them."""
 
 import statistics
 from dataclasses import asdict, dataclass
@@ -48,7 +48,7 @@ class Result:
 
 
 def ratio(result: Result, baseline: Result) -> float:
-    """How many times as fast as the baseline: median over the rounds, in each of which both ran."""
+    """Speed relative to the baseline: median over the rounds, in each of which both ran."""
     pairs = zip(result.seconds, baseline.seconds, strict=True)
     return statistics.median(other / own for own, other in pairs) * result.items / baseline.items
 

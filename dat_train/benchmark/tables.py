@@ -1,4 +1,4 @@
-"""What one reads of a benchmark: a table, JSON, and a bar chart."""
+"""Reports of a benchmark: a table, JSON, and a bar chart."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -70,7 +70,7 @@ def _table(*titles: str) -> Table:
 def write_json(path: Path, facts: dict, rows: Sequence[dict]) -> None:
     """Facts (machine, settings) and rows as one JSON object."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(facts | {"results": list(rows)}, indent=2) + "\n")
+    path.write_text(json.dumps(facts | {"results": list(rows)}, indent=2) + "\n", encoding="utf-8")
 
 
 def write_chart(path: Path, title: str, rows: Sequence[dict], baseline: str | None) -> None:

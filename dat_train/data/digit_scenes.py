@@ -44,7 +44,7 @@ def write_digit_scenes(root: str | Path, *, train: int = 800, val: int = 100, se
         raise UserError(
             f"digit scenes cannot be written to data.root={root}: {error.strerror}; name a folder that does not exist"
         ) from error
-    if (found := note.read_text().strip()) != wanted:
+    if (found := note.read_text(encoding="utf-8").strip()) != wanted:
         raise UserError(f"data.root={root} has scenes with {found}, not {wanted}; name another folder")
     return root
 
@@ -102,8 +102,8 @@ def _write_folder(root: Path, numbers: dict[str, int], seed: int, note: str) -> 
     try:
         for part, number in numbers.items():
             _write_part(beside, part, number, seed, (digits.images, digits.target))
-        (beside / "classes.txt").write_text("\n".join(CLASSES) + "\n")
-        (beside / NOTE).write_text(f"{note}\n")
+        (beside / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+        (beside / NOTE).write_text(f"{note}\n", encoding="utf-8")
         beside.chmod(0o755)
         os.rename(beside, root)  # noqa: PTH104  replaces an empty folder, refuses a full one
     except OSError:
@@ -131,7 +131,7 @@ def _write_part(folder: Path, part: str, number: int, seed: int, digits: tuple[n
     categories = [{"id": k, "name": name} for k, name in enumerate(CLASSES) if k > 0]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "annotations").mkdir(exist_ok=True)
-    (folder / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
+    (folder / "annotations" / f"instances_{part}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def _annotation(number: int, image: int, category: int, mask: np.ndarray) -> dict:

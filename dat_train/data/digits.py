@@ -38,7 +38,7 @@ def write_digits(root: str | Path, *, val_fraction: float, split_seed: int) -> P
             f"the digits cannot be written to data.root={root}: {error.strerror}; name a folder that does not exist yet"
         ) from error
     split_of = root / SPLIT
-    if split_of.exists() and (found := split_of.read_text().strip()) != wanted:
+    if split_of.exists() and (found := split_of.read_text(encoding="utf-8").strip()) != wanted:
         raise UserError(f"data.root={root} has the digits split by {found}, not {wanted}; name another folder")
     return root
 
@@ -67,7 +67,7 @@ def _write(root: Path, val_fraction: float, split_seed: int, note: str) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = digits.images[int(path.stem)] * (255 / 16)
             Image.fromarray(pixels.round().astype("uint8")).save(path)
-        (beside / SPLIT).write_text(f"{note}\n")
+        (beside / SPLIT).write_text(f"{note}\n", encoding="utf-8")
         beside.chmod(0o755)
         os.rename(beside, root)  # noqa: PTH104  replaces an empty folder, refuses a full one
     except OSError:

@@ -137,4 +137,4 @@ def real_labels() -> list[list[int]]:
 
 
 def _shipped(name: str) -> str:
-    return (files("timm.data") / "_info" / name).read_text()
+    return (files("timm.data") / "_info" / name).read_text(encoding="utf-8")

@@ -32,7 +32,7 @@ _RECOMPUTED = re.compile(r"(relative_position_index|attn_mask|rel_pos_indices|q_
 
 
 def is_published(state: dict[str, Tensor]) -> bool:
-    """Whether these are weights under the published names."""
+    """True for weights under the published names."""
     return any(name.startswith(("patch_proj.", "cls_norm.", "down_projs.")) or ".attns." in name for name in state)
 
 

@@ -57,5 +57,5 @@ class Feed:
 
 
 def _is_death(error: Exception) -> bool:
-    """Whether it is a worker that died: torch says so, or it died while it handed a batch over."""
+    """True for the error of a worker that died, also while it handed a batch over."""
     return not isinstance(error, RuntimeError) or any(words in str(error) for words in WORKER_DIED)

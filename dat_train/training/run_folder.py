@@ -75,7 +75,7 @@ class RunFolder:
         """
         if fcntl is None:
             return
-        file = (self.path / ".lock").open("a+")
+        file = (self.path / ".lock").open("a+", encoding="utf-8")
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
         deadline = time.monotonic() + (RESTART_PATIENCE if restarted else LOCK_PATIENCE)
         while True:

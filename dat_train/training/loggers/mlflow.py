@@ -61,7 +61,7 @@ class MlflowLogger:
 
         if not path.exists():
             return None
-        identity = path.read_text().strip()
+        identity = path.read_text(encoding="utf-8").strip()
         try:
             self._client.update_run(identity, status="RUNNING")
         except MlflowException:  # another server, or it was deleted there

@@ -89,6 +89,6 @@ class WandbLogger:
 
 def _run_id(path: Path) -> str:
     """Read the id from the file; create it the first time."""
-    if not path.exists() or not path.read_text().strip():
+    if not path.exists() or not path.read_text(encoding="utf-8").strip():
         write_text(path, secrets.token_hex(4) + "\n")
-    return path.read_text().strip()
+    return path.read_text(encoding="utf-8").strip()

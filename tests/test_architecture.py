@@ -47,7 +47,8 @@ def test_a_function_has_at_most_70_lines():
 
 def test_a_call_has_at_most_five_positional_arguments():
     """Of functions and classes of this package; kernels call operators of PyTorch and Triton, which have more."""
-    own = {node.name for _, node in nodes(ast.FunctionDef, ast.ClassDef)}
+    variadic = {node.name for _, node in nodes(ast.FunctionDef) if node.args.vararg}
+    own = {node.name for _, node in nodes(ast.FunctionDef, ast.ClassDef)} - variadic
     calls = [(place, node) for place, node in nodes(ast.Call) if "models/kernels/" not in place]
     named = [(place, node) for place, node in calls if getattr(node.func, "id", "") in own]
     assert [place for place, node in named if len(node.args) > 5] == []

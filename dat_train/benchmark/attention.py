@@ -74,7 +74,16 @@ def benchmark_attention(
         seconds = interleaved(tasks, repeats=repeats, warmup=warmup, device=device)
         for name, task in tasks.items():
             memory = peak_memory(task, [*layers[name].parameters(), x, upstream], device)
-            results.append(Result(f"{name} {size}x{size}", mode, False, batch_size, seconds[name], memory))
+            results.append(
+                Result(
+                    f"{name} {size}x{size}",
+                    mode,
+                    compiled=False,
+                    items=batch_size,
+                    seconds=seconds[name],
+                    memory=memory,
+                )
+            )
     return results
 
 

@@ -109,7 +109,16 @@ def _one_round(dataset: ImageDataset, batch_size: int, epoch: int) -> dict[str, 
                 image, rectangle = timed("flip and augment", transform.augment, pixels)
         except UnreadableImage:
             continue
-        samples.append(Sample(image, dataset.samples[index][1], index, (), transform.normalization, rectangle))
+        samples.append(
+            Sample(
+                image,
+                dataset.samples[index][1],
+                index=index,
+                unreadable=(),
+                normalization=transform.normalization,
+                rectangle=rectangle,
+            )
+        )
         if samples and (len(samples) == batch_size or index == len(dataset) - 1):
             batch = timed("collate", collate, samples)
             timed("normalize and erase", prepare_images, batch)

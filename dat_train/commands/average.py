@@ -77,7 +77,9 @@ def _greedy(
 
     def top1(state: dict[str, Tensor]) -> float:
         model.load_state_dict(state)
-        evaluation, _ = run_evaluation(settings, processes, terminal, precision, model, val_set)
+        evaluation, _ = run_evaluation(
+            settings, processes, terminal=terminal, precision=precision, model=model, val_set=val_set
+        )
         return evaluation.top1
 
     terminal.say(f"top-1 in percent on {settings.data.name}, {len(val_set):,} images")

@@ -67,7 +67,9 @@ def _run(
     for size in config.img_sizes or [settings.img_size]:
         settings = settings.changed(img_size=size)
         set_view(val_set, settings)
-        evaluation, seconds = run_evaluation(settings, processes, terminal, precision, model, val_set)
+        evaluation, seconds = run_evaluation(
+            settings, processes, terminal=terminal, precision=precision, model=model, val_set=val_set
+        )
         if processes.is_main:
             terminal.close()
             facts = facts_of(settings, model, weights, precision)
@@ -75,7 +77,7 @@ def _run(
             facts |= {"images_per_second": round(len(val_set) / seconds, 2)}
             folder = output / str(size) if config.img_sizes else output
             results.append(write_report(evaluation, val_set.classes, val_set.samples, folder, facts))
-            say(terminal, evaluation, val_set, results[-1], weights, folder)
+            say(terminal, evaluation, val_set=val_set, facts=results[-1], weights=weights, output=folder)
     if config.img_sizes and processes.is_main:
         write_text(output / "resolutions.csv", resolutions_csv(results))
         terminal.say(f"\n{resolutions_text(results)}\n")

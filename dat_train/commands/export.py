@@ -70,7 +70,9 @@ def run(config: Settings, request: Request) -> None:
     terminal.say(str(trained.weights))
 
     with output_errors(output), staged_folder(output, EXPORTED) as folder:
-        models = {"PyTorch": trained.model} | write(config, trained, checkpoint, steps, folder, terminal)
+        models = {"PyTorch": trained.model} | write(
+            config, trained, checkpoint=checkpoint, steps=steps, folder=folder, terminal=terminal
+        )
         if val_set is not None:
             found = {}
             for name, model in models.items():

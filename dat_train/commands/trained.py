@@ -94,10 +94,10 @@ def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, devic
     return Trained(
         model.to(precision.device, precision.weights).eval(),
         class_names(checkpoint.classes, number),
-        transform,
-        settings,
-        precision,
-        weights,
+        transform=transform,
+        settings=settings,
+        precision=precision,
+        weights=weights,
     )
 
 

@@ -45,7 +45,14 @@ def run(config: Settings, request: Request) -> None:
             unreadable.append(path)
             continue
         inspection = inspect(trained, image)
-        write(config, trained, inspection, queries or most_attended_pixels(inspection.heat()), Path(path).name, folder)
+        write(
+            config,
+            trained,
+            inspection=inspection,
+            queries=queries or most_attended_pixels(inspection.heat()),
+            name=Path(path).name,
+            folder=folder,
+        )
         top = ", ".join(f"{one_line(trained.classes[label], 24)} {share:.1%}" for label, share in inspection.top(3))
         result = folder / PAGE if config.page else folder
         terminal.say(f"{printable(path)}: {top}   {printable(result)}")

@@ -99,10 +99,10 @@ def _index(paths: Sequence[Path], wanted: Callable[[str], bool], sidecars: Seque
     return ArchiveIndex(
         [member.name for _, member in members],
         np.array([number for number, _ in members], np.int32),
-        np.array([member.offset for _, member in members], np.int64),
-        np.array([member.size for _, member in members], np.int64),
-        np.array([member.method for _, member in members], np.int8),
-        [member.text for _, member in members],
+        offsets=np.array([member.offset for _, member in members], np.int64),
+        sizes=np.array([member.size for _, member in members], np.int64),
+        methods=np.array([member.method for _, member in members], np.int8),
+        texts=[member.text for _, member in members],
     )
 
 

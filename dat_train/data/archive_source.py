@@ -62,7 +62,7 @@ class ArchiveSource:
 
     def select(self, indices: np.ndarray) -> "ArchiveSource":
         """Return the source of the images at `indices`."""
-        index = ArchiveIndex([], self.archives, self.offsets, self.sizes, self.methods, [])
+        index = ArchiveIndex([], self.archives, offsets=self.offsets, sizes=self.sizes, methods=self.methods, texts=[])
         return ArchiveSource([Path(path) for path in self.paths], index, np.asarray(indices, np.int64))
 
     def storage_order(self) -> np.ndarray:

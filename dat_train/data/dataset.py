@@ -126,7 +126,14 @@ class ImageDataset(Dataset):
     def _sample(self, transformed: Tensor | Augmented, label: int, index: int, unreadable: list[str]) -> Sample:
         if isinstance(transformed, Augmented):
             numbers = self.transform.normalization
-            return Sample(transformed.image, label, index, tuple(unreadable), numbers, transformed.rectangle)
+            return Sample(
+                transformed.image,
+                label,
+                index=index,
+                unreadable=tuple(unreadable),
+                normalization=numbers,
+                rectangle=transformed.rectangle,
+            )
         return Sample(transformed, label, index, tuple(unreadable))
 
     def fingerprint(self) -> str:

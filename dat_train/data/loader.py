@@ -80,10 +80,10 @@ def collate(samples: list[Sample]) -> Batch:
     return Batch(
         _stack([sample.image for sample in samples]),
         torch.tensor([sample.label for sample in samples]),
-        torch.tensor([sample.index for sample in samples]),
-        [path for sample in samples for path in sample.unreadable],
-        first.normalization,
-        erasing,
+        indices=torch.tensor([sample.index for sample in samples]),
+        unreadable=[path for sample in samples for path in sample.unreadable],
+        normalization=first.normalization,
+        erasing=erasing,
     )
 
 

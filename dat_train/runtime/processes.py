@@ -226,7 +226,7 @@ def start_processes(device: str = "auto", timeout_minutes: float = 10.0, determi
         device_id=where if cuda else None,
     )
     control = dist.new_group(backend="gloo", timeout=timeout)
-    return Processes(rank, world_size, local_rank, where, control, store)
+    return Processes(rank, world_size, local_rank=local_rank, device=where, control=control, store=store)
 
 
 def _meet(rank: int, world_size: int, patience: timedelta) -> dist.Store:

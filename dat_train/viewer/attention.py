@@ -135,13 +135,13 @@ def inspect_image(model: nn.Module, image: Tensor, mean: Sequence[float], std: S
             Layer(
                 name,
                 stage + 1,
-                block + 1,
-                size,
-                reduction,
-                positions,
-                position_to_pixel(positions, size, reduction),
-                position_to_pixel(reference, size, reduction),
-                attention_weights(attention, x, attended[name].sampling.positions)[0].float().cpu().numpy(),
+                block=block + 1,
+                size=size,
+                reduction=reduction,
+                positions=positions,
+                points=position_to_pixel(positions, size, reduction),
+                reference=position_to_pixel(reference, size, reduction),
+                attention=attention_weights(attention, x, attended[name].sampling.positions)[0].float().cpu().numpy(),
             )
         )
     probabilities = logits[0].double().softmax(0).cpu().numpy()

@@ -30,7 +30,7 @@ def full(command: Command) -> str:
 
 
 def _settings(command: Command) -> str:
-    defaults = flat(yaml.safe_load((conf_dir() / f"{command.name}.yaml").read_text()))
+    defaults = flat(yaml.safe_load((conf_dir() / f"{command.name}.yaml").read_text(encoding="utf-8")))
     lines = ["Settings (default):"]
     group = ""
     for item in settings(command.schema):

@@ -40,7 +40,7 @@ class Terminal:
         if self.log_path is not None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
             lines = [f"{stamp}  {line}".rstrip() + "\n" for line in text.splitlines()]
-            with contextlib.suppress(OSError), self.log_path.open("a") as file:
+            with contextlib.suppress(OSError), self.log_path.open("a", encoding="utf-8") as file:
                 file.writelines(lines)
 
     def warn(self, text: str) -> None:

@@ -68,7 +68,7 @@ def _check(index: int) -> CheckedImage:
 
 
 def imagenet_problems(split: str, counts: list[int]) -> list[str]:
-    """Description of what a split of ImageNet-1K lacks, one line each.
+    """Faults of a split of ImageNet-1K, one line each.
 
     Args:
         split: "train" or "val".

@@ -123,8 +123,8 @@ class DAT(nn.Module):
                 attn = _attention(attentions, blocks[i][j % len(blocks[i])], dim, size, i)
                 of = {name: _of_stage(value, i) for name, value in block.items()}
                 mlp = Mlp(dim, mlp_ratio, of["drop"], of["dwconv"])
-                block = Block(dim, attn, mlp, drop_paths[i][j], of["layer_scale"], local_perception=of["lpu"])
-                stage_blocks.append(block)
+                last = {"layer_scale": of["layer_scale"], "local_perception": of["lpu"]}
+                stage_blocks.append(Block(dim, attn, mlp, drop_paths[i][j], **last))
             self.stages.append(Stage(downsample, stage_blocks))
             self.feature_info.append({"num_chs": dim, "reduction": reduction, "module": f"stages.{i}"})
         self.norm = nn.LayerNorm(self.num_features)

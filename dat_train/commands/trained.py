@@ -81,6 +81,11 @@ def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, devic
     Raises:
         UserError: weights of another architecture, or without a classifier.
     """
+    if settings.get("task", "classification") != "classification":
+        raise UserError(
+            f"{checkpoint.path} was trained with task={settings.task}: dat-eval and dat-predict take it, and in Python "
+            "dat_train.commands.trained_dense; this command takes classifiers"
+        )
     number = count_classes(checkpoint)
     if number is None:
         path = checkpoint.path

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from dat_train.models.published import is_published, rename_published
 
+HEADS = {"decode_head", "bbox_head", "roi_head"}
+
 
 def is_published_dense(state: dict[str, Tensor]) -> bool:
     """True for weights of a dense model under the published names."""
@@ -28,8 +30,13 @@ def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, T
     """
     if is_published_dense(state):
         return rename_published_dense(state, model), ["renamed the published parameters"]
+    own = model.state_dict()
     if any(name.startswith("backbone.") for name in state):
-        return state, []
+        heads = {name.partition(".")[0] for name in state} & HEADS
+        if not heads or heads & {name.partition(".")[0] for name in own}:
+            return state, []
+        body = {name: value for name, value in state.items() if name.startswith("backbone.body.") and name in own}
+        return own | body, ["weights of another dense task: taken for the backbone; all else stays as initialized"]
     notes = ["weights of a classifier: taken for the backbone; norms of the outputs and heads stay as initialized"]
     if is_published(state):
         state = rename_published(state)

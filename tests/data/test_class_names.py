@@ -2,6 +2,7 @@
 
 import pytest
 from data.files import write_images
+from troubleshooting import entry
 
 from dat_train.data.class_names import imagenet_numbers
 from dat_train.data.imagenet_tests import open_test_set
@@ -39,6 +40,7 @@ def test_an_unknown_class_is_refused_with_both_lists(animals):
     assert str(caught.value) == (
         f"data.root={animals} has classes that the model does not have: 'dog'; the model has 'cat', 'dogs', 'horse'"
     )
+    assert entry("unknown-class").search(f"error: {caught.value}")
 
 
 def test_long_lists_of_classes_are_cut(tmp_path):

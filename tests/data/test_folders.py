@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from data.files import write_images
 from PIL import Image
+from troubleshooting import entry
 
 from dat_train.data.folders import scan
 from dat_train.data.image_files import SYSTEM_FOLDERS, image_suffixes
@@ -199,6 +200,7 @@ def test_a_root_above_the_class_folders_is_refused_with_the_level_below(levels, 
     text = complaint(tmp_path)
     assert "hold folders and no images, so they are not classes" in text
     assert f"did you mean data.root={below}?" in text
+    assert entry("not-classes").search(f"error: {text}")
     assert opened(below)[0].classes == ["cat", "dog"]
 
 

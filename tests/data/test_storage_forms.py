@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
+from troubleshooting import entry
 
 from dat_train.data.augment import train_transform
 from dat_train.data.fingerprint import data_fingerprint
@@ -216,8 +217,9 @@ def test_the_index_is_kept_and_made_again_when_the_archive_changes(roots, tmp_pa
 def test_damaged_or_compressed_archives_are_refused_in_one_line(roots, tmp_path):
     whole = roots["tar"].read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2 + 100])
-    with pytest.raises(UserError, match=r"cut.tar is not a whole archive \(.*\); compare its size"):
+    with pytest.raises(UserError, match=r"cut.tar is not a whole archive \(.*\); compare its size") as caught:
         open_datasets("folder", tmp_path / "cut.tar")
+    assert entry("cut-archive").search(f"error: {caught.value}")
     with tarfile.open(tmp_path / "packed.tar", "w:gz") as archive:
         archive.add(roots["folders"], "x")
     with pytest.raises(UserError, match="is compressed, so images cannot be read at random; gunzip it first"):

@@ -57,7 +57,7 @@ def _run(
     output = output_folder(config, checkpoint)
     processes.on_main(lambda: make(output))  # before the hours an evaluation may take, not after
     if settings.task != "classification":
-        evaluate_dense(config, settings, checkpoint, processes, terminal, output)
+        evaluate_dense(config, settings, checkpoint=checkpoint, processes=processes, terminal=terminal, output=output)
         return
     precision = resolve_precision(settings.dtype, processes.device)
     val_set = evaluation_set(settings, checkpoint, processes)

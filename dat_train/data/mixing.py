@@ -1,4 +1,4 @@
-"""Mixup and cutmix by key, and label smoothing (Zhang et al., 2018; Yun et al., 2019; as in DeiT)."""
+"""Mixup, cutmix and label smoothing with keyed draws (Zhang et al., 2018; Yun et al., 2019; as in DeiT)."""
 
 import torch.nn.functional as F
 from timm.data import Mixup
@@ -9,11 +9,11 @@ from dat_train.errors import UserError
 
 
 class Mixing:
-    """Mixes a batch with its own reverse; makes labels soft.
+    """Mixup and cutmix of a batch with its own reverse, with soft targets. Images are normalized before.
 
     Args:
-        num_classes: of the soft targets.
-        mixup, cutmix: alphas of their beta distributions; 0 leaves one out.
+        num_classes: number of classes of the soft targets.
+        mixup, cutmix: alphas of their beta distributions; 0 turns one off.
         switch_prob: probability of cutmix where both are on.
         label_smoothing: mass spread over all classes.
     """
@@ -35,9 +35,16 @@ class Mixing:
             )
 
     def __call__(self, images: Tensor, labels: Tensor, *key: int | str) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) and labels (B,) -> mixed images and soft targets (B, num_classes), float32.
+        """Mix a batch.
 
-        Draws follow from `key`. The given images are left alone; nothing waits for the device.
+        The random draws are a function of `key`. The given images are not changed, and the device is not synchronized.
+
+        Args:
+            images: (B, C, H, W).
+            labels: (B,) class indices.
+
+        Returns:
+            mixed images, and soft targets (B, num_classes) float32.
 
         Raises:
             UserError: an odd number of images to mix.

@@ -1,4 +1,4 @@
-"""Mixup and cutmix by key: what timm's Mixup does, and nothing that was not asked for."""
+"""Mixup and cutmix with keyed draws."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_cutmix_pastes_a_box_of_the_area_the_targets_say(step, images):
     assert rows * columns == pasted[0].sum()  # a box
 
 
-def test_both_take_turns_by_the_switching_probability(images):
+def test_cutmix_is_chosen_with_the_switching_probability(images):
     def is_cutmix(step, probability):
         mixed, _ = Mixing(CLASSES, mixup=0.8, cutmix=1.0, switch_prob=probability)(images, LABELS, "mixup", step)
         return bool(((mixed == images) | (mixed == images.flip(0))).all())
@@ -69,7 +69,7 @@ def test_both_take_turns_by_the_switching_probability(images):
     assert all(is_cutmix(step, 1.0) for step in range(10))
 
 
-def test_draws_follow_from_the_key_and_images_are_left_alone(images):
+def test_draws_depend_on_the_key_alone_and_images_are_not_changed(images):
     mixing = Mixing(CLASSES, mixup=0.8, cutmix=1.0)
     before = images.clone()
     first = mixing(images, LABELS, "mixup", 0, 1, 2)
@@ -80,7 +80,7 @@ def test_draws_follow_from_the_key_and_images_are_left_alone(images):
     assert torch.equal(images, before)
 
 
-def test_an_odd_batch():
+def test_an_odd_batch_is_refused_with_the_way_out():
     with pytest.raises(UserError) as caught:
         Mixing(CLASSES, mixup=0.8)(torch.zeros(3, 3, 8, 8), LABELS[:3], "mixup", 0)
     assert str(caught.value) == (

@@ -41,10 +41,11 @@ def test_odd_validation_images_do_not_end_a_run(tmp_path):
                 photo(60 + i, 50).save(folder / f"{i}.jpg")
     _readable, _ = write_odd_images(tmp_path / "photos/val/a")
     write_odd_images(tmp_path / "photos/train/b")
-    summary = train(
-        tmp_path, "odd", "model=dat_nano", "data=folder", f"data.root={tmp_path}/photos", "epochs=1", "schedule.warmup_epochs=0", "batch_size=4",
-        "micro_batch_size=4", "eval.batch_size=4", "eval.resize=short_side", "data.max_unreadable=0.9",
-    )  # fmt: skip
+    settings = [
+        "model=dat_nano", "data=folder", f"data.root={tmp_path}/photos", "data.max_unreadable=0.9", "epochs=1",
+        "schedule.warmup_epochs=0", "batch_size=4", "micro_batch_size=4", "eval.batch_size=4", "eval.resize=short_side",
+    ]  # fmt: skip
+    summary = train(tmp_path, "odd", *settings)
     assert summary["steps"] == 3
     rows = [json.loads(line) for line in (tmp_path / "odd/metrics.jsonl").read_text().splitlines()]
     assert any("val_top1" in row for row in rows)

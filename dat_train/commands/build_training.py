@@ -99,6 +99,7 @@ def new_training(
             log_every=config.log.every,
             max_unreadable=config.data.max_unreadable,
             nonfinite_limit=config.nonfinite_limit,
+            timeout_minutes=config.timeout_minutes,
             compile=config.compile,
         ),
         log=log,

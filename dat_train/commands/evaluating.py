@@ -9,6 +9,7 @@ from dat_train.commands.build_data import workers
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import Batch, evaluation_loader
 from dat_train.evaluation.classification import Evaluation, evaluate
+from dat_train.runtime.feed import feed_once
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.runtime.terminal import Terminal, duration
@@ -50,7 +51,7 @@ def run_evaluation(
 def watched(loader: Sequence[Batch], terminal: Terminal, start: float) -> Iterator[Batch]:
     """Batches of `loader`, with progress on the terminal."""
     next_line = start + PROGRESS_SECONDS
-    for done, batch in enumerate(loader):
+    for done, batch in enumerate(feed_once(loader, terminal.warn)):
         terminal.progress(done, len(loader), "evaluating")
         if not terminal.live and (now := time.monotonic()) > next_line and done:
             left = (now - start) / done * (len(loader) - done)

@@ -27,6 +27,7 @@ from dat_train.data.loader import evaluation_loader
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.kernels import accelerate
+from dat_train.runtime.feed import feed_once
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
 
@@ -82,7 +83,8 @@ def predictions(
     top = min(top, len(trained.classes))
     images = ImageDataset([(path, 0) for path in paths], trained.classes, trained.transform, stand_in=False)
     device = trained.precision.device
-    for batch in evaluation_loader(images, batch_size=batch_size, workers=readers, pin_memory=device.type == "cuda"):
+    loader = evaluation_loader(images, batch_size=batch_size, workers=readers, pin_memory=device.type == "cuda")
+    for batch in feed_once(loader, lambda text: print(f"warning: {text}", file=sys.stderr)):
         with torch.inference_mode(), trained.precision.context():
             logits = trained.model(prepare_images(batch, device, trained.precision.weights))
         best = logits.float().softmax(-1).topk(top)  # (B, top) values, indices

@@ -1,9 +1,11 @@
 """Data loaders: batches from worker processes, the same for any number of them."""
 
 import os
+import pickle
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ from dat_train.data.batch import Batch
 from dat_train.data.dataset import ImageDataset, Sample
 from dat_train.data.order import EvaluationSampler, MicroBatchSampler
 from dat_train.errors import UserError
+
+MIN_SHARED_MEMORY = 1 << 30  # bytes of /dev/shm; with less, batches go through pipes, at some cost per batch
 
 
 def train_loader(
@@ -36,11 +40,12 @@ def evaluation_loader(
 
 
 def _loader(dataset: ImageDataset, sampler: Iterable, workers: int, pin_memory: bool) -> DataLoader:
+    combine = getattr(dataset, "collate", collate)
     return Loader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=getattr(dataset, "collate", collate),
+        collate_fn=AsBytes(combine) if workers and shared_memory_is_small() else combine,
         pin_memory=pin_memory,
         worker_init_fn=_init_worker if workers else None,
         prefetch_factor=4 if workers else None,
@@ -55,19 +60,48 @@ class Loader(DataLoader):
     """
 
     def __iter__(self) -> Iterator[Batch]:
-        handler = signal.getsignal(signal.SIGCHLD)
+        has_handler = hasattr(signal, "SIGCHLD")  # not on Windows
+        handler = signal.getsignal(signal.SIGCHLD) if has_handler else None
         batches = super().__iter__()  # the workers start here, not with the first batch
-        if threading.current_thread() is threading.main_thread():  # only there Python allows handlers to be set
+        # Python allows handlers to be set only in the main thread
+        if has_handler and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, handler)
         return _without_traceback(batches)
 
 
 def _without_traceback(batches: Iterator[Batch]) -> Iterator[Batch]:
     try:
-        yield from batches
+        for batch in batches:
+            yield pickle.loads(batch) if isinstance(batch, bytes) else batch
     except UserError as error:  # torch puts the worker's traceback into the message; its last line is "NAME: message"
         lines = str(error).splitlines()
         raise UserError(lines[-1].partition(": ")[2] if len(lines) > 1 else lines[0]) from None
+
+
+def shared_memory_is_small() -> bool:
+    """True if /dev/shm cannot hold the batches of a few workers, as in Docker's default of 64 MB.
+
+    False on systems without /dev/shm, where torch uses other shared memory.
+    """
+    try:
+        system = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):
+        return False
+    return system.f_blocks * system.f_frsize < MIN_SHARED_MEMORY
+
+
+class AsBytes:
+    """Collate function whose batches pass through the worker's pipe instead of shared memory.
+
+    Args:
+        collate: makes a batch of samples.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: list[Any]) -> bytes:
+        return pickle.dumps(self.collate(samples), pickle.HIGHEST_PROTOCOL)
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -92,14 +126,18 @@ def _stack(images: list[Tensor]) -> Tensor:
     channels_last = images[0].permute(1, 2, 0).is_contiguous()
     if channels_last:
         images = [image.permute(1, 2, 0) for image in images]
-    batch = default_collate(images)  # in a worker it writes into shared memory: one copy instead of two
+    # in a worker, default_collate writes into shared memory: one copy instead of two
+    batch = torch.stack(images) if shared_memory_is_small() else default_collate(images)
     return batch.permute(0, 3, 1, 2) if channels_last else batch
 
 
 def _init_worker(_number: int) -> None:
     torch.set_num_threads(1)
     # A signal to the whole process group is meant for the main process: it finishes its step and then ends its workers
-    # with SIGTERM, which therefore is not ignored.
-    os.setpgrp()
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    # with SIGTERM. The handler of the main process would not end a worker in a read that does not return.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()
+    for name in ("SIGINT", "SIGUSR1", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

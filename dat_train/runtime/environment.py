@@ -1,4 +1,4 @@
-"""On what a run runs, for who reads its log elsewhere."""
+"""Versions, device, host and git commit of a run."""
 
 import platform
 import subprocess
@@ -11,9 +11,9 @@ from dat_train import __version__
 
 
 def environment(device: torch.device, processes: int, folder: Path | None = None) -> dict[str, str | int | None]:
-    """Versions, machine and device, and the git commit of `folder`, by default the working directory.
+    """Versions, machine and device, and the git commit of `folder` (default: the working directory).
 
-    The commit ends in "+" where files differ from it, and is None outside of a repository.
+    The commit ends in "+" if tracked files were changed, and is None outside of a repository.
     """
     return {
         "git_commit": git_commit(folder or Path()),
@@ -30,7 +30,7 @@ def environment(device: torch.device, processes: int, folder: Path | None = None
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit checked out in `folder`, with a "+" when tracked files were changed; None without one, or git."""
+    """Commit checked out in `folder`, with a "+" if tracked files were changed. None without a repository or git."""
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
         return None

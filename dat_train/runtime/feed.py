@@ -1,61 +1,182 @@
-"""The batches of this process, one after the other, also when a data worker dies."""
+"""Batches of this process in order, with restarts of data workers that died, and waits that end."""
 
-from collections.abc import Callable, Iterable
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
+from typing import Any
 
-from dat_train.data.loader import Batch
+from dat_train.errors import UserError
+from dat_train.runtime.stop_request import StopRequest
 
-WORKER_DIED = ("exited unexpectedly", "killed by signal")  # in torch's message; other errors of a worker are real ones
-PATIENCE = 3  # deaths in a row before the run gives up
+WORKER_DIED = ("exited unexpectedly", "killed by signal")  # in torch's message
+NO_SHARED_MEMORY = ("unable to write to file", "unable to allocate shared memory", "No space left on device")
+MAX_DEATHS = 3  # consecutive deaths of workers before the run ends
+TIMEOUT_MINUTES = 30.0
+POLL_SECONDS = 0.2  # between looks at the stop request while no batch arrives
+STOP_PATIENCE = 10.0  # seconds that a stop request waits for the batch that is being read
+WAYS_OUT = (
+    "give the container more shared memory (docker run --shm-size=8g or --ipc=host), or set data.workers=0 or a "
+    "smaller batch"
+)
+
+
+class Stopped(UserError):  # noqa: N818  not an error of the run
+    """The run is asked to stop, and the next batch does not arrive."""
 
 
 class Feed:
     """Batches in order, from any step on.
 
-    A batch depends on its place in the run alone, so when a worker process dies (most often killed for memory), new
-    workers are started at the same place and nothing is lost or changed.
+    A batch depends only on its position in the run. If a worker process dies (most often killed because memory is
+    full), new workers are started at the same position, and nothing is lost or changed. Batches are fetched in a
+    thread, so that a read that does not return blocks neither a stop request nor the time-out.
 
     Args:
-        make_loader: (first step) -> iterable of this process' micro-batches from that step on.
-        warn: called with a line when workers are started again.
-        unit: what `step` counts, for that line.
+        make_loader: maps a step to an iterable of this process' micro-batches from that step on.
+        warn: called with a line when workers are restarted.
+        unit: what `step` counts, for messages.
+        stop: request to stop; None if there is none to watch.
+        timeout_minutes: longest wait for a batch.
     """
 
     def __init__(
-        self, make_loader: Callable[[int], Iterable[Batch]], warn: Callable[[str], None], unit: str = "step"
+        self,
+        make_loader: Callable[[int], Iterable[Any]],
+        warn: Callable[[str], None],
+        *,
+        unit: str = "step",
+        stop: StopRequest | None = None,
+        timeout_minutes: float = TIMEOUT_MINUTES,
     ) -> None:
         self._make_loader = make_loader
         self._warn = warn
         self._unit = unit
-        self._batches = None
+        self._stop = stop
+        self._timeout = 60 * timeout_minutes
+        self._batches: Iterator[Any] | None = None
+        self._fetcher: _Fetcher | None = None
 
-    def next(self, step: int, turn: int) -> Batch:
-        """This process' micro-batch number `turn` of `step`; to be asked for in order.
+    def next(self, step: int, turn: int) -> Any:
+        """Return this process' micro-batch number `turn` of `step`. Called in order.
 
         Raises:
-            RuntimeError, ConnectionError, EOFError: workers keep dying.
+            Stopped: the run is asked to stop, and the batch does not arrive.
+            UserError: workers keep dying, shared memory is full, or no batch arrives within the time-out.
         """
-        for death in range(PATIENCE + 1):
+        for death in range(MAX_DEATHS + 1):
             try:
                 if self._batches is None:
                     self._start(step, turn)
-                return next(self._batches)
+                return self._fetch(step)
             except (RuntimeError, ConnectionError, EOFError) as error:
-                if death == PATIENCE or not _is_death(error):
-                    raise
                 reason = (str(error) or type(error).__name__).splitlines()[0].strip()
+                if any(words in str(error) for words in NO_SHARED_MEMORY):
+                    raise UserError(f"shared memory (/dev/shm) is full at {self._unit} {step:,}; {WAYS_OUT}") from error
+                if not _is_death(error):
+                    raise
+                if death == MAX_DEATHS:
+                    raise UserError(
+                        f"data workers keep dying at {self._unit} {step:,} ({reason}); {WAYS_OUT}"
+                    ) from error
                 self._warn(f"a data worker died at {self._unit} {step:,} ({reason}); starting the workers again")
                 self._batches = None
 
     def close(self) -> None:
         """End the workers."""
         self._batches = None
+        if self._fetcher:
+            self._fetcher.close()
+            self._fetcher = None
 
     def _start(self, step: int, turn: int) -> None:
         self._batches = iter(self._make_loader(step))
         for _ in range(turn):
-            next(self._batches)
+            self._fetch(step)
+
+    def _fetch(self, step: int) -> Any:
+        if self._fetcher is None:
+            self._fetcher = _Fetcher()
+        self._fetcher.request(self._batches)
+        start, stopping_since = time.monotonic(), None
+        while True:
+            result = self._fetcher.result(POLL_SECONDS)
+            if result is not None:
+                batch, error = result
+                if error is not None:
+                    raise error
+                return batch
+            now = time.monotonic()
+            if self._stop and self._stop.requested:
+                stopping_since = stopping_since or now
+            if stopping_since and now - stopping_since > STOP_PATIENCE:
+                self._abandon()
+                raise Stopped(f"stopped by {self._stop.name} while no batch arrived at {self._unit} {step:,}")
+            if now - start > self._timeout:
+                self._abandon()
+                raise UserError(
+                    f"no batch arrived within {self._timeout / 60:g} minutes at {self._unit} {step:,}: the storage "
+                    f"does not answer, or shared memory is full; check data.root, or {WAYS_OUT}; timeout_minutes=... "
+                    "waits longer"
+                )
+
+    def _abandon(self) -> None:
+        """Leave the thread with the read that does not return; it ends with the process."""
+        self._fetcher = self._batches = None
+
+
+class _Fetcher:
+    """Thread that takes the next item of iterators on request."""
+
+    def __init__(self) -> None:
+        self._requests: queue.SimpleQueue = queue.SimpleQueue()
+        self._results: queue.SimpleQueue = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="feed", daemon=True).start()
+
+    def request(self, batches: Iterator[Any]) -> None:
+        self._requests.put(batches)
+
+    def result(self, seconds: float) -> tuple[Any, BaseException | None] | None:
+        """Return (item, error) of the request, or None if there is none within `seconds`."""
+        try:
+            return self._results.get(timeout=seconds)
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        self._requests.put(None)
+
+    def _run(self) -> None:
+        while (batches := self._requests.get()) is not None:
+            try:
+                result = next(batches), None
+            except StopIteration as error:
+                result = None, RuntimeError(f"the loader has too few batches: {error}")
+            except BaseException as error:  # raised in the thread that asked
+                result = None, error
+            del batches
+            self._results.put(result)
+            del result
+
+
+def feed_once(
+    batches: Collection[Any],
+    warn: Callable[[str], None],
+    *,
+    unit: str = "batch",
+    stop: StopRequest | None = None,
+    timeout_minutes: float = TIMEOUT_MINUTES,
+) -> Iterator[Any]:
+    """Yield all items of a loader with a length, as `Feed` does: for evaluation and prediction."""
+    feed = Feed(lambda first: islice(batches, first, None), warn, unit=unit, stop=stop, timeout_minutes=timeout_minutes)
+    try:
+        for number in range(len(batches)):
+            yield feed.next(number, 0)
+    finally:
+        feed.close()
 
 
 def _is_death(error: Exception) -> bool:
-    """True for the error of a worker that died, also while it handed a batch over."""
+    """True if a worker died: torch reports it, or the worker died while it handed over a batch."""
     return not isinstance(error, RuntimeError) or any(words in str(error) for words in WORKER_DIED)

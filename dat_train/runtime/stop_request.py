@@ -1,4 +1,4 @@
-"""Being asked to stop: a scheduler's warning, or Ctrl-C."""
+"""Requests to stop a run: signals of a scheduler, of a closing terminal, or Ctrl-C."""
 
 import os
 import signal
@@ -8,20 +8,21 @@ import time
 from typing import NoReturn
 
 PREEMPTED = 75  # exit code after a requested stop: EX_TEMPFAIL, "try again later"; schedulers can requeue on it
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-SAME = 1.0  # seconds; a signal that reaches a process twice, from the terminal and through torchrun, counts once
+# Windows lacks some of them. SIGHUP comes when the terminal closes.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name))
+SAME_SECONDS = 1.0  # a signal that comes twice within this time, from the terminal and through torchrun, counts once
 
 
 class StopRequest:
-    """Remembers that one of `SIGNALS` came, so that the loop can stop after the step it is in.
+    """Context manager that records one of `SIGNALS`, so that the loop can stop after the current step.
 
-    A second one exits at once, also while the main thread waits inside a collective for a process that hangs: there
-    Python's handlers do not run, but a thread reads the signals' numbers from a pipe. As a context manager it puts the
-    former handlers back.
+    A second signal exits at once, also while the main thread waits inside a collective operation for another process:
+    Python's handlers do not run there, but a thread reads the signals' numbers from a pipe. SIGHUP is left alone if it
+    is ignored, as nohup arranges.
 
     Attributes:
-        at_once: while True, the first one exits at once too; set as long as there is nothing to save yet, for to read a
-            large data set may take longer than a scheduler waits.
+        at_once: while True, the first signal exits at once, too. It is set as long as there is nothing to save, because
+            reading a large data set may take longer than a scheduler waits.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,11 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         self._process = os.getpid()
-        self._former = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self._former = {
+            number: signal.signal(number, self._handle)
+            for number in SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT
+        }
         reader, self._pipe = os.pipe()
         os.set_blocking(self._pipe, False)
         self._former_pipe = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
@@ -49,21 +54,21 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame) -> None:
-        """In the main thread, perhaps long after the signal came."""
+        """Record the signal, in the main thread, perhaps long after it came."""
         if os.getpid() != self._process:
-            return  # a data worker inherits the handler; it ends when the loop does
+            return  # a data worker inherits the handler and ignores signals
         if self.at_once:
             self._exit()
         self.name = self.name or signal.Signals(number).name
 
     def _watch(self, reader: int) -> None:
-        """In the thread, as soon as the signal comes; ends with the pipe."""
-        first = None  # when this thread, which may be late itself, saw the first one
+        """Read signals in the thread, as soon as they come, until the pipe is closed."""
+        first = None  # time at which this thread, which may be late itself, saw the first signal
         with os.fdopen(reader, "rb", buffering=0) as numbers:
             while number := numbers.read(1):
                 if number[0] not in SIGNALS:
                     continue
-                if first is not None and time.monotonic() - first > SAME:
+                if first is not None and time.monotonic() - first > SAME_SECONDS:
                     self._exit()
                 first = first or time.monotonic()
                 self._handle(number[0], None)
@@ -75,5 +80,6 @@ class StopRequest:
         os._exit(PREEMPTED)
 
 
-# What is for a child is not for its parent, whose pipe it inherits
-os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+# Signals of a child must not be written into its parent's pipe, which it inherits
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))

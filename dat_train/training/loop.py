@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dat_train.data.randomness import keyed_seed
 from dat_train.errors import UserError
-from dat_train.runtime.feed import Feed
+from dat_train.runtime.feed import TIMEOUT_MINUTES, Feed, Stopped, feed_once
 from dat_train.training.checkpoint_writer import CheckpointWriter
 from dat_train.training.freezing import training_mode
 from dat_train.training.optimizer import set_learning_rate
@@ -39,6 +38,7 @@ class LoopOptions:
         max_unreadable: fraction of an epoch's samples that may be unreadable before the run ends.
         nonfinite_limit: number of consecutive steps with a non-finite loss or gradient (not caused by loss scaling)
             after which the run goes back to the last good checkpoint once, and then ends.
+        timeout_minutes: longest wait for a batch.
         compile: compile the model.
     """
 
@@ -48,6 +48,7 @@ class LoopOptions:
     log_every: int = 50
     max_unreadable: float = 0.01
     nonfinite_limit: int = 20
+    timeout_minutes: float = TIMEOUT_MINUTES
     compile: bool = False
 
 
@@ -91,14 +92,22 @@ class Training:
         self.context.stop.at_once = False  # from now on there is something to save
         with self.processes.collective("first all_reduce of gradients"):
             self.forward = self._wrap()
-        self.feed = Feed(self.make_loader, self.terminal.warn)
+        self.feed = Feed(self.make_loader, self.terminal.warn, **self._waiting())
         self.named: set[str] = set()  # unreadable files that were reported
         self.went_back = False
         self.log.start(self.state.step)
         try:
             return self._run()
+        except Stopped:  # before the update of a step: the state is that of the step before
+            if self.processes.world_size > 1:  # the others wait in this step and cannot be asked to stop
+                raise
+            return self._stop()
         finally:
             self.feed.close()
+
+    def _waiting(self) -> dict:
+        """Arguments of feeds: conditions that end the wait for a batch."""
+        return {"stop": self.context.stop, "timeout_minutes": self.options.timeout_minutes}
 
     def _run(self) -> bool:
         state, plan, counters = self.state, self.plan, self.state.counters
@@ -295,9 +304,8 @@ class Training:
         Shares may differ by one batch, so the processes exchange the request only as often as all of them have one.
         """
         common = min(self.processes.gather(len(batches)))
-        feed = Feed(lambda first: islice(batches, first, None), self.terminal.warn, "validation batch")
-        for number in range(len(batches)):
-            batch = feed.next(number, 0)
+        feed = feed_once(batches, self.terminal.warn, unit="validation batch", **self._waiting())
+        for number, batch in enumerate(feed):
             if number < common and any(self.processes.total(self.context.stop.requested)):
                 raise _Interrupted
             yield batch

@@ -10,8 +10,11 @@ import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from training.small_run import run_small, small_training
 
-from dat_train.data.loader import Batch
-from dat_train.runtime.feed import PATIENCE, Feed
+from dat_train.data.batch import Batch
+from dat_train.errors import UserError
+from dat_train.runtime import feed as feed_module
+from dat_train.runtime.feed import MAX_DEATHS, Feed, Stopped
+from dat_train.runtime.stop_request import StopRequest
 
 FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl")
 
@@ -115,9 +118,9 @@ def failing(error):
 def test_workers_that_keep_dying_end_the_run(error):
     warnings = []
     feed = Feed(failing(error), warnings.append)
-    with pytest.raises(type(error)):
+    with pytest.raises(UserError, match=r"data workers keep dying at step 0 .*--shm-size.*data\.workers=0"):
         feed.next(0, 0)
-    assert len(warnings) == PATIENCE and all("a data worker died at step 0 (" in line for line in warnings)
+    assert len(warnings) == MAX_DEATHS and all("a data worker died at step 0 (" in line for line in warnings)
 
 
 def test_other_errors_of_the_data_are_real_ones():
@@ -141,3 +144,53 @@ def test_a_worker_that_dies_does_not_interrupt_an_update(tmp_path):
     time.sleep(0.2)  # an update, undisturbed
     feed.close()
     training.log.folder.unlock()
+
+
+class Stuck:
+    """A loader whose batches never arrive, as on a network disk that does not answer."""
+
+    def __iter__(self):
+        time.sleep(60)
+        yield a_batch(0)
+
+
+def test_the_wait_for_a_batch_ends_with_the_time_out():
+    feed = Feed(lambda first: iter(Stuck()), print, timeout_minutes=0.3 / 60)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"no batch arrived within 0\.005 minutes at step 4: the storage does not"):
+        feed.next(4, 0)
+    assert time.monotonic() - start < 5
+
+
+def test_the_wait_for_a_batch_ends_after_a_stop_request(monkeypatch):
+    monkeypatch.setattr(feed_module, "STOP_PATIENCE", 0.3)
+    stop = StopRequest()
+    stop.name = "SIGTERM"
+    with pytest.raises(Stopped, match="stopped by SIGTERM while no batch arrived at step 4"):
+        Feed(lambda first: iter(Stuck()), print, stop=stop).next(4, 0)
+
+
+def test_a_run_that_is_asked_to_stop_while_a_read_hangs_saves_the_step_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(feed_module, "STOP_PATIENCE", 0.3)
+    training = small_training(tmp_path, epochs=1)
+    make_loader = training.make_loader
+
+    def two_steps_then_nothing(first):
+        for number, batch in enumerate(make_loader(first)):
+            if number == 2 * training.plan.micro_batches:
+                training.context.stop.name = "SIGTERM"
+                time.sleep(60)
+            yield batch
+
+    training.make_loader = two_steps_then_nothing
+    assert not training.run()
+    training.context.folder.unlock()
+    assert run_small(tmp_path, epochs=1)
+    assert run_small(tmp_path / "well", epochs=1)
+    assert content(tmp_path) == content(tmp_path / "well")
+
+
+def test_full_shared_memory_is_one_line_with_the_ways_out():
+    full = RuntimeError("unable to write to file </torch_5>: No space left on device (28)")
+    with pytest.raises(UserError, match=r"shared memory \(/dev/shm\) is full at step 0; .*--shm-size=8g or --ipc=host"):
+        Feed(failing(full), print).next(0, 0)

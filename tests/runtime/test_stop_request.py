@@ -43,7 +43,7 @@ def twice(pause: float) -> None:
 
 
 def test_the_second_signal_exits_at_once(monkeypatch):
-    monkeypatch.setattr(signals, "SAME", 0.02)
+    monkeypatch.setattr(signals, "SAME_SECONDS", 0.02)
     assert in_a_child(lambda: twice(0.1)) == PREEMPTED == 75
 
 

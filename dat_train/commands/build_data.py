@@ -81,6 +81,7 @@ def micro_batches(
             repeats=config.data.repeats,
             labels=train_set.samples.labels if config.data.sampling == "balanced" else None,
             storage_order=train_set.storage_order() if config.data.shuffle == "blocks" else None,
+            read_ahead=train_set.read_ahead if config.data.shuffle == "blocks" else None,
             **order,
         )
     else:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from dat_train.data.augment import Augmented
 from dat_train.data.erasing import Rectangle
-from dat_train.data.image_source import ImageSource, sample_key
+from dat_train.data.image_source import ImageSource, ReadsAhead, sample_key
 from dat_train.data.images import UnreadableImage, printable, read_rgb
 from dat_train.data.order import SampleKey
 from dat_train.data.randomness import keyed_randomness
@@ -150,6 +150,11 @@ class ImageDataset(Dataset):
     def storage_order(self) -> np.ndarray:
         """Indices in the order in which the images lie on the disk, (number of images,)."""
         return np.arange(len(self)) if self.source is None else self.source.storage_order()
+
+    def read_ahead(self, indices: np.ndarray) -> None:
+        """Ask the system to read these images into its cache, where they lie in archives."""
+        if isinstance(self.source, ReadsAhead):
+            self.source.read_ahead(indices)
 
     def encoded(self, index: int) -> str | bytes:
         """Return the path of the image file at `index`, or its content where it lies inside another file.

@@ -1,7 +1,7 @@
 """Access to encoded images in any form of storage, and names of samples that do not depend on it."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,14 @@ class ImageSource(Protocol):
 
     def storage_order(self) -> np.ndarray:
         """(number of images,) indices in the order in which the images lie on the disk."""
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """Source of images that can ask the system to read several in one go."""
+
+    def read_ahead(self, indices: np.ndarray) -> None:
+        """Start reading the images at `indices` into the system's cache."""
 
 
 class Paths:

@@ -1,6 +1,6 @@
 """Sample order as a pure function of (seed, epoch, step), independent of rank and number of workers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -93,6 +93,7 @@ class MicroBatchSampler(Sampler[list[SampleKey]]):
         repeats: augmented copies of a sample in a row.
         labels: (size,) for an order in which every class occurs equally often, see `balanced_order`.
         storage_order: (size,) for an order by blocks, see `block_order`.
+        read_ahead: called with the indices of each window of blocks before its first batch.
     """
 
     def __init__(
@@ -109,7 +110,9 @@ class MicroBatchSampler(Sampler[list[SampleKey]]):
         repeats: int = 1,
         labels: np.ndarray | None = None,
         storage_order: np.ndarray | None = None,
+        read_ahead: Callable[[np.ndarray], None] | None = None,
     ) -> None:
+        self.read_ahead = read_ahead
         self.size = size
         self.labels = labels
         self.storage_order = storage_order
@@ -128,12 +131,15 @@ class MicroBatchSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         steps_per_epoch = self.size // self.batch_size
-        epoch, order = -1, np.empty((0, 2), np.int64)
+        epoch, order, window = -1, np.empty((0, 2), np.int64), (-1, -1)
         for step in range(self.first_step, self.last_step):
             if step // steps_per_epoch != epoch:
                 epoch = step // steps_per_epoch
                 order = self.order(epoch)
             start = step % steps_per_epoch * self.batch_size
+            if self.read_ahead and (epoch, start // (BLOCK * WINDOW)) != window:
+                window = (epoch, start // (BLOCK * WINDOW))
+                self.read_ahead(order[start : (window[1] + 1) * BLOCK * WINDOW, 0])
             for m in range(self.rank, self.batch_size // self.micro_batch_size, self.world_size):
                 first = start + m * self.micro_batch_size
                 rows = order[first : first + self.micro_batch_size].tolist()

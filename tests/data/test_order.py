@@ -143,3 +143,14 @@ def test_balanced_and_block_orders_do_not_depend_on_the_layout_and_resume_exactl
     parts = [batches(rank=rank, world_size=2) for rank in range(2)]
     assert [part for pair in zip(*parts, strict=True) for part in pair] == alone
     assert batches(first_step=7) == alone[7 * 4 :]
+
+
+def test_each_window_of_blocks_is_read_ahead_before_its_first_batch(monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 8)
+    monkeypatch.setattr(module, "WINDOW", 4)
+    windows = []
+    storage = np.arange(64)
+    batches = list(sampler(64, batch_size=16, last_step=4, storage_order=storage, read_ahead=windows.append))
+    assert [len(window) for window in windows] == [32, 32]
+    indices = [key.index for batch in batches for key in batch]
+    assert np.concatenate(windows).tolist() == indices

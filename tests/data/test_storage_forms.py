@@ -176,6 +176,14 @@ def batches(dataset):
     return list(train_loader(dataset, order, workers=2))
 
 
+@pytest.mark.parametrize("form", PACKED)
+def test_reading_ahead_changes_no_image(form, roots):
+    images, _ = open_datasets("folder", roots[form])
+    assert sorted(images.storage_order()) == list(range(15))
+    images.read_ahead(np.arange(15))
+    assert images.encoded(3) == (roots["folders"] / "train/n01440764/n01440764_6.JPEG").read_bytes()
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_evaluation_reads_the_validation_split_alone(form, roots):
     images = open_evaluation_set("csv" if form == "csv" else "folder", roots[form], classes=SYNSETS[::-1])

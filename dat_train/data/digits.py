@@ -60,18 +60,18 @@ def _write(root: Path, val_fraction: float, split_seed: int, note: str) -> None:
     if not val:
         raise UserError(f"data.val_fraction={val_fraction} holds out none of the digits; raise it")
     root.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
+    temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
     try:
         for name in (name for names in of_class for name in names):
-            path = beside / ("val" if name in val else "train") / name
+            path = temporary / ("val" if name in val else "train") / name
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = digits.images[int(path.stem)] * (255 / 16)
             Image.fromarray(pixels.round().astype("uint8")).save(path)
-        (beside / SPLIT).write_text(f"{note}\n", encoding="utf-8")
-        beside.chmod(0o755)
-        os.rename(beside, root)  # noqa: PTH104  replaces an empty folder, refuses a full one
+        (temporary / SPLIT).write_text(f"{note}\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        os.rename(temporary, root)  # noqa: PTH104  replaces an empty folder, refuses a full one
     except OSError:
         if not _written(root):  # else another process was faster
             raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -42,7 +42,7 @@ def composition_error(command: Command, error: Exception) -> str:
 
 
 def _wrong_setting(command: Command, text: str, key: str) -> str:
-    """OmegaConf's complaint `text` about the setting `key`, in our words where we know better ones."""
+    """One-line message for OmegaConf's error `text` about the setting `key`."""
     key = re.sub(r"\[\d+\]$", "", key)
     kinds = {item.key: item.type for item in settings(command.schema)}
     if key in kinds:
@@ -71,7 +71,7 @@ def no_such_choice(group: str, value: str, options: list[str]) -> str:
 
 
 def nearest(command: Command, key: str) -> str:
-    """ "; did you mean ...?" where something is near, by the whole key or by its last part."""
+    """The text "; did you mean ...?" with the most similar setting, by its whole key or its last part; else ""."""
     known = [*command.groups, *(item.key for item in settings(command.schema))]
     leaves = {name.rpartition(".")[2]: name for name in reversed(known)}
     leaf = key.rpartition(".")[2]

@@ -51,17 +51,17 @@ dat-train model=MODEL data=DATA [SETTING=VALUE ...]     train a Deformable Atten
   dat-train model=dat_s data=imagenet data.root=/data/imagenet           the paper's recipe
   torchrun --nproc_per_node=8 -m dat_train.commands.train model=dat_s data=imagenet data.root=/data/imagenet
   dat-train model=dat_t data=folder data.root=/my/photos epochs=50       your own images and classes
-  dat-train ... show_batch=true                                          look at one augmented batch first
+  dat-train ... show_batch=true                                          a picture of one augmented batch, no training
 
-The same command again continues the run where it stopped.""",
+The same command again continues a stopped run.""",
     notes="""\
 Results: RUNS_DIR/NAME/ with config.yaml, metrics.jsonl, summary.json, curves.png, checkpoints/last.pt and best.pt.
---cfg job            show the settings as they are composed, without running
+--cfg job            print the composed settings, without running
 --multirun           run every combination of several values, as in optim.lr=1e-3,2e-3 seed=0,1
---config-dir DIR     look for .yaml files of models, data, experiments ... in a folder of yours, too
+--config-dir DIR     also search a folder of yours for .yaml files of models, data, experiments, ...
 
-Settings marked * may change when a run is continued. A model's own recipe may set others than the defaults
-below (conf/recipe/).""",
+Settings marked * may change when a run is continued. A model's recipe (conf/recipe/) may have other values than
+the defaults below. Settings that are texts take all characters as typed; ~ is expanded in paths.""",
 )
 
 EVALUATE = Command(
@@ -78,8 +78,9 @@ dat-eval ckpt=PATH [SETTING=VALUE ...]     evaluate a checkpoint on a validation
   dat-eval ckpt=... data=imagenet_a data.root=/data/imagenet-a           another test set, the classes it has
   dat-eval model=dat_t data=imagenet data.root=/data/imagenet ckpt=dat_tiny_in1k_224.pth     released weights""",
     notes="""\
-Everything not said is as the checkpoint was trained. eval.resize: the authors resize to a square whatever the aspect
-ratio ("squash") and then crop, which their numbers need; timm and torchvision resize the short side ("short_side").""",
+Settings that are not given are those of the checkpoint's training. eval.resize: "squash" resizes to a square and
+changes the aspect ratio, as the DAT authors do for the published numbers; "short_side" keeps it, as timm and
+torchvision do.""",
 )
 
 PREDICT = Command(
@@ -95,8 +96,8 @@ dat-predict ckpt=PATH IMAGE ... [SETTING=VALUE ...]     the most probable classe
   find . -name '*.png' | dat-predict ckpt=... - format=csv output=found.csv   a list
   dat-predict model=dat_t ckpt=dat_tiny_in1k_224.pth photo.jpg                released weights""",
     notes="""\
-ckpt is a checkpoint of dat-train, a folder written by dat-export, or released weights with model=NAME. Images are told
-in the order they were named. One that cannot be read is reported and left out, and the exit code is 1 at the end.
+ckpt is a checkpoint of dat-train, a folder written by dat-export, or released weights with model=NAME. Images keep
+the order of the arguments. An image that cannot be read is reported and left out; the exit code is then 1.
 format=csv has a row for each image: path, class and probability of the first, of the second, ...; format=jsonl an
 object: {"path": ..., "top": [{"class": ..., "index": ..., "probability": ...}, ...]}.""",
     positional="images",
@@ -108,7 +109,7 @@ EXPORT = Command(
     schema=ExportConfig,
     groups=("model", "data"),
     usage="""\
-dat-export ckpt=PATH format=FORMAT [SETTING=VALUE ...]     take a trained model elsewhere
+dat-export ckpt=PATH format=FORMAT [SETTING=VALUE ...]     write a trained model in another format
 
   dat-export ckpt=runs/digits/checkpoints/best.pt                             a folder for timm and the Hub
   dat-export ckpt=runs/digits/checkpoints/best.pt format=onnx int8=true       ONNX, also in 8 bits
@@ -122,8 +123,7 @@ onnx           model.onnx for any batch, preprocessing.json, with int8=true mode
 torch_export   model.pt2 for any batch, preprocessing.json
 
 Every export is loaded again and compared with the checkpoint: equal logits for safetensors, within 1e-4 for the others.
-validate=true also compares accuracies on the validation set, which has to be where it was in training, or data.root=
-says where.""",
+validate=true also compares accuracies on the validation set: that of the training, or data.root=FOLDER.""",
 )
 
 AVERAGE = Command(
@@ -135,11 +135,11 @@ AVERAGE = Command(
 dat-average CKPT CKPT ... [SETTING=VALUE ...]     average the weights of several checkpoints
 
   dat-average runs/tuned-*/checkpoints/best.pt output=soup.pt                  their mean
-  dat-average runs/tuned-*/checkpoints/best.pt kind=greedy output=soup.pt      those that help (validation data)""",
+  dat-average runs/tuned-*/checkpoints/best.pt kind=greedy output=soup.pt      only those that raise validation accuracy""",
     notes="""\
-For models fine-tuned from the same weights (Wortsman et al., ICML 2022), or checkpoints of one run; models trained from
-different beginnings have no sensible average. What is written is a checkpoint for dat-eval and init=.
-kind=greedy chooses on the validation data of the first checkpoint, or data=NAME; test it on other images.""",
+For models fine-tuned from the same weights (Wortsman et al., ICML 2022), or checkpoints of one run; models with
+different random initializations have no useful average. The result is a checkpoint for dat-eval and init=.
+kind=greedy selects on the validation data of the first checkpoint, or data=NAME; test it on other images.""",
     positional="ckpt",
 )
 
@@ -167,14 +167,14 @@ REPORT = Command(
     schema=ReportConfig,
     groups=(),
     usage="""\
-dat-report RUN ... [output=PAGE.html]     one page about one run, or several side by side
+dat-report RUN ... [output=PAGE.html]     one page about one run or several runs
 
   dat-report runs/digits
   dat-report runs/a runs/b output=a-and-b.html
   dat-report runs/sweep-*""",
     notes="""\
-The page needs no network: results, curves over each other, settings with their differences marked, and, where dat-eval
-was run, accuracy of each class, confusions and the surest mistakes; then the faults each run met.""",
+The page needs no network. It has results, curves in common charts, settings with differences marked, after dat-eval
+also accuracy of each class, confusions and the most confident mistakes, and the faults of each run.""",
     positional="runs",
 )
 
@@ -186,16 +186,15 @@ BENCH = Command(
     usage="""\
 dat-bench [models|attention|data] [SETTING=VALUE ...]     measure speed and memory
 
-  dat-bench model=dat_t baseline=swin_tiny_patch4_window7_224            beside timm's Swin-T
+  dat-bench model=dat_t baseline=swin_tiny_patch4_window7_224            compared with timm's Swin-T
   dat-bench others=[dat_small,resnet50] modes=[inference] chart=speed.png
   dat-bench model=dat_t dtype=bf16 compile=[false,true] json=speed.json
   dat-bench attention sizes=[7,14]                                       the attention module alone
   dat-bench data data=folder data.root=/my/photos workers=[1,2,4]        the input pipeline, next to timm's loader""",
     notes="""\
-Everything is measured in one process, in turns; the numbers are medians, `spread` is the distance between the
-quartiles as a share of the median, ratios are medians over rounds. Warm-up calls are not reported. Peak memory: on
-CUDA what the allocator gave out; elsewhere the tensors that live at once, counted operator by operator, which does
-not depend on the moment as a process' resident memory would.""",
+All models are measured in one process, in turns. Numbers are medians; `spread` is the interquartile range divided by
+the median; ratios are medians over rounds. Warm-up calls are not reported. Peak memory: on CUDA that of the allocator;
+elsewhere the largest sum of living tensors, counted operator by operator.""",
     positional="what",
 )
 

@@ -25,7 +25,7 @@ GREEDY = "greedy"
 
 
 def run(config: Settings, request: Request) -> None:
-    """Average as `config` says and write the checkpoint.
+    """Average the checkpoints and write the result.
 
     Raises:
         UserError: fewer than two checkpoints, files that are none, or models that differ.

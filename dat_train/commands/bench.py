@@ -21,7 +21,7 @@ from dat_train.settings import Settings
 
 
 def run(config: Settings, request: Request) -> None:
-    """Measure as `config` says and show it.
+    """Measure, write the files, and print the tables.
 
     Raises:
         UserError: errors the user can fix.

@@ -13,7 +13,7 @@ from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.evaluate_dense import evaluate_dense
 from dat_train.commands.evaluating import run_evaluation
 from dat_train.commands.evaluation_data import evaluation_set, set_view
-from dat_train.commands.output_folder import beside_run
+from dat_train.commands.output_folder import run_subfolder
 from dat_train.commands.request import Request
 from dat_train.data.dataset import ImageDataset
 from dat_train.errors import UserError
@@ -34,7 +34,7 @@ MAX_NAMED_FILES = 5  # unreadable images on the terminal; result.json has all
 
 
 def run(config: Settings, request: Request) -> None:
-    """Evaluate as `config` and the checkpoint say, and write the reports.
+    """Evaluate the checkpoint and write the reports.
 
     Raises:
         UserError: errors the user can fix.
@@ -88,8 +88,8 @@ def _run(
 
 
 def output_folder(config: Settings, checkpoint: Checkpoint) -> Path:
-    """As said; else eval/ in the run's folder, or ./eval."""
-    return Path(config.output) if config.output else beside_run(checkpoint.path, "eval")
+    """config.output; else eval/ in the run's folder, or ./eval."""
+    return Path(config.output) if config.output else run_subfolder(checkpoint.path, "eval")
 
 
 def make(output: Path) -> None:

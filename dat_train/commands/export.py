@@ -16,7 +16,7 @@ from dat_train.atomic import write_json
 from dat_train.commands.build_data import VIEW, workers
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.evaluation_data import evaluation_set
-from dat_train.commands.output_folder import beside_run
+from dat_train.commands.output_folder import run_subfolder
 from dat_train.commands.request import Request
 from dat_train.commands.trained import Trained, assemble
 from dat_train.data.dataset import ImageDataset
@@ -121,7 +121,7 @@ def write(
 
 def output_folder(config: Settings, checkpoint: Checkpoint) -> Path:
     """config.output, or export/FORMAT in the run's folder, or ./export/FORMAT for a checkpoint outside a run."""
-    return Path(config.output) if config.output else beside_run(checkpoint.path, f"export/{config.format}")
+    return Path(config.output) if config.output else run_subfolder(checkpoint.path, f"export/{config.format}")
 
 
 @contextlib.contextmanager

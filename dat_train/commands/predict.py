@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from dat_train.commands.build_data import workers
 from dat_train.commands.checkpoint_settings import trained_with
-from dat_train.commands.output_folder import beside_run
+from dat_train.commands.output_folder import run_subfolder
 from dat_train.commands.predict_dense import predict_dense
 from dat_train.commands.prediction_writers import Guess, Prediction, writer_for
 from dat_train.commands.request import Request
@@ -35,7 +35,7 @@ SOME_UNREADABLE = 1  # the exit code
 
 
 def run(config: Settings, request: Request) -> None:
-    """Predict as `config` says; exits with SOME_UNREADABLE when an image could not be read.
+    """Predict and write the rows; exit with SOME_UNREADABLE if an image could not be read.
 
     Raises:
         UserError: other errors the user can fix.
@@ -47,7 +47,7 @@ def run(config: Settings, request: Request) -> None:
     settings = request.settings_for(trained_with(checkpoint), config.ckpt, False)
     if settings.task != "classification":
         trained = assemble_dense(settings, checkpoint, config.ema, config.device)
-        output = Path(config.output) if config.output else beside_run(checkpoint.path, "predictions")
+        output = Path(config.output) if config.output else run_subfolder(checkpoint.path, "predictions")
         predict_dense(trained, paths, output)
         return
     trained = assemble(settings, checkpoint, config.ema, config.device)
@@ -109,7 +109,7 @@ def _reason(trained: Trained, path: str) -> str:
 
 
 def _bar(output: str | None) -> Progress:
-    """A progress bar on standard error, where that is a terminal."""
+    """Progress bar on standard error, if that is a terminal."""
     rows_below = output is None and sys.stdout.isatty()  # the table goes to the same terminal: it has to flow around
     return Progress(
         console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True, redirect_stdout=rows_below

@@ -28,7 +28,7 @@ class Prediction(NamedTuple):
 
 
 class Writer(Protocol):
-    """Text of a whole output, part by part; parts end with a newline."""
+    """Text of the output, part by part; each part ends with a newline."""
 
     def header(self) -> str: ...
     def row(self, prediction: Prediction) -> str: ...

@@ -26,7 +26,7 @@ IMAGENET_CLASSES = 1000
 
 @dataclass(frozen=True)
 class Trained:
-    """A model and what its images go through.
+    """A trained model with its class names and transform.
 
     Attributes:
         model: in evaluation mode, on `precision.device`, in `precision.weights`.
@@ -46,7 +46,7 @@ class Trained:
 
 
 def load_trained(config: Settings, request: Request) -> Trained:
-    """In a command: the model of config.ckpt, under what was typed.
+    """The model of config.ckpt with the typed settings, for a command.
 
     Args:
         config: with ckpt, model, data, img_size, eval, ema, device and dtype, as dat-eval's.
@@ -60,7 +60,7 @@ def load_trained(config: Settings, request: Request) -> Trained:
 
 
 def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "auto") -> Trained:
-    """In a script: the model of one of our checkpoints, as it was trained.
+    """The model of a checkpoint of dat-train with its settings of training, for a script.
 
     Raises:
         UserError: a file that cannot be read, or no checkpoint of dat-train.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dat_train.commands.output_folder import beside_run
+from dat_train.commands.output_folder import run_subfolder
 from dat_train.commands.request import Request
 from dat_train.commands.trained import Trained, load_trained
 from dat_train.data.images import UnreadableImage, printable, read_rgb
@@ -34,7 +34,7 @@ def run(config: Settings, request: Request) -> None:
     trained = load_trained(config, request)
     queries = queries_of(config.query, trained.settings.img_size)
     require_deformable(trained)
-    output = Path(config.output) if config.output else beside_run(trained.weights.path, "visualize")
+    output = Path(config.output) if config.output else run_subfolder(trained.weights.path, "visualize")
     terminal = Terminal()
     unreadable = []
     for path, folder in zip(paths[: config.most_images], folders(paths[: config.most_images], output), strict=True):

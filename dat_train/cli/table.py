@@ -137,8 +137,8 @@ dat-average CKPT CKPT ... [SETTING=VALUE ...]     average the weights of several
   dat-average runs/tuned-*/checkpoints/best.pt output=soup.pt                  their mean
   dat-average runs/tuned-*/checkpoints/best.pt kind=greedy output=soup.pt      only those that raise validation accuracy""",
     notes="""\
-For models fine-tuned from the same weights (Wortsman et al., ICML 2022), or checkpoints of one run; models with
-different random initializations have no useful average. The result is a checkpoint for dat-eval and init=.
+For models fine-tuned from the same weights (Wortsman et al., ICML 2022), or checkpoints of one run;
+models with different random initializations have no useful average. The result is a checkpoint for dat-eval and init=.
 kind=greedy selects on the validation data of the first checkpoint, or data=NAME; test it on other images.""",
     positional="ckpt",
 )

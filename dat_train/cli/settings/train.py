@@ -166,7 +166,9 @@ class ValidationConfig:
 @dataclass
 class CheckpointConfig:
     every_minutes: float = setting("minutes between checkpoints inside an epoch", NOT_NEGATIVE, harmless=True)
-    keep: int = setting("number of older checkpoints kept in addition to last.pt and best.pt", NOT_NEGATIVE, harmless=True)
+    keep: int = setting(
+        "number of older checkpoints kept in addition to last.pt and best.pt", NOT_NEGATIVE, harmless=True
+    )
 
 
 @dataclass

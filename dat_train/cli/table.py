@@ -135,7 +135,7 @@ AVERAGE = Command(
 dat-average CKPT CKPT ... [SETTING=VALUE ...]     average the weights of several checkpoints
 
   dat-average runs/tuned-*/checkpoints/best.pt output=soup.pt                  their mean
-  dat-average runs/tuned-*/checkpoints/best.pt kind=greedy output=soup.pt      only those that raise validation accuracy""",
+  dat-average runs/tuned-*/checkpoints/best.pt kind=greedy output=soup.pt      those that raise the accuracy""",
     notes="""\
 For models fine-tuned from the same weights (Wortsman et al., ICML 2022), or checkpoints of one run;
 models with different random initializations have no useful average. The result is a checkpoint for dat-eval and init=.

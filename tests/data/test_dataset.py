@@ -6,6 +6,7 @@ import torch
 from data.files import photo, write_images
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
+from troubleshooting import entry
 
 from dat_train.data import dataset as module
 from dat_train.data.augment import eval_transform, train_transform
@@ -63,6 +64,7 @@ def test_too_many_in_a_row_end_it(damaged, monkeypatch):
         f"2 consecutive images cannot be read, beginning with {first}: check the disk; the last reason is {last}: "
         "UnidentifiedImageError: cannot identify image file"
     )
+    assert entry("consecutive-unreadable").search(f"error: {caught.value}")
 
 
 @pytest.mark.parametrize("error", [ValueError, MemoryError, AttributeError, ZeroDivisionError])

@@ -1,7 +1,6 @@
 """dat-train: settings -> data, model, task -> training loop -> summary."""
 
 import sys
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from dat_train.commands.build_training import new_state, new_training, run_plan
 from dat_train.commands.checkpoint_settings import continue_with
 from dat_train.commands.request import Request
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.fingerprint import class_difference, describe_data
+from dat_train.data.fingerprint import class_difference, data_difference, data_fingerprint, describe_data
 from dat_train.data.imagenet_tests import TEST_SETS
 from dat_train.errors import UserError
 from dat_train.models import count_macs, count_parameters, load_weights
@@ -77,7 +76,8 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
         return True
 
     sets = train_set, _ = builders.datasets(config, processes)
-    check_classes(saved, train_set.classes, folder)
+    data = data_fingerprint(*sets) if isinstance(train_set, ImageDataset) else None
+    check_data(config, saved, data or {"classes": list(train_set.classes)}, context)
     plan = run_plan(config, len(train_set), processes.world_size)
     precision = resolve_precision(config.dtype, processes.device)
     model = builders.model(config, len(train_set.classes))
@@ -96,6 +96,7 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
     if config.init and not saved:
         terminal.say(str(load_weights(model, config.init, classes=train_set.classes)))
     state = new_state(config, model.to(processes.device, precision.weights), precision, train_set.classes)
+    state.data = data
     restore(state, saved, folder, processes)
     if saved:
         continued = f"continuing after step {state.step:,} of {plan.steps:,}"
@@ -129,27 +130,46 @@ def take_folder(config: Settings, request: Request, context: RunContext) -> dict
     changed = []
     if saved:
         changed = differences(continue_with(config, saved["config"]), config.plain(), request.may_change)
-    if changed:
-        text = ", ".join(f"{key}={was} is {now} now" for key, was, now in changed)
+    text = ", ".join(f"{key}={was} is {now} now" for key, was, now in changed)
+    if changed and not config.resume_changed:
         raise UserError(
-            f"{folder.path} was started with other settings: {text}; use the former ones to continue it, name=... for "
-            "another run, or resume=never to start it again"
+            f"{folder.path} was started with other settings: {text}; use the former ones to continue it, "
+            "resume_changed=true to continue it with these, name=... for another run, or resume=never to start it again"
         )
     context.terminal.log_path = folder.log if processes.is_main else folder.path / f"log-rank{processes.rank}.txt"
     if processes.is_main:
         write_text(folder.config, config.as_yaml())
+    if changed:
+        context.terminal.warn(f"the run continues with changed settings: {text}")
     return saved
 
 
-def check_classes(saved: dict | None, classes: Sequence[str], folder: RunFolder) -> None:
-    """Raise a UserError if the classes of the data are not those of the run, whose labels would change."""
-    names = (saved or {}).get("classes")
-    difference = class_difference(names, classes) if names else None
+def check_data(config: Settings, saved: dict | None, data: dict, context: RunContext) -> None:
+    """Compare the data with those of the run.
+
+    Args:
+        data: `data_fingerprint`, or only its "classes".
+
+    Raises:
+        UserError: other classes, which would change the labels; or other images, unless config.resume_changed is set.
+    """
+    path, saved = context.folder.path, saved or {}
+    names = saved.get("classes")
+    difference = class_difference(names, data["classes"]) if names else None
     if difference:
         raise UserError(
-            f"{folder.path} was started with other {difference}; restore the former names to continue it, or name=... "
-            "for another run"
+            f"{path} was started with other {difference}; restore the former names to continue it, or name=... for "
+            "another run"
         )
+    before = saved.get("data")  # missing in checkpoints of version 0.1
+    difference = data_difference(before, data) if before and "train" in data else None
+    if difference and not config.resume_changed:
+        raise UserError(
+            f"{path} was started with other data: {difference}; restore the former files to continue it, "
+            "resume_changed=true to continue it with these, or name=... for another run"
+        )
+    if difference:
+        context.terminal.warn(f"the run continues with changed data: {difference}")
 
 
 def summary_of_finished(config: Settings, folder: RunFolder, saved: dict) -> dict | None:

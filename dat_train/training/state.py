@@ -26,6 +26,7 @@ class TrainState:
             current epoch.
         classes: names by class number, for users of the checkpoint.
         config: resolved settings, for users of the checkpoint and for resuming.
+        data: fingerprint of the data, see `data.fingerprint`; None if the task has none.
     """
 
     model: nn.Module
@@ -38,6 +39,7 @@ class TrainState:
     counters: dict = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     classes: Sequence[str] = ()
     config: dict = field(default_factory=dict)
+    data: dict | None = None
 
     @property
     def is_best(self) -> bool:
@@ -59,6 +61,7 @@ class TrainState:
             "counters": self.counters,
             "classes": list(self.classes),
             "config": self.config,
+            "data": self.data,
         }
 
     def load(self, saved: dict) -> None:

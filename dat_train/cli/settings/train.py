@@ -227,6 +227,9 @@ class TrainConfig:
     resume: str = setting(
         "auto: continue the run's folder; never: start afresh; or a checkpoint's path", harmless=True, path=True
     )
+    resume_changed: bool = setting(
+        "continue a run although settings or data have changed; the changes are written into the log", harmless=True
+    )
     init: str | None = setting(
         "weights to start from: a file, or timm's local-dir:FOLDER or hf-hub:OWNER/NAME", path=True
     )

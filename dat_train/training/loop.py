@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dat_train.data.randomness import keyed_seed
 from dat_train.errors import UserError
+from dat_train.models.batch_norm import apply_running_averages, defer_running_averages
 from dat_train.runtime.feed import TIMEOUT_MINUTES, Feed, Stopped, feed_once
 from dat_train.training.checkpoint_writer import CheckpointWriter
 from dat_train.training.freezing import training_mode
@@ -119,6 +120,7 @@ class Training:
         while state.step < plan.steps:
             # One step: the gradient of `batch_size` samples over all processes, one update.
             loss, parts, unreadable = self._gradients()
+            apply_running_averages(state.model, self.processes.sum_, plan.micro_batches)
             numbers = self._update(loss)
             state.step += 1
 
@@ -155,6 +157,7 @@ class Training:
         """Return the model as the loop calls it. `state.model` stays unwrapped and shares the weights."""
         model = self.state.model
         training_mode(model)
+        defer_running_averages(model)
         forward = torch.compile(model) if self.options.compile else model
         if self.processes.world_size == 1:
             return forward
@@ -166,6 +169,7 @@ class Training:
                 static_graph=True,  # every weight gets a gradient in every step, also where drop path drops a branch
             )
         self._rehearse(forward)
+        defer_running_averages(model)
         return forward
 
     def _rehearse(self, forward: nn.Module) -> None:

@@ -10,6 +10,7 @@ from dat_train.commands.build_data import micro_batches, workers
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import evaluation_loader
 from dat_train.data.order import SampleKey
+from dat_train.models.kernels import is_accelerated
 from dat_train.runtime.environment import environment
 from dat_train.runtime.precision import Precision
 from dat_train.settings import Settings
@@ -100,7 +101,7 @@ def new_training(
             max_unreadable=config.data.max_unreadable,
             nonfinite_limit=config.nonfinite_limit,
             timeout_minutes=config.timeout_minutes,
-            compile=config.compile,
+            compile=config.compile and not is_accelerated(state.model),
         ),
         log=log,
         checkpoints=checkpoint_writer(config, context, log, state.step) if processes.is_main else None,

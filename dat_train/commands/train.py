@@ -19,7 +19,7 @@ from dat_train.data.fingerprint import class_difference, data_difference, data_f
 from dat_train.data.imagenet_tests import TEST_SETS
 from dat_train.errors import UserError
 from dat_train.models import count_macs, count_parameters, load_weights
-from dat_train.models.kernels import accelerate
+from dat_train.models.kernels import accelerate, is_accelerated, prefers_eager
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import start_processes, stop_processes
 from dat_train.runtime.stop_request import PREEMPTED, StopRequest
@@ -87,7 +87,7 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
         "macs": count_macs(countable(model), config.img_size, len(config.data.mean)),
     }
     model = model.to(precision.weights)
-    if not config.compile:  # the compiler gets the plain model
+    if not config.compile or prefers_eager(model, processes.device, config.kernels):  # else the plain model is compiled
         accelerate(model, processes.device, config.kernels)
     if terminal.screen:
         topics = data_and_model_topics(config, facts, sets)
@@ -206,8 +206,12 @@ def device_topics(config: Settings, model: nn.Module, plan: RunPlan, precision: 
     """Format device and memory as (topic, text) pairs."""
     shape = (len(config.data.mean), config.img_size, config.img_size)
     memory = estimate_memory(countable(model), shape, plan.micro_batch_size, precision, ema=bool(config.ema.decay))
+    compilation = ""
+    if config.compile:
+        eager = ", not compiled: the eager kernels are faster on a CPU (kernels=plain compiles)"
+        compilation = eager if is_accelerated(model) else ", compiled"
     return [
-        ("device", f"{precision.device.type}, {precision.name}{', compiled' if config.compile else ''}"),
+        ("device", f"{precision.device.type}, {precision.name}{compilation}"),
         ("memory", memory_text(memory)),
     ]
 

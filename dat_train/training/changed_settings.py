@@ -3,6 +3,7 @@
 from collections.abc import Set
 from typing import Any
 
+from dat_train.models.legacy_names import current_arguments
 from dat_train.settings import flat
 
 
@@ -12,7 +13,7 @@ def differences(old: dict, new: dict, may_change: Set[str]) -> list[tuple[str, A
     Args:
         may_change: keys of settings that may change. `epochs` may only grow.
     """
-    before, after = flat(old), flat(new)
+    before, after = flat(_with_current_names(old)), flat(_with_current_names(new))
     changed = []
     for key in sorted(before.keys() | after.keys()):
         if key not in before and not key.startswith("model.args."):
@@ -22,3 +23,11 @@ def differences(old: dict, new: dict, may_change: Set[str]) -> list[tuple[str, A
         if was != now and (key not in may_change or shorter):
             changed.append((key, was, now))
     return changed
+
+
+def _with_current_names(settings: dict) -> dict:
+    """Settings with the current names of the model's arguments."""
+    model = settings.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("args"), dict):
+        return settings
+    return settings | {"model": model | {"args": current_arguments(model["args"])}}

@@ -64,9 +64,24 @@ def accelerate(model: nn.Module, device: torch.device | str, kernels: str = "aut
 def restore(model: nn.Module) -> nn.Module:
     """Undo `accelerate`, in place, and return the model."""
     for module in model.modules():
-        if type(module).__module__.startswith(__name__.rpartition(".")[0] + "."):
+        if _is_kernel(module):
             module.__class__ = type(module).__bases__[0]
     return model
+
+
+def is_accelerated(model: nn.Module) -> bool:
+    """Return True if a module of the model has a faster form."""
+    return any(map(_is_kernel, model.modules()))
+
+
+def prefers_eager(model: nn.Module, device: torch.device | str, kernels: str = "auto") -> bool:
+    """Return True if the accelerated model is faster than the compiled one: a DAT on a CPU (docs/performance.md)."""
+    forms = CPU if torch.device(device).type == "cpu" and kernels == "auto" else {}
+    return any(type(module) in forms or _is_kernel(module) for module in model.modules())
+
+
+def _is_kernel(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(__name__.rpartition(".")[0] + ".")
 
 
 def _forms(device: torch.device, kernels: str) -> dict[type[nn.Module], type[nn.Module]]:

@@ -17,7 +17,7 @@ from dat_train.errors import UserError
 from dat_train.models.blocks import Mlp
 from dat_train.models.complexity import gathered_attention
 from dat_train.models.deformable import DeformableAttention, SamplingPositions, TableBias, reference_grid
-from dat_train.models.kernels import KERNELS, accelerate, restore
+from dat_train.models.kernels import KERNELS, accelerate, is_accelerated, prefers_eager, restore
 from dat_train.models.kernels.accelerate import DETERMINISTIC, FLEX
 from dat_train.models.kernels.cpu import chunks
 from dat_train.models.kernels.flex import flex_neighborhood_attention, neighborhood_mask
@@ -363,7 +363,14 @@ def test_kernels_that_cannot_run_are_refused():
 def test_models_of_timm_stay_as_they_are():
     model = timm.create_model("resnet10t")
     before = classes(model)
-    assert classes(accelerate(model, "cpu")) == before
+    assert classes(accelerate(model, "cpu")) == before and not is_accelerated(model)
+
+
+def test_a_dat_on_a_cpu_prefers_eager_kernels_to_the_compiler():
+    dat, resnet = timm.create_model("dat_nano", num_classes=3), timm.create_model("resnet10t")
+    assert prefers_eager(dat, "cpu") and is_accelerated(accelerate(dat, "cpu"))
+    assert not prefers_eager(resnet, "cpu") and not prefers_eager(restore(dat), "cuda")
+    assert not prefers_eager(dat, "cpu", "plain")
 
 
 @pytest.mark.parametrize("make", [lambda: Mlp(6, 4), lambda: WindowAttention(6, 2, 3)])

@@ -27,7 +27,7 @@ def gradients(module, x, name, upstream):
 @pytest.mark.parametrize("name", ["triton", "flex"])
 @pytest.mark.parametrize("geometry", ["cvpr", "dat++"])
 def test_kernels_give_the_plain_values_and_gradients(name, geometry):
-    """In bfloat16, beside the plain formulation in float64."""
+    """In bfloat16, compared with the plain form in float64."""
     torch.manual_seed(0)
     layer = DeformableAttention(64, 2, 1, (14, 14), geometry=geometry).to(DEVICE, torch.bfloat16)
     exact = DeformableAttention(64, 2, 1, (14, 14), geometry=geometry).to(DEVICE, torch.double)

@@ -1,4 +1,4 @@
-"""Timing: several things in turns, so that whatever else the machine does falls on all of them alike."""
+"""Timing of interleaved tasks: other load of the machine affects all of them alike."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 def interleaved(
     tasks: dict[str, Callable[[], object]], *, repeats: int, warmup: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of every task, `repeats` times each, in turns and every other round backwards.
+    """Seconds of each task, `repeats` times, interleaved; every second round is in reverse order.
 
     The first `warmup` rounds are not reported: they allocate, choose algorithms and compile.
     """
@@ -23,7 +23,7 @@ def interleaved(
 
 
 def timed(task: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call: by events on the GPU's own clock on CUDA, else by the wall clock."""
+    """Seconds of one call: between events of the GPU on CUDA, else of the wall clock."""
     if device.type == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(device)

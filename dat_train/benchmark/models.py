@@ -1,4 +1,4 @@
-"""Whole models: inference and a training step (forward, backward, optimizer)."""
+"""Speed and memory of whole models: inference and a training step (forward, backward, optimizer)."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ class Candidate:
         arguments: of timm.create_model.
 
     Raises:
-        UserError: timm knows no such model, or it does not take images of this size.
+        UserError: timm has no such model, or the model does not take images of this size.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Candidate:
         **arguments,
     ) -> None:
         if not timm.is_model(name):
-            raise UserError(f"{name} is no model that timm knows; timm.list_models() has the names")
+            raise UserError(f"{name} is not a model of timm; timm.list_models() has the names")
         torch.manual_seed(0)
         self.model = timm.create_model(name, **arguments)
         try:
@@ -55,13 +55,13 @@ class Candidate:
             raise UserError(f"{name} does not take images of {size} pixels: {error}") from None
         self.model.to(device, weights)
         if compiled:
-            allow_graphs(64)  # models of a class share their code
+            allow_graphs(64)  # models of one class share their code
         else:
             accelerate(self.model, device, kernels)
         self.forward = torch.compile(self.model) if compiled else self.model
         self.device = device
         self.autocast = autocast
-        channels = getattr(self.model, "in_chans", 3)  # not every model of timm says
+        channels = getattr(self.model, "in_chans", 3)  # not every model of timm has it
         self.images = torch.randn(batch_size, channels, size, size, device=device, dtype=weights)
         self.labels = torch.randint(self.model.num_classes, (batch_size,), device=device)
         fused = device.type in ("cpu", "cuda", "mps")
@@ -81,7 +81,7 @@ class Candidate:
         self.optimizer.step()
 
     def held(self) -> list[torch.Tensor]:
-        """Tensors that live between steps: weights, buffers, the optimizer's state and the batch."""
+        """Tensors that live between steps: weights, buffers, optimizer state and batch."""
         state = [t for s in self.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
         return [*self.model.parameters(), *self.model.buffers(), *state, self.images, self.labels]
 
@@ -92,9 +92,9 @@ class Candidate:
 def benchmark_models(
     candidates: dict[str, Candidate], modes: Sequence[str], *, repeats: int, warmup: int, compiled: bool
 ) -> list[Result]:
-    """All candidates in every mode, in turns.
+    """Measure all candidates in every mode, interleaved.
 
-    A compiled model's memory is measured on CUDA alone: elsewhere tensors are counted, and compiled code shows none.
+    The memory of a compiled model is measured on CUDA alone: elsewhere tensors are counted, and compiled code hides them.
     """
     results = []
     for mode in modes:
@@ -103,7 +103,7 @@ def benchmark_models(
         seconds = interleaved(tasks, repeats=repeats, warmup=warmup, device=device)
         for name, candidate in candidates.items():
             candidate.optimizer.zero_grad()
-            torch.manual_seed(0)  # what stochastic depth drops is not in a CPU's memory
+            torch.manual_seed(0)  # on a CPU, memory depends on the images that stochastic depth drops
             countable = device.type == "cuda" or not compiled
             memory = peak_memory(tasks[name], candidate.held(), device) if countable else None
             parameters = count_parameters(candidate.model)

@@ -1,4 +1,4 @@
-"""The most memory a piece of work takes at once."""
+"""Peak memory of a task."""
 
 from collections.abc import Callable, Iterable
 
@@ -10,15 +10,15 @@ from torch.utils._pytree import tree_leaves
 
 
 def peak_memory(task: Callable[[], object], held: Iterable[Tensor], device: torch.device) -> int:
-    """Bytes at the fullest moment of `task`, with the tensors `held` before it (weights, optimizer state).
+    """Peak of the allocated bytes during `task`, with the tensors `held` before it (weights, optimizer state).
 
-    On CUDA, what the allocator handed out at most, less what others had before. Elsewhere tensors that live at once are
-    counted operator by operator: a number of the model and not of the moment, as a process' resident memory would be.
-    What operators allocate and free inside themselves is not in it.
+    On CUDA: the maximum of the allocator, less the memory allocated before. Elsewhere the tensors that live at once are
+    counted operator by operator, which does not depend on the allocator as resident memory does. Memory that operators
+    allocate and free internally is not counted.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)  # of this model and whatever else is there
+        before = torch.cuda.memory_allocated(device)  # of this model and of everything else
         task()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before + _bytes(held)
@@ -28,13 +28,13 @@ def peak_memory(task: Callable[[], object], held: Iterable[Tensor], device: torc
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    """Of their storages, each counted once."""
+    """Bytes of the storages, each counted once."""
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
 
 class _LiveTensors(TorchDispatchMode):
-    """Adds up the storages that operators return, as long as they live."""
+    """Sum of the storages that operators return, while they live."""
 
     def __init__(self, held: Iterable[Tensor]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _LiveTensors(TorchDispatchMode):
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self._add(leaf)
-        if self.total > self.peak:  # some may have died since they were counted
+        if self.total > self.peak:  # some may have been freed since they were counted
             self.live = {key: item for key, item in self.live.items() if not item[0].expired()}
             self.total = sum(size for _, size in self.live.values())
             self.peak = max(self.peak, self.total)
@@ -62,6 +62,6 @@ class _LiveTensors(TorchDispatchMode):
             ref, size = self.live[key]
             if not ref.expired():
                 return
-            self.total -= size  # another storage at a dead one's address
+            self.total -= size  # another storage at the address of a freed one
         self.live[key] = (StorageWeakRef(storage), storage.nbytes())
         self.total += storage.nbytes()

@@ -1,4 +1,4 @@
-"""What is measured is what happened."""
+"""Measured times, memory and ratios are those of the tasks."""
 
 import json
 import time
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 MEGABYTE = 1 << 20
 
 
-def test_tasks_take_turns_and_warm_up_unreported():
+def test_tasks_are_interleaved_and_warm_up_is_not_reported():
     calls = []
     tasks = {
         name: lambda name=name: (calls.append(name), time.sleep(0.002 * (name == "slow"))) for name in ("slow", "b")
@@ -30,7 +30,7 @@ def test_tasks_take_turns_and_warm_up_unreported():
     assert min(seconds["slow"]) >= 0.002 > min(seconds["b"])
 
 
-def test_peak_memory_is_the_fullest_moment():
+def test_peak_memory_is_the_maximum_over_time():
     held = torch.empty(MEGABYTE, dtype=torch.uint8)
 
     def task():
@@ -44,7 +44,7 @@ def test_peak_memory_is_the_fullest_moment():
     assert peak_memory(lambda: None, [held, held[3:]], CPU) == MEGABYTE
 
 
-def test_memory_of_training_is_weights_optimizer_and_what_grows_with_the_batch():
+def test_memory_of_training_grows_with_the_batch_beyond_weights_and_optimizer():
     activations = []
     for batch_size in (4, 8):
         candidate = nano(batch_size=batch_size)
@@ -98,8 +98,8 @@ def test_kernels_that_do_not_work_are_left_out_with_a_warning(monkeypatch):
     assert [result.name for result in results] == ["plain 7x7", "auto 7x7"] * 2
 
 
-def test_what_cannot_be_measured_is_named():
-    with pytest.raises(UserError, match="dat_huge is no model"):
+def test_models_and_sizes_that_cannot_be_measured_are_named():
+    with pytest.raises(UserError, match="dat_huge is not a model"):
         Candidate("dat_huge", size=224, batch_size=1, device=CPU, weights=torch.float32, autocast=None, compiled=False)
     with pytest.raises(UserError, match="does not take images of 225 pixels"):
         Candidate(

@@ -33,7 +33,7 @@ def test_the_published_size_takes_any_input_from_32_pixels_up(tiny, size):
     assert torch.isfinite(features).all()
 
 
-def test_padding_is_never_seen():
+def test_padding_has_no_effect():
     """A window attention on a padded map gives what dense attention with the same bias gives inside one window."""
     from dat_train.models.window import WindowAttention
 

@@ -33,7 +33,7 @@ def test_any_map_gives_a_map_of_its_shape_and_gradients(kind):
         assert x.grad.isfinite().all() and x.grad.abs().sum() > 0, size
 
 
-def test_a_view_that_is_not_contiguous_is_taken():
+def test_an_input_may_be_a_view_that_is_not_contiguous():
     """As permute(0, 2, 3, 1) of a CNN's map is."""
     torch.manual_seed(0)
     attention = DeformableAttention(dim=8, num_heads=2, groups=1, size=(6, 6)).eval()
@@ -52,7 +52,7 @@ def test_half_precision_is_near_float32(dtype):
     assert (got.float() - want).norm() / want.norm() < 0.1
 
 
-def test_each_sample_is_alone_in_its_batch():
+def test_images_of_a_batch_are_independent():
     torch.manual_seed(0)
     attention = DeformableAttention(dim=8, num_heads=2, groups=2, size=(5, 5)).eval()
     x = torch.randn(3, 5, 7, 8)
@@ -68,6 +68,6 @@ def test_each_sample_is_alone_in_its_batch():
         ({"geometry": "dat"}, "one of cvpr, dat"),
     ],
 )
-def test_what_does_not_divide_is_named(wrong, message):
+def test_wrong_arguments_are_named(wrong, message):
     with pytest.raises(UserError, match=message):
         DeformableAttention(**({"dim": 12, "num_heads": 4, "groups": 2, "size": (8, 8)} | wrong))

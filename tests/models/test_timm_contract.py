@@ -226,7 +226,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_symbolic_tracing_gives_the_same_numbers_for_other_sizes_too(variant):
+def test_traced_models_compute_the_same_numbers_at_several_sizes(variant):
     name, arguments = VARIANTS[variant]
     model = timm.create_model(name, num_classes=3, **arguments).eval()
     graph = torch.fx.symbolic_trace(model)

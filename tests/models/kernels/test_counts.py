@@ -64,13 +64,13 @@ def test_a_training_step_copies_less_than_swins(dat, swin):
     assert written(COPYING, dat.training) < 0.9 * written(COPYING, swin.training)
 
 
-def test_a_training_step_fills_next_to_nothing_with_zeros(dat):
-    """Not a gradient for the attention's kept weights, which nobody asks for."""
+def test_a_training_step_fills_few_elements_with_zeros(dat):
+    """In particular no gradient of the kept attention weights, which is not needed."""
     dat.training()  # the first step makes the optimizer's moments
     assert written(FILLING, dat.training) < 500_000
 
 
-def test_the_slow_ways_are_not_taken(dat):
+def test_slow_operators_are_not_called(dat):
     """The math path of attention, index_put for bias tables, a bias sampled for a whole batch at once."""
     calls = counts(dat.training)
     slow = {"aten::_safe_softmax", "aten::_scaled_dot_product_attention_math", "aten::_index_put_impl_", "aten::all"}

@@ -94,7 +94,7 @@ def benchmark_models(
 ) -> list[Result]:
     """Measure all candidates in every mode, interleaved.
 
-    The memory of a compiled model is measured on CUDA alone: elsewhere tensors are counted, and compiled code hides them.
+    Memory of compiled models is measured on CUDA alone: elsewhere tensors are counted, and compiled code hides them.
     """
     results = []
     for mode in modes:

@@ -222,6 +222,13 @@ def test_mistakes_in_own_files_are_named_too(text, message, train, tmp_path):
     assert message in result.err
 
 
+def test_earlier_names_of_model_arguments_are_no_differences():
+    old, new = (
+        {"model": {"name": "dat_t", "args": {name: [1, 2], "depths": [1, 1]}}} for name in ("heads", "num_heads")
+    )
+    assert differences(old, new, MAY_CHANGE) == []
+
+
 def test_only_changes_that_matter_are_differences():
     old = {"epochs": 10, "seed": 0, "device": "cpu", "model": {"name": "a", "args": {}}, "log": {"every": 5}}
     assert differences(old, old, MAY_CHANGE) == []

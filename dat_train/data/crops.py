@@ -94,6 +94,8 @@ class RandomResizedCrop:
         try:
             if isinstance(image, Image.Image):
                 return self._whole(image)
+            if self.scale is None:
+                return self._whole(read_rgb(image, background=self.background))
             return self._decode(read_bytes(image))
         except UnreadableImage:
             raise
@@ -106,8 +108,6 @@ class RandomResizedCrop:
         return _pixels(image), self.draw(*image.size)
 
     def _decode(self, encoded: bytes) -> tuple[Tensor | Image.Image, Box]:
-        if self.scale is None:
-            return self._whole(read_rgb(encoded, background=self.background))
         with open_image(encoded) as header:
             turned = orientation(header)
             width, height = header.size if turned < 5 else header.size[::-1]

@@ -148,7 +148,7 @@ def test_weights_of_another_number_of_classes_start_a_run(home, tmp_path):
     init = f"init={home}/runs/digits/checkpoints/best.pt"
     result = run_here("dat-train", *FAKE, init, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "10 classes, the model 4: a fresh one stays" in result.stdout
+    assert "10 classes, the model" in result.stdout
 
 
 def test_a_batch_is_drawn_and_nothing_trained(tmp_path):

@@ -1,5 +1,6 @@
 """dat-average: checkpoints -> their weights -> the average -> a checkpoint."""
 
+import shlex
 from importlib import import_module
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def run(config: Settings, request: Request) -> None:
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}); set output=PATH") from error
     terminal.say(f"the average of {', '.join(members)}")
-    terminal.say(f"in {output}; to evaluate it:\n  dat-eval ckpt={output}")
+    terminal.say(f"in {output}; to evaluate it:\n  dat-eval {shlex.quote(f'ckpt={output}')}")
 
 
 def _state(settings: Settings, checkpoint: Checkpoint, ema: bool | None) -> dict[str, Tensor]:

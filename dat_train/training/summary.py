@@ -1,5 +1,6 @@
 """Texts before and after a run, and summary.json."""
 
+import shlex
 from collections.abc import Sequence
 
 from dat_train.atomic import write_json
@@ -75,7 +76,7 @@ def result_text(summary: dict, score: Score, folder: RunFolder) -> str:
             f"last {score.text(summary[f'final_{score.name}'])}, in {duration(summary['seconds'])}"
             + (f" at {speed:,.0f} images/s" if speed else ""),
             f"all files are in {folder.path}; to evaluate the best model:",
-            f"  dat-eval ckpt={folder.best}",
+            f"  dat-eval {shlex.quote(f'ckpt={folder.best}')}",
         ]
     )
 

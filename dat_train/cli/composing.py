@@ -95,7 +95,7 @@ def complete(command: Command, config: DictConfig, unnamed: list[str], swept: se
     for key in sorted(OmegaConf.missing_keys(config)):
         if key == command.positional and unnamed:
             continue
-        hint = "ckpt=PATH, e.g. runs/digits/checkpoints/best.pt" if key == "ckpt" else f"{key}=VALUE"
+        hint = "ckpt=PATH, e.g. runs/digits" if key == "ckpt" else f"{key}=VALUE"
         if key == command.positional:
             hint = f"dat-{command.name} {key.upper()} ..."
         raise UserError(f"{key} is not set: {hint} (dat-{command.name} --help lists all settings)")

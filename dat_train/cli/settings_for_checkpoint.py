@@ -37,9 +37,9 @@ def settings_for_checkpoint(
     if "kind" not in trained.get("data", {}) and not images:
         chosen.setdefault("data", DEFAULT_DATA)
     _require(ckpt, chosen, trained)
-    if trained and "model" in chosen:
-        del trained["model"]
-    if trained and "data" in chosen:
+    if "model" in chosen:
+        trained.pop("model", None)
+    if "data" in trained and "data" in chosen:
         trained["data"] = {name: trained["data"][name] for name in NORMALIZATION}
 
     defaults = compose("train", [f"{group}={name}" for group, name in chosen.items()])

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dat_train.commands.build_model import new_model
+from dat_train.commands.build_model import classifiers, new_model
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.evaluating import run_evaluation
 from dat_train.commands.evaluation_data import evaluation_set
+from dat_train.commands.model_defaults import with_model_defaults
 from dat_train.commands.request import Request
 from dat_train.errors import UserError
 from dat_train.models.averaging import average_states, greedy_soup
@@ -34,7 +35,7 @@ def run(config: Settings, request: Request) -> None:
     if len(config.ckpt) < 2:
         raise UserError(f"ckpt has {len(config.ckpt)} checkpoint, an average needs two: dat-average CKPT CKPT ...")
     first = Checkpoint.open(config.ckpt[0])
-    settings = request.settings_for(trained_with(first), config.ckpt[0], config.kind == GREEDY)
+    settings = with_model_defaults(request.settings_for(trained_with(first), config.ckpt[0], config.kind == GREEDY))
     terminal = Terminal()
     try:
         states = [_state(settings, first, config.ema)]
@@ -60,7 +61,7 @@ def run(config: Settings, request: Request) -> None:
 
 def _state(settings: Settings, checkpoint: Checkpoint, ema: bool | None) -> dict[str, Tensor]:
     """Weights of a checkpoint by the model's parameter names."""
-    model = new_model(settings, count_classes(checkpoint) or 0)
+    model = new_model(settings, count_classes(checkpoint, classifiers(settings.model.timm_name)) or 0)
     load_weights(model, checkpoint, ema=ema)
     return model.state_dict()
 

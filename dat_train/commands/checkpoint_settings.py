@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.published import is_published
 from dat_train.settings import Settings, upgraded
 
 KEPT = (("data", "split_by"),)  # settings whose default changed the behavior of runs that began before they existed
@@ -12,8 +15,16 @@ NOT_ARGUMENTS = ("num_classes", "img_size", "in_chans", "global_pool", "drop_pat
 
 
 def trained_with(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the configuration in a checkpoint of dat-train or an exported folder; {} for any other file."""
-    return settings_of_timm(checkpoint.timm_config) if checkpoint.timm_config else upgraded(checkpoint.config)
+    """Return the configuration in a checkpoint of dat-train or an exported folder.
+
+    For released weights, the normalization and evaluation view of their authors; {} for any other file.
+    """
+    if checkpoint.timm_config:
+        return settings_of_timm(checkpoint.timm_config)
+    if not checkpoint.config and is_published(checkpoint.states.plain or {}):
+        normalization = {"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)}
+        return {"data": normalization, "eval": {"resize": "squash"}}
+    return upgraded(checkpoint.config)
 
 
 def continue_with(config: Settings, saved: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.evaluate_dense import evaluate_dense
 from dat_train.commands.evaluating import run_evaluation
 from dat_train.commands.evaluation_data import evaluation_set, set_view
+from dat_train.commands.model_defaults import with_model_defaults
+from dat_train.commands.open_checkpoint import open_checkpoint
 from dat_train.commands.output_folder import run_subfolder
 from dat_train.commands.request import Request
 from dat_train.data.dataset import ImageDataset
@@ -39,8 +41,8 @@ def run(config: Settings, request: Request) -> None:
     Raises:
         UserError: errors the user can fix.
     """
-    checkpoint = Checkpoint.open(config.ckpt)
-    settings = request.settings_for(trained_with(checkpoint), config.ckpt, True)
+    checkpoint = open_checkpoint(config)
+    settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), True))
     processes = start_processes(config.device, settings.timeout_minutes, settings.deterministic)
     terminal = Terminal(screen=processes.is_main)
     try:

@@ -16,6 +16,8 @@ from dat_train.atomic import write_json
 from dat_train.commands.build_data import VIEW, workers
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.evaluation_data import evaluation_set
+from dat_train.commands.model_defaults import with_model_defaults
+from dat_train.commands.open_checkpoint import open_checkpoint
 from dat_train.commands.output_folder import run_subfolder
 from dat_train.commands.request import Request
 from dat_train.commands.trained import Trained, assemble
@@ -58,8 +60,8 @@ def run(config: Settings, request: Request) -> None:
     if config.format == "onnx":
         require_onnx()
     measure = config.int8 if config.validate is None else config.validate
-    checkpoint = Checkpoint.open(config.ckpt)
-    settings = request.settings_for(trained_with(checkpoint), config.ckpt, measure)
+    checkpoint = open_checkpoint(config)
+    settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), measure))
     settings = settings.changed(dtype="fp32")  # half precision is a property of a device, not of the file
     trained = assemble(settings, checkpoint, config.ema, "cpu")
     steps = preprocessing(trained.settings)

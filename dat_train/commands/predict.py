@@ -13,6 +13,8 @@ from rich.progress import Progress
 
 from dat_train.commands.build_data import workers
 from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.model_defaults import with_model_defaults
+from dat_train.commands.open_checkpoint import open_checkpoint
 from dat_train.commands.output_folder import run_subfolder
 from dat_train.commands.predict_dense import predict_dense
 from dat_train.commands.prediction_writers import Guess, Prediction, writer_for
@@ -25,7 +27,6 @@ from dat_train.data.images import UnreadableImage, printable
 from dat_train.data.listing import list_images
 from dat_train.data.loader import evaluation_loader
 from dat_train.errors import UserError
-from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.kernels import accelerate
 from dat_train.runtime.feed import feed_once
 from dat_train.runtime.processes import Processes
@@ -43,8 +44,8 @@ def run(config: Settings, request: Request) -> None:
     paths = list_images(config.images, lambda: sys.stdin.buffer.read())
     if not paths:
         raise UserError("the list on standard input names no image")
-    checkpoint = Checkpoint.open(config.ckpt)
-    settings = request.settings_for(trained_with(checkpoint), config.ckpt, False)
+    checkpoint = open_checkpoint(config)
+    settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), False))
     if settings.task != "classification":
         trained = assemble_dense(settings, checkpoint, config.ema, config.device)
         output = Path(config.output) if config.output else run_subfolder(checkpoint.path, "predictions")

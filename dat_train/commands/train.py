@@ -13,6 +13,7 @@ from dat_train.commands.build_data import micro_batches
 from dat_train.commands.build_task import task_builders
 from dat_train.commands.build_training import new_state, new_training, run_plan
 from dat_train.commands.checkpoint_settings import continue_with
+from dat_train.commands.model_defaults import with_model_defaults
 from dat_train.commands.request import Request
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.fingerprint import class_difference, data_difference, data_fingerprint, describe_data
@@ -38,6 +39,8 @@ from dat_train.training.task import Draw
 
 Sets = tuple[ImageDataset, ImageDataset]
 
+WEIGHT_SOURCES = ("published", "timm")  # values of `init`: weights of the model by its authors, or in timm
+
 
 def run(config: Settings, request: Request) -> None:
     """Train as `config` says. Exits with PREEMPTED if the run was asked to stop before its end.
@@ -47,6 +50,7 @@ def run(config: Settings, request: Request) -> None:
     """
     if config.data.kind in TEST_SETS:
         raise UserError(f"data={config.data.name} is a test set, for dat-eval; it has no training images")
+    config = with_model_defaults(config)
     with StopRequest() as stop:
         stop.at_once = True
         processes = start_processes(config.device, config.timeout_minutes, config.deterministic)
@@ -94,7 +98,8 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
         topics += [*plan.describe(), *device_topics(config, model, plan, precision)]
         terminal.say(table([("run", str(folder.path)), *topics]))
     if config.init and not saved:
-        terminal.say(str(load_weights(model, config.init, classes=train_set.classes)))
+        source = f"{config.init}:{config.model.timm_name}" if config.init in WEIGHT_SOURCES else config.init
+        terminal.say(str(load_weights(model, source, classes=train_set.classes)))
     state = new_state(config, model.to(processes.device, precision.weights), precision, train_set.classes)
     state.data = data
     restore(state, saved, folder, processes)

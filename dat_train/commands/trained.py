@@ -10,8 +10,10 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from dat_train.commands.build_data import VIEW
-from dat_train.commands.build_model import new_model
+from dat_train.commands.build_model import classifiers, new_model
 from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.model_defaults import with_model_defaults
+from dat_train.commands.open_checkpoint import open_checkpoint
 from dat_train.commands.request import Request
 from dat_train.data.augment import eval_transform
 from dat_train.errors import UserError
@@ -54,8 +56,8 @@ def load_trained(config: Settings, request: Request) -> Trained:
     Raises:
         UserError: a file that cannot be read, does not say what it is of, or has no classifier.
     """
-    checkpoint = Checkpoint.open(config.ckpt)
-    settings = request.settings_for(trained_with(checkpoint), config.ckpt, False)
+    checkpoint = open_checkpoint(config)
+    settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), False))
     return assemble(settings, checkpoint, config.ema, config.device)
 
 
@@ -86,7 +88,7 @@ def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, devic
             f"{checkpoint.path} was trained with task={settings.task}: dat-eval and dat-predict take it, and in Python "
             "dat_train.commands.trained_dense; this command takes classifiers"
         )
-    number = count_classes(checkpoint)
+    number = count_classes(checkpoint, classifiers(settings.model.timm_name))
     if number is None:
         path = checkpoint.path
         raise UserError(f"{path} has no classifier: it is a backbone; fine-tune it first, with init={path}")

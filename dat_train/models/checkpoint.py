@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -25,8 +26,11 @@ from torch import Tensor
 
 from dat_train.errors import UserError
 from dat_train.models.file_kinds import foreign_kind, is_safetensors
+from dat_train.models.published_weights import SCHEME, published_file, require_published
 from dat_train.models.state_layouts import States, select_states
 from dat_train.models.weights_file import FILES, weights_file
+
+TIMM_SCHEME = "timm:"  # timm:MODEL is a source of weights, as published:MODEL
 
 MARK = b"dat-train sha256 "
 COMMENT_BYTES = len(MARK) + 64  # the mark and 64 hexadecimal digits
@@ -71,13 +75,44 @@ class Checkpoint:
         """Read and verify a checkpoint or weights file.
 
         Args:
-            source: a file, the folder of a run (its best checkpoint), a folder in timm's layout, or timm's
-                local-dir:FOLDER and hf-hub:OWNER/NAME (see `weights_file`).
+            source: a file, the folder of a run (its best checkpoint), a folder in timm's layout, timm's
+                local-dir:FOLDER and hf-hub:OWNER/NAME (see `weights_file`), or published:MODEL with timm's name of a
+                model, whose published weights are downloaded on the first use; or timm:MODEL for those in timm.
 
         Raises:
             CheckpointError: the file is missing, unreadable, truncated, altered, not a checkpoint, or contains code.
+            UserError: published weights that cannot be obtained or belong to another model.
         """
-        path = weights_file(source)
+        if str(source).startswith(SCHEME):
+            return cls._open_published(str(source).removeprefix(SCHEME))
+        if str(source).startswith(TIMM_SCHEME):
+            return cls._open_timm(str(source).removeprefix(TIMM_SCHEME))
+        return cls._read(weights_file(source))
+
+    @classmethod
+    def _open_published(cls, name: str) -> "Checkpoint":
+        """Published weights of the model `name`, checked to be of this model."""
+
+        def check(path: Path) -> Checkpoint:
+            checkpoint = cls._read(path)
+            require_published(name, path, checkpoint.states.plain or {}, checkpoint.content.get("config"))
+            return checkpoint
+
+        return check(published_file(name, check))
+
+    @classmethod
+    def _open_timm(cls, name: str) -> "Checkpoint":
+        """Pretrained weights of a model in timm, from its cache or downloaded by timm."""
+        try:
+            model = timm.create_model(name, pretrained=True)
+        except (RuntimeError, OSError, ValueError, AssertionError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise CheckpointError(f"the pretrained weights of {name} in timm cannot be loaded: {reason}") from None
+        return cls(Path(f"{TIMM_SCHEME}{name}"), {"model": model.state_dict()})
+
+    @classmethod
+    def _read(cls, path: Path) -> "Checkpoint":
+        """Content of a file."""
         if not path.is_file():
             raise CheckpointError(
                 f"{path}: no such file" if not path.exists() else f"{path} is a folder without checkpoints"

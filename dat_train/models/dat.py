@@ -4,6 +4,7 @@ Sources: Xia et al., Vision Transformer with Deformable Attention, CVPR 2022 (ar
 (arXiv 2309.01430). The sizes of the variants are in registry.py.
 """
 
+import logging
 from collections.abc import Sequence
 
 from timm.layers import ClassifierHead, calculate_drop_path_rates
@@ -16,7 +17,10 @@ from dat_train.models.blocks import Block, ConvStem, Downsample, Mlp, PatchStem
 from dat_train.models.deformable import DeformableAttention
 from dat_train.models.legacy_names import accept_legacy_names
 from dat_train.models.neighborhood import NeighborhoodAttention
+from dat_train.models.weights import load_weights
 from dat_train.models.window import WindowAttention
+
+logger = logging.getLogger(__name__)
 
 
 class Stage(nn.Module):
@@ -150,6 +154,15 @@ class DAT(nn.Module):
                 (r"^norm", (99999,)),
             ]
         return {"stem": r"^stem", "blocks": blocks}
+
+    def load_pretrained(self, source: str, prefix: str = "") -> None:
+        """Load weights for timm.create_model(..., pretrained=True).
+
+        Args:
+            source: what `dat_train.models.load_weights` takes, as "published:dat_tiny".
+            prefix: unused; part of timm's signature.
+        """
+        logger.info("%s", load_weights(self, source))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""

@@ -9,6 +9,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from dat_train.models.dat import DAT
 from dat_train.models.legacy_names import current_arguments
 from dat_train.models.published import rename_published
+from dat_train.models.published_weights import PUBLISHED, SCHEME
 
 CVPR = {  # arguments of all CVPR models, besides the defaults of DAT
     "blocks": ("LS", "LS", "LD", "LD"),
@@ -79,19 +80,30 @@ def _cfg(size: int = 224, **kwargs) -> dict:
     } | kwargs
 
 
+def _with_weights(cfgs: dict[str, dict]) -> dict[str, dict]:
+    """Add the published weights, which `DAT.load_pretrained` downloads, and the authors' preprocessing.
+
+    The authors resize the whole image to a square before the central crop, which timm calls "squash".
+    """
+    sources = {name: {"file": f"{SCHEME}{name}", "custom_load": True, "crop_mode": "squash"} for name in PUBLISHED}
+    return {name: cfg | sources.get(name, {}) for name, cfg in cfgs.items()}
+
+
 default_cfgs = generate_default_cfgs(
-    {
-        "dat_tiny": _cfg(),
-        "dat_small": _cfg(),
-        "dat_base": _cfg(),
-        "dat_base_384": _cfg(384, crop_pct=384 / 438),
-        "dat_nano": _cfg(32, pool_size=(2, 2), crop_pct=1.0, num_classes=10),
-        "datpp_tiny": _cfg(paper_ids="arXiv:2309.01430"),
-        "datpp_small": _cfg(paper_ids="arXiv:2309.01430"),
-        "datpp_base": _cfg(paper_ids="arXiv:2309.01430"),
-        "datpp_base_384": _cfg(384, crop_pct=1.0, paper_ids="arXiv:2309.01430"),
-        "datp_tiny": _cfg(paper_ids="arXiv:2309.01430"),
-    }
+    _with_weights(
+        {
+            "dat_tiny": _cfg(),
+            "dat_small": _cfg(),
+            "dat_base": _cfg(),
+            "dat_base_384": _cfg(384, crop_pct=384 / 438),
+            "dat_nano": _cfg(32, pool_size=(2, 2), crop_pct=1.0, num_classes=10),
+            "datpp_tiny": _cfg(paper_ids="arXiv:2309.01430"),
+            "datpp_small": _cfg(paper_ids="arXiv:2309.01430"),
+            "datpp_base": _cfg(paper_ids="arXiv:2309.01430"),
+            "datpp_base_384": _cfg(384, crop_pct=1.0, paper_ids="arXiv:2309.01430"),
+            "datp_tiny": _cfg(paper_ids="arXiv:2309.01430"),
+        }
+    )
 )
 
 

@@ -59,7 +59,7 @@ WRONG = {
     ("name=../elsewhere", *OK): "must be a folder's name",
     # choices
     ("model=dat_q", "data=digits"): "model=dat_q does not exist; model is one of dat_t, dat_s, dat_b",
-    ("model=null", "data=digits"): "model=None does not exist; model is one of dat_",
+    ("model=null", "data=digits"): "model=None does not exist; model is one of ",
     ("model=[dat_t,dat_s]", "data=digits"): "does not exist; model is one of dat_",
     ("model=dat_t,dat_q", "data=digits", "--multirun"): "model=dat_q does not exist",
     ("model=dat_nano", "data=digit"): "data=digit does not exist; data is one of digits,",

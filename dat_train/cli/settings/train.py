@@ -37,7 +37,7 @@ from dat_train.cli.settings.setting import setting, settings
 class ModelConfig:
     name: str = setting("configuration name, as in model=NAME")
     timm_name: str = setting("name of the timm model")
-    img_size: int = setting("resolution the model is made for, pixels", POSITIVE)
+    img_size: int | None = setting("resolution the model is made for, pixels; null: as in timm", POSITIVE)
     drop_path_rate: float = setting("stochastic depth of the last block; grows linearly from 0", BELOW_ONE)
     args: dict[str, Any] = setting("further arguments of the model, e.g. model.args.depths=[2,2,2,2]", default={})
     grad_checkpointing: bool = setting(
@@ -69,8 +69,8 @@ class DataConfig:
     shuffle: str = setting("full, or blocks: neighboring images in long reads, for slow disks", SHUFFLE)
     max_unreadable: float = setting("stop when a larger share of images cannot be read", SHARE, harmless=True)
     repeats: int = setting("augmented copies of a sample in a row (repeated augmentation); 1: off", POSITIVE)
-    mean: list[float] = setting("channel means images are normalised with", CHANNELS)
-    std: list[float] = setting("channel standard deviations images are normalised with", CHANNELS)
+    mean: list[float] | None = setting("channel means images are normalised with", CHANNELS)
+    std: list[float] | None = setting("channel standard deviations images are normalised with", CHANNELS)
     background: list[int] = setting("colour behind transparent pixels: R, G, B from 0 to 255", COLOUR)
     classes: str | None = setting(
         "data=masks: file of class names; null: classes.txt in data.root", path=True, default=None
@@ -159,8 +159,8 @@ class ValidationConfig:
     every_steps: int | None = setting("steps between validations, in place of epochs", POSITIVE, default=None)
     batch_size: int = setting("validation images per device at a time", POSITIVE, harmless=True)
     resize: str = setting("short_side as timm and torchvision; squash as the authors: whatever the aspect", RESIZE)
-    crop_pct: float = setting("side of the centre crop over the resized side; 1: no crop", CROP)
-    interpolation: str = setting("how validation images are resized", INTERPOLATION)
+    crop_pct: float | None = setting("side of the centre crop over the resized side; 1: no crop", CROP)
+    interpolation: str | None = setting("how validation images are resized", INTERPOLATION)
 
 
 @dataclass
@@ -208,7 +208,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mixing: MixingConfig = field(default_factory=MixingConfig)
-    img_size: int = setting("training resolution, pixels", POSITIVE)
+    img_size: int | None = setting("training resolution, pixels; null: as in timm", POSITIVE)
     epochs: int = setting("length of the schedule; may only grow when a run is continued", POSITIVE, harmless=True)
     steps: int | None = setting("length of the schedule in steps, in place of epochs", POSITIVE, default=None)
     max_steps: int | None = setting(
@@ -231,7 +231,8 @@ class TrainConfig:
         "continue a run although settings or data have changed; the changes are written into the log", harmless=True
     )
     init: str | None = setting(
-        "weights to start from: a file, or timm's local-dir:FOLDER or hf-hub:OWNER/NAME", path=True
+        "weights to start from: a file, a run's folder, local-dir:FOLDER, hf-hub:OWNER/NAME, published or timm",
+        path=True,
     )
     freeze: list[str] = setting("parts of the model that are not trained, as in [stem,stages.0]")
     distill: DistillConfig = field(default_factory=DistillConfig)

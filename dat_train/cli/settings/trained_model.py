@@ -33,7 +33,11 @@ ViewConfig = _optional(ValidationConfig, "resize", "crop_pct", "interpolation")
 class TrainedModelConfig:
     """A trained model and the view it has of an image."""
 
-    ckpt: str = setting("checkpoint, exported folder, safetensors file or released weights", path=True)
+    ckpt: str | None = setting(
+        "checkpoint, folder of a run, exported folder or released weights; null: the published weights of model=NAME",
+        path=True,
+        default=None,
+    )
     model: OptionalModelConfig = field(default_factory=OptionalModelConfig)
     data: ImagesConfig = field(default_factory=ImagesConfig)
     img_size: int | None = setting("resolution, pixels; null: as in training", POSITIVE, default=None)

@@ -179,6 +179,8 @@ class DAT(nn.Module):
         if global_pool is not None:
             self.global_pool = global_pool
         self.head.reset(num_classes, pool_type=global_pool)
+        like = next(self.parameters())
+        self.head.to(device=like.device, dtype=like.dtype)
         self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
     def forward_intermediates(

@@ -268,6 +268,7 @@ def test_features_only_by_torch_fx_gives_the_pyramid():
 
 def test_device_and_dtype_are_taken_at_creation():
     model = timm.create_model("dat_nano", device="meta", dtype=torch.bfloat16)
+    model.reset_classifier(5)
     assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
 
 

@@ -1,5 +1,5 @@
 # make train   from nothing to a trained and evaluated model on real images, in minutes
-# make demo-dense   detection of handwritten digits in scenes, in minutes
+# make demo-dense   detection and segmentation of handwritten digits in scenes, in minutes
 # make test    the test suite, in minutes
 # make ablations   every ablation of the papers on the digits, and their table; under 20 minutes on two cores
 # make test-long   the tests with real kills, torchrun, full disks and exports; CI runs them too
@@ -68,6 +68,8 @@ train: $(USER_STAMP)
 demo-dense: $(STAMP)
 	@$(VENV)/bin/dat-train experiment=digit_scenes_detection runs_dir=$(RUNS)
 	@$(VENV)/bin/dat-eval ckpt=$(RUNS)/digit_scenes_detection/checkpoints/best.pt
+	@$(VENV)/bin/dat-train experiment=digit_scenes_segmentation runs_dir=$(RUNS)
+	@$(VENV)/bin/dat-eval ckpt=$(RUNS)/digit_scenes_segmentation/checkpoints/best.pt
 
 # the two seeds beside each other, one core each
 ablations: $(USER_STAMP)

@@ -68,6 +68,7 @@ def segmentation_task(config: Settings, classes: Sequence[str], precision: Preci
         config.data.std,
         precision=precision,
         aux_weight=config.dense.aux_weight,
+        class_weights=config.dense.get("class_weights"),  # checkpoints of earlier versions have none
         flip=config.dense.flip,
     )
 

@@ -187,18 +187,22 @@ def create_segmentation(
     return SegmentationModel(backbone, decoder, neck=Pyramid(backbone.channels, 2 * channels))
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def segmentation_loss(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Cross-entropy of logits resized to the labels' size, divided by all pixels, ignored ones included.
 
     Args:
         logits: (B, num_classes, h, w).
         labels: (B, H, W) int64, 255 ignored.
+        class_weights: (num_classes,) factor of the loss of each class' pixels; None: 1.
 
     Returns:
         Scalar. torch's mean would divide by the valid pixels only; the published models were trained with this one.
     """
     logits = resize(full_precision(logits), labels.shape[-2:])
-    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / labels.numel()
+    if class_weights is not None:
+        class_weights = class_weights.to(logits)
+    total = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORED, reduction="sum")
+    return total / labels.numel()
 
 
 def segmentation_logits(model: SegmentationModel, images: Tensor, size: Sequence[int]) -> Tensor:

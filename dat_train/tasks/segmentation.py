@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dat_train.data.segmentation_dataset import EvaluationScene, Scene
+from dat_train.errors import UserError
 from dat_train.evaluation.confusion_picture import write_confusion_counts
 from dat_train.evaluation.scenes_picture import denormalized, overlay, write_grid
 from dat_train.evaluation.segmentation import evaluate_segmentation
@@ -54,7 +55,11 @@ class SemanticSegmentation:
         mean, std: of the images' channels.
         precision: number format of the forward pass.
         aux_weight: weight of the auxiliary head's loss.
+        class_weights: weight of each class in the loss, in the order of `classes`; None: 1.
         flip: evaluate mirror images too.
+
+    Raises:
+        UserError: class weights that are not one for each class.
     """
 
     name = "segmentation"
@@ -69,6 +74,7 @@ class SemanticSegmentation:
         *,
         precision: Precision,
         aux_weight: float = 0.4,
+        class_weights: Sequence[float] | None = None,
         flip: bool = False,
     ) -> None:
         self.classes = classes
@@ -76,6 +82,13 @@ class SemanticSegmentation:
         self.mean, self.std = mean, std
         self.precision = precision
         self.aux_weight = aux_weight
+        if class_weights is not None and len(class_weights) != len(classes):
+            raise UserError(
+                f"dense.class_weights has {len(class_weights)} numbers for {len(classes)} classes; give one for each"
+            )
+        self.class_weights = None
+        if class_weights is not None:
+            self.class_weights = torch.tensor(list(class_weights), dtype=torch.float32, device=precision.device)
         self.flip = flip
 
     def loss(self, forward: Callable[..., object], batch: SceneBatch, draw: Draw) -> Loss:
@@ -83,10 +96,10 @@ class SemanticSegmentation:
         labels = batch.labels.to(self.precision.device, non_blocking=True)
         with self.precision.context():
             logits, auxiliary = forward(images)
-        decode = segmentation_loss(logits, labels)
+        decode = segmentation_loss(logits, labels, self.class_weights)
         if auxiliary is None:
             return Loss(decode)
-        extra = self.aux_weight * segmentation_loss(auxiliary, labels)
+        extra = self.aux_weight * segmentation_loss(auxiliary, labels, self.class_weights)
         return Loss(decode + extra, {"decode": decode.detach(), "auxiliary": extra.detach()})
 
     def example(self, size: int) -> SceneBatch:

@@ -119,6 +119,30 @@ def test_a_sample_follows_from_its_key_alone(scenes):
     assert first.image.shape == (3, 64, 64) and first.labels.shape == (64, 64) and first.labels.dtype == torch.int64
 
 
+def test_augmented_labels_lie_on_the_augmented_image(tmp_path):
+    for part in ("train", "val"):
+        for name in ("images", "masks"):
+            (tmp_path / name / part).mkdir(parents=True)
+        labels = np.random.default_rng(0).integers(0, 6, (12, 16)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(labels).save(tmp_path / "masks" / part / "a.png")
+        Image.fromarray((labels * 40)[..., None].repeat(3, 2)).save(tmp_path / "images" / part / "a.png")
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\nf\n")
+    train, _ = open_segmentation("masks", str(tmp_path))
+    train.transform = segmentation_train_transform(
+        limits=(128, 96), ratio=(0.5, 2.0), crop=96, hflip=0.5, photometric=False, mean=[0.0] * 3, std=[1.0] * 3
+    )
+    crops = set()
+    for epoch in range(20):
+        scene = train[SampleKey(epoch, 0, 0)]
+        assert scene.image.max() <= 1  # scaled once
+        valid = scene.labels != 255
+        shown = scene.image[0] * 255 / 40  # the label of every pixel, as drawn in the image
+        wrong = (shown[valid] - scene.labels[valid]).abs() > 0.5
+        assert wrong.float().mean() < 0.3  # interpolation at the edges of the 8 x 8 blocks, 4 x 4 at ratio 0.5
+        crops.add(scene.labels.numpy().tobytes())
+    assert len(crops) == 20
+
+
 def test_the_crop_avoids_one_class_filling_it():
     mask = torch.zeros(200, 200, dtype=torch.uint8)
     mask[:, 150:] = 1

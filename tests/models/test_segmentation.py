@@ -105,6 +105,17 @@ def test_only_norms_and_tables_of_the_backbone_do_not_decay():
     assert not any("rpb" in name or name.startswith(("decode_head", "auxiliary_head")) for name in exempt)
 
 
+def test_class_weights_multiply_the_loss_of_the_pixels_of_a_class():
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.randint(0, 3, (2, 8, 8))
+    targets[0, :2] = 255
+    weights = torch.tensor([0.1, 1.0, 2.0])
+    parts = [segmentation_loss(logits, targets.where(targets == k, 255)) for k in range(3)]
+    expected = sum(weight * part for weight, part in zip(weights.double(), parts, strict=True))
+    assert torch.allclose(segmentation_loss(logits, targets, weights), expected)
+    assert torch.equal(segmentation_loss(logits, targets, torch.ones(3)), segmentation_loss(logits, targets))
+
+
 def test_probabilities_average_the_softmax_of_views_and_mirror_images():
     golden = load_dense("seg_fpn_micro", build_model)
     views = [golden.images, golden.images[:, :, :64, :96]]

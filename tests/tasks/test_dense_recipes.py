@@ -6,6 +6,10 @@ from commands.composing import composed
 
 from dat_train.cli.conf import choices, conf_dir
 from dat_train.commands.build_task import task_builders
+from dat_train.data.digit_scenes import CLASSES
+from dat_train.errors import UserError
+from dat_train.runtime.precision import resolve_precision
+from dat_train.tasks.segmentation import SemanticSegmentation
 from dat_train.training.optimizer import parameter_groups
 from dat_train.training.schedule import FallingSchedule
 
@@ -70,6 +74,21 @@ def test_detection_recipes_are_the_published_ones(name):
     assert (config.epochs, list(config.falling.milestones), config.batch_size) == (epochs, milestones, 64)
     assert (config.falling.kind, config.falling.warmup_steps, config.falling.warmup_factor) == ("step", 500, 1e-3)
     assert f"{ap} box AP" in text(name)
+
+
+def test_digit_scenes_are_segmented_with_a_small_weight_of_the_background_and_without_mirroring():
+    config = composed("experiment=digit_scenes_segmentation")
+    background, *digits = config.dense.class_weights
+    assert background < 1 and digits == [1.0] * (len(CLASSES) - 1)
+    assert config.augment.hflip == 0
+    task = task_builders(config).task(config, CLASSES, resolve_precision("fp32", torch.device("cpu")))
+    assert task.class_weights.tolist() == pytest.approx(config.dense.class_weights)
+
+
+def test_class_weights_are_one_for_each_class():
+    with pytest.raises(UserError, match="2 numbers for 3 classes"):
+        precision = resolve_precision("fp32", torch.device("cpu"))
+        SemanticSegmentation("abc", 8, [0.5] * 3, [0.5] * 3, precision=precision, class_weights=[1, 2])
 
 
 def test_poly_and_step_schedules_multiply_the_warm_up_onto_the_falling_rate():

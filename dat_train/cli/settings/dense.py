@@ -22,6 +22,9 @@ class DenseConfig:
     aux_weight: float | None = setting(
         "segmentation: weight of the auxiliary loss (upernet)", NOT_NEGATIVE, default=None
     )
+    class_weights: list[float] | None = setting(
+        "segmentation: weight of each class in the loss, in the order of the classes; null: 1", SIZES, default=None
+    )
     limits: list[int] | None = setting("long and short side into which an image is fitted, pixels", SIZES, default=None)
     ratio: list[float] | None = setting("segmentation training: range of the factor on limits", PAIR, default=None)
     max_share: float | None = setting(

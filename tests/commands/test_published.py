@@ -56,6 +56,7 @@ def test_five_commands_use_the_published_weights_and_download_them_once(home):
     assert json.loads((folder / "exported/config.json").read_text())["pretrained_cfg"]["crop_mode"] == "squash"
 
     settings = ["data=folder", "data.root=images", "device=cpu", "epochs=1", "batch_size=4", "micro_batch_size=2"]
+    settings += ["schedule.warmup_epochs=0", "eval.batch_size=2"]
     result = command(home, "dat-train", "model=dat_t", "name=tuned", "init=published", "data.workers=0", *settings)
     assert result.returncode == 0, result.stderr + result.stdout
     assert "1000 classes, the model 2: a newly initialized one stays" in result.stdout.replace("\n", " ")

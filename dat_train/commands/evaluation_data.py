@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dat_train.commands.build_data import evaluation_transform, opened_by_all
+from dat_train.commands.build_model import classifiers
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.data.class_names import imagenet_numbers
 from dat_train.data.dataset import ImageDataset
@@ -26,7 +27,7 @@ def evaluation_set(settings: Settings, checkpoint: Checkpoint, processes: Proces
     Raises:
         UserError: no classifier in the checkpoint, data that cannot be used, or classes that the model does not have.
     """
-    number, ckpt = count_classes(checkpoint), checkpoint.path
+    number, ckpt = count_classes(checkpoint, classifiers(settings.model.timm_name)), checkpoint.path
     if number is None:
         raise UserError(f"{ckpt} has no classifier: it is a backbone; fine-tune it first, with init={ckpt}")
     data, classes = settings.data, known_classes(checkpoint.classes, number)

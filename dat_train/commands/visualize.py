@@ -87,7 +87,7 @@ def queries_of(query: list | None, size: int) -> list[tuple[float, float]]:
 def require_deformable(trained: Trained) -> None:
     """Raise a UserError for a model without deformable attention."""
     if not any(isinstance(module, DeformableAttention) for module in trained.model.modules()):
-        raise UserError(f"{trained.settings.model.name} has no deformable attention (block letter D) to visualize")
+        raise UserError(f"{trained.settings.model.timm_name} has no deformable attention (block letter D) to visualize")
 
 
 def folders(paths: Sequence[str], output: Path) -> list[Path]:

@@ -65,7 +65,7 @@ WRONG = {
     ("model=dat_nano", "data=digit"): "data=digit does not exist; data is one of digits,",
     ("augment=strong", *OK): "augment is one of",
     ("experiment=digts",): "experiment=digts does not exist; experiment is one of digits",
-    ("data=digits",): "model is not set: model=NAME with one of dat_b, dat_b_384, dat_nano, dat_s, dat_t, datp_t",
+    ("data=digits",): "model is not set: model=NAME with one of convnext_t, dat_b, dat_b_384, dat_nano",
     ("model=dat_nano",): "data is not set: data=NAME with one of ade20k, boxes, coco, csv, digit_scenes, digits, fake",
     ("model=dat_nano", "data=imagenet"): "data.root is not set: data=imagenet needs data.root=PATH",
     ("model=dat_b_384", "data=digits"): "init is not set: init=PATH",

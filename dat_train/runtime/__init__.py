@@ -1,1 +1,1 @@
-"""Devices and processes, precision, terminal, and the checkpoint file: what every command needs."""
+"""Devices, processes, precision, terminal and checkpoint files, as used by all commands."""

@@ -42,7 +42,7 @@ def canonical(value: object) -> object:
 
 
 def save_checkpoint(state: dict, path: Path) -> None:
-    """Write `state`, made of what `canonical` takes, to `path`."""
+    """Write `state`, which consists of the types that `canonical` supports, to `path`."""
     write_checkpoint(canonical(state), path)
 
 

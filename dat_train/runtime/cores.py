@@ -4,7 +4,7 @@ import os
 
 
 def usable_cores() -> int:
-    """Return the cores this process may run on (taskset, Slurm, containers); all where the system cannot tell."""
+    """Return the number of cores this process may use (taskset, Slurm, containers); all cores if this is unknown."""
     if hasattr(os, "sched_getaffinity"):  # macOS and Windows have none
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -14,7 +14,7 @@ WORKER_DIED = ("exited unexpectedly", "killed by signal")  # in torch's message
 NO_SHARED_MEMORY = ("unable to write to file", "unable to allocate shared memory", "No space left on device")
 MAX_DEATHS = 3  # consecutive deaths of workers before the run ends
 TIMEOUT_MINUTES = 30.0
-POLL_SECONDS = 0.2  # between looks at the stop request while no batch arrives
+POLL_SECONDS = 0.2  # between checks of the stop request while no batch arrives
 STOP_PATIENCE = 10.0  # seconds that a stop request waits for the batch that is being read
 WAYS_OUT = (
     "give the container more shared memory (docker run --shm-size=8g or --ipc=host), or set data.workers=0 or a "
@@ -38,7 +38,7 @@ class Feed:
         warn: called with a line when workers are restarted.
         unit: what `step` counts, for messages.
         stop: request to stop; None if there is none to watch.
-        timeout_minutes: longest wait for a batch.
+        timeout_minutes: maximum wait for a batch.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Feed:
                 )
 
     def _abandon(self) -> None:
-        """Leave the thread with the read that does not return; it ends with the process."""
+        """Abandon the thread, whose read does not return. It ends with the process."""
         self._fetcher = self._batches = None
 
 

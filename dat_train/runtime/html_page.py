@@ -20,9 +20,9 @@ def write_page(template: Path, path: Path, **parts: str) -> Path:
     """Fill a template and write the page atomically.
 
     Args:
-        template: NAME.html; NAME.css and NAME.js lie in the same folder. {{part}} in it marks a place to fill.
+        template: NAME.html; NAME.css and NAME.js lie in the same folder. {{part}} in it is replaced by a part.
         path: page to write.
-        parts: HTML for each place.
+        parts: HTML by name.
     """
     page = template.read_text(encoding="utf-8")
     styles = (SHARED_STYLE, template.with_suffix(".css"))

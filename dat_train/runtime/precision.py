@@ -24,15 +24,15 @@ class Precision:
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Loss scaling, which fp16 alone needs; does nothing for the others."""
+        """Gradient scaler, enabled for fp16 only."""
         return torch.amp.GradScaler(self.device.type, enabled=self.autocast is torch.float16)
 
 
 def resolve_precision(name: str, device: torch.device) -> Precision:
-    """The precision called `name` on `device`; "auto" is bf16 on CUDA (fp16 where it has no bf16), else fp32.
+    """Return the precision `name` on `device`; "auto": bf16 on CUDA (fp16 if bf16 is not supported), else fp32.
 
     Raises:
-        UserError: an unknown name, or a format the device does not have.
+        UserError: an unknown name, or a format that the device does not support.
     """
     if name not in NAMES:
         raise UserError(f"dtype={name!r} is unknown; choose one of {', '.join(NAMES)}")

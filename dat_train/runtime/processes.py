@@ -1,4 +1,4 @@
-"""The processes of a run: one by default, or those torchrun started."""
+"""Processes of a run: a single process, or the group started by torchrun."""
 
 import contextlib
 import os
@@ -15,22 +15,24 @@ import torch.distributed as dist
 
 from dat_train.errors import UserError
 
-NCCL_PATIENCE = timedelta(minutes=2)  # by which NCCL waits longer than gloo
+NCCL_PATIENCE = timedelta(minutes=2)  # added to gloo's time-out for NCCL
 START_PATIENCE = timedelta(minutes=10)  # for processes that import and start more slowly than this one
 NOTICE_PATIENCE = 5.0  # seconds in which all processes notice that one is lost
 
 
-class ProcessLost(UserError):  # noqa: N818  says what it is
-    """Another process of the run does not answer: it ended, hangs, or cannot be reached."""
+class ProcessLost(UserError):  # noqa: N818  names the event
+    """Another process of the run has ended, hangs, or cannot be reached."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among the run's.
+    """This process and its process group.
 
-    `control` is a group over the host's network (gloo) beside the one gradients use: what the processes agree on goes
-    through it without waiting for, or occupying, the accelerator. None with one process. `store` is where they leave
-    notes for each other when that fails; torchrun's own process keeps it, so it outlives them.
+    Attributes:
+        control: gloo group for values on the host, separate from the group for gradients, so that its operations
+            neither wait for the accelerator nor occupy it. None with a single process.
+        store: key-value store, used to report failures when collective operations fail. The torchrun agent hosts it,
+            so it remains available after a process of the run has ended.
     """
 
     rank: int
@@ -50,7 +52,7 @@ class Processes:
         return self.rank == 0
 
     def total(self, *numbers: int) -> list[int]:
-        """Each number's sum over all processes; waits for their hosts, not for any accelerator."""
+        """Sum of each number over all processes, on the hosts; does not wait for an accelerator."""
         if self.control is None:
             return list(numbers)
         sums = torch.tensor(numbers, dtype=torch.int64)
@@ -59,7 +61,7 @@ class Processes:
         return sums.tolist()
 
     def gather(self, value: object) -> list:
-        """Every process' picklable `value`, in the order of ranks."""
+        """Gather a picklable `value` from all processes, in the order of ranks."""
         if self.control is None:
             return [value]
         values = [None] * self.world_size
@@ -68,7 +70,7 @@ class Processes:
         return values
 
     def from_main(self, value: object) -> object:
-        """The main process' picklable `value`, everywhere."""
+        """Broadcast a picklable `value` from the main process to all processes."""
         if self.control is None:
             return value
         box = [value]
@@ -80,7 +82,7 @@ class Processes:
         """Run `action` in the main process and return its picklable result in all processes.
 
         Raises:
-            UserError: everywhere, when the action raises one.
+            UserError: in all processes, if `action` raises one.
         """
         value, complaint = None, None
         if self.is_main:
@@ -101,16 +103,16 @@ class Processes:
         return value
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until all processes have reached this call."""
         if self.control is not None:
             with self.collective("barrier"):
                 dist.barrier(group=self.control)
 
     def check_same(self, text: str, what: str) -> None:
-        """Refuse to go on when `text` is not the same in every process.
+        """Check that `text` is equal in all processes.
 
         Raises:
-            UserError: on every process, with the first differing line of the first process that differs.
+            UserError: in all processes, with the first differing line of the first process that differs.
         """
         texts = self.gather(text)
         for rank, other in enumerate(texts):
@@ -126,10 +128,10 @@ class Processes:
 
     @contextmanager
     def collective(self, name: str) -> Iterator[None]:
-        """Inside, a collective operation that fails is reported as one line with its `name` and who is missing.
+        """Context manager that turns a failure of the collective operation `name` into one line with the missing ranks.
 
         Raises:
-            ProcessLost: a process ended, hangs for longer than the time-out, or cannot be reached.
+            ProcessLost: a process has ended, hangs for longer than the time-out, or cannot be reached.
         """
         try:
             yield
@@ -153,7 +155,7 @@ class Processes:
             ) from error
 
     def is_first_to_report(self, topic: str) -> bool:
-        """True for one of the processes that call this about `topic`; for rank 0 if it is one of them."""
+        """Return True in one of the processes that report `topic`; in rank 0 if it is among them."""
         if self.store is None:
             return True
         if not self.is_main:
@@ -163,7 +165,7 @@ class Processes:
         return count[-1] == 1
 
     def _missing(self) -> list[int]:
-        """Ranks that do not notice, within a moment, that something is wrong; these are what is wrong."""
+        """Ranks that have not reported the failure to the store within NOTICE_PATIENCE: the cause of the failure."""
         missing = set(range(self.world_size)) - {self.rank}
 
         def ask() -> None:
@@ -178,7 +180,7 @@ class Processes:
 
 
 def _try_for(seconds: float, action: Callable[[], object]) -> None:
-    """Wait for `action`, which asks the store: it may be gone with its host, or out of reach and never answer."""
+    """Run `action`, which uses the store, for at most `seconds`: the store's host may be down or unreachable."""
 
     def attempt() -> None:
         with contextlib.suppress(RuntimeError):
@@ -190,16 +192,15 @@ def _try_for(seconds: float, action: Callable[[], object]) -> None:
 
 
 def start_processes(device: str = "auto", timeout_minutes: float = 10.0, deterministic: bool = False) -> Processes:
-    """Join the processes torchrun started (RANK, LOCAL_RANK, WORLD_SIZE), or be the only one.
+    """Join the process group started by torchrun (RANK, LOCAL_RANK, WORLD_SIZE), or use a single process.
 
     Args:
         device: auto (cuda, then mps, then cpu), or one of these, or cuda:N with one process.
-        timeout_minutes: how long a process waits for the others before the run ends with an error; while they start, at
-            least 10.
-        deterministic: choose algorithms that give the same bits every time, and refuse the others.
+        timeout_minutes: maximum wait for other processes before the run ends with an error; at least 10 during startup.
+        deterministic: use deterministic algorithms only, and raise an error for others.
 
     Raises:
-        UserError: a device that is not there, or a process that does not start.
+        UserError: the device is not available, or a process did not start.
     """
     rank, world_size, local_rank = (
         int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -221,7 +222,7 @@ def start_processes(device: str = "auto", timeout_minutes: float = 10.0, determi
         store=dist.PrefixStore("groups", store),
         rank=rank,
         world_size=world_size,
-        # longer than gloo's on CUDA: gloo tells who is missing, NCCL's watchdog ends the process
+        # longer than gloo's on CUDA: gloo's error names missing ranks, but NCCL's watchdog ends the process
         timeout=timeout + NCCL_PATIENCE if cuda else timeout,
         device_id=where if cuda else None,
     )
@@ -230,13 +231,13 @@ def start_processes(device: str = "auto", timeout_minutes: float = 10.0, determi
 
 
 def _meet(rank: int, world_size: int, patience: timedelta) -> dist.Store:
-    """Wait until all processes are here; from then on none is slow for having to start.
+    """Wait until all processes have started, and return a store for this start of the run.
 
-    torchrun keeps its store when it starts processes anew, with the addresses of those that are no more in it. So rank
-    0 makes a name for this meeting and gives it to everyone who asks; what is under that name is of this meeting alone.
+    torchrun keeps its store when it restarts processes, with the addresses of the former ones. Therefore rank 0 creates
+    a unique prefix and sends it to every rank that requests it. All keys of this start have the prefix.
 
     Raises:
-        UserError: naming those that did not come.
+        UserError: ranks that did not start in time.
     """
     store, _, _ = next(dist.rendezvous("env://", timeout=patience))
     minutes = f"within {patience.total_seconds() / 60:g} minutes"
@@ -249,7 +250,7 @@ def _meet(rank: int, world_size: int, patience: timedelta) -> dist.Store:
                     question = store.get(f"question/{other}").decode()
                     store.set(f"answer/{question}", meeting)
             if time.monotonic() > deadline:
-                raise UserError(f"{_ranks(absent)} did not start {minutes}; look at what their machines say")
+                raise UserError(f"{_ranks(absent)} did not start {minutes}; check the output of these processes")
             time.sleep(0.02)
         store.set(f"begin/{meeting}", "")
     else:
@@ -260,12 +261,12 @@ def _meet(rank: int, world_size: int, patience: timedelta) -> dist.Store:
             store.set(f"here/{meeting}/{rank}", "")
             store.wait([f"begin/{meeting}"])
         except RuntimeError as error:
-            raise UserError(f"rank 0 did not begin {minutes}; look at what its machine says") from error
+            raise UserError(f"rank 0 did not start {minutes}; check the output of rank 0") from error
     return dist.PrefixStore(meeting, store)
 
 
 def _ranks(ranks: Sequence[int]) -> str:
-    """rank 3; ranks 8 to 15; ranks 1, 4, 6."""
+    """Format ranks: rank 3; ranks 8 to 15; ranks 1, 4, 6."""
     if not ranks:
         return "a process"
     if len(ranks) == 1:
@@ -276,16 +277,16 @@ def _ranks(ranks: Sequence[int]) -> str:
 
 
 def stop_processes() -> None:
-    """Leave the group, if there is one."""
+    """Destroy the process group, if there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def resolve_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.device:
-    """The device called `name` for the process `local_rank` of this machine.
+    """Return the device `name` of the process `local_rank` on this machine.
 
     Raises:
-        UserError: an unknown name, or a device this machine does not have.
+        UserError: an unknown name, or a device that this machine does not have.
     """
     mps = torch.backends.mps.is_available()
     if name == "auto":
@@ -302,7 +303,7 @@ def resolve_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch
         index = int(number) if number else local_rank
         if index >= found:
             raise UserError(
-                f"device={name}: process {local_rank} wants GPU {index}, this machine shows {found}; use device=cpu "
+                f"device={name}: process {local_rank} needs GPU {index}, this machine has {found}; use device=cpu "
                 "or start as many processes as there are GPUs"
             )
         return torch.device("cuda", index)

@@ -54,7 +54,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame) -> None:
-        """Record the signal, in the main thread, perhaps long after it came."""
+        """Record the signal in the main thread, possibly long after it arrived."""
         if os.getpid() != self._process:
             return  # a data worker inherits the handler and ignores signals
         if self.at_once:
@@ -62,7 +62,7 @@ class StopRequest:
         self.name = self.name or signal.Signals(number).name
 
     def _watch(self, reader: int) -> None:
-        """Read signals in the thread, as soon as they come, until the pipe is closed."""
+        """Read signals from the pipe in a thread until the pipe is closed."""
         first = None  # time at which this thread, which may be late itself, saw the first signal
         with os.fdopen(reader, "rb", buffering=0) as numbers:
             while number := numbers.read(1):

@@ -10,12 +10,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 
 class Terminal:
-    """Lines on the screen and in a file, and the progress of a run.
+    """Output of lines to the screen and a log file, and a progress bar.
 
     Args:
-        log_path: file that gets every line too, with the time; None for none.
-        screen: whether this process writes to the screen (rank 0) or to its file alone.
-        live: whether there is a terminal to draw a bar on; default: look.
+        log_path: log file to which every line is appended with the time; None: no log file.
+        screen: write to the screen (rank 0), or only to the log file.
+        live: draw a progress bar; None: if standard output is a terminal.
     """
 
     def __init__(self, log_path: Path | None = None, screen: bool = True, live: bool | None = None) -> None:
@@ -31,7 +31,7 @@ class Terminal:
         if self.live:
             self._console.print(text)
         elif self.screen:
-            with contextlib.suppress(OSError):  # a full disk, or a pipe nobody reads any more, must not end the run
+            with contextlib.suppress(OSError):  # a full disk or a closed pipe must not end the run
                 print(text, flush=True)
         self.record(text)
 
@@ -44,11 +44,11 @@ class Terminal:
                 file.writelines(lines)
 
     def warn(self, text: str) -> None:
-        """A line about something that went wrong and was dealt with."""
+        """Print a line that begins with "warning:"."""
         self.say(f"warning: {text}")
 
     def progress(self, step: int, steps: int, text: str | None = None) -> None:
-        """Move the bar; `text` (None: as before) stands behind it. Nothing without a terminal."""
+        """Update the progress bar and the text after it (None: unchanged). No operation without a terminal."""
         if not self.live:
             return
         if self._bar is None:
@@ -72,7 +72,7 @@ class Terminal:
 
 
 def duration(seconds: float) -> str:
-    """42 s, 3 min 05 s, 2 h 07 min, 1 d 4 h."""
+    """Format a duration: 42 s, 3 min 05 s, 2 h 07 min, 1 d 4 h."""
     seconds = round(seconds)
     minutes, hours = seconds // 60, seconds // 3600
     if seconds < 60:

@@ -1,1 +1,1 @@
-"""The training loop and what only the loop needs."""
+"""Training loop, optimizer, schedule, run folder, checkpoints and loggers."""

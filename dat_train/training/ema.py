@@ -1,4 +1,4 @@
-"""The exponential moving average of a model's weights."""
+"""Exponential moving average (EMA) of a model's weights."""
 
 import copy
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Ema:
-    """A copy of `model` whose weights follow the model's: w <- d w + (1 - d) w_model after every step.
+    """Copy of `model` with averaged weights: w <- d w + (1 - d) w_model after every step.
 
     d = min(decay, (1 + step) / (10 + step)): the average of the first steps is short, so that a run of a few thousand
     steps is not dominated by its random initialization. It depends on the step alone and needs no state.
@@ -19,7 +19,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Follow `model` after step `step` (0-based)."""
+        """Update the average with the weights of `model` after step `step` (0-based)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):

@@ -21,7 +21,7 @@ STORE_SECONDS = 3.0  # rank 0 keeps the store alive for so long if torchrun does
 
 @contextmanager
 def report_failure(processes: Processes, terminal: Terminal, folder: Path) -> Iterator[None]:
-    """Report why this process fails, also in the rank's log file. The lowest rank reports what several ranks found.
+    """Print and log the reason of a failure. Equal errors of several ranks are printed once.
 
     An error of the operating system that concerns `folder` (full disk, read-only or missing folder) is one the user
     can fix, like a `UserError`. With a single process, the caller prints the error.

@@ -39,7 +39,7 @@ class LoopOptions:
         max_unreadable: fraction of an epoch's samples that may be unreadable before the run ends.
         nonfinite_limit: number of consecutive steps with a non-finite loss or gradient (not caused by loss scaling)
             after which the run goes back to the last good checkpoint once, and then ends.
-        timeout_minutes: longest wait for a batch.
+        timeout_minutes: maximum wait for a batch.
         compile: compile the model.
     """
 
@@ -133,7 +133,7 @@ class Training:
             if self.offsets and self.offsets.is_due(state.step):
                 self.log.add(self.offsets.measure(state.model))
 
-            # From time to time: read the numbers, validate, save.
+            # At intervals: read the numbers, validate, save.
             epoch_ends = plan.ends_epoch(state.step) or state.step == plan.steps
             if epoch_ends or state.step % self.options.log_every == 0:
                 self.log.flush(counters)

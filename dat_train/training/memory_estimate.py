@@ -13,10 +13,10 @@ def estimate_memory(
 ) -> dict[str, int]:
     """Bytes on the device, by use.
 
-    Exact for weights, gradients, AdamW's moments and the average; activations are what the backward pass of one
-    micro-batch keeps, counted on tensors without content (no memory, about a second). Left out: the batch itself,
-    workspaces and the allocator's slack, often 10 to 20 percent more. On a CPU stochastic depth spares what is kept of
-    the images it drops, which is not counted on.
+    Exact for weights, gradients, AdamW's moments and the average. Activations are the tensors that autograd saves in
+    the forward pass of one micro-batch, counted on the meta device (no memory, about a second). The batch itself,
+    workspaces and the allocator's overhead are not included; they are often 10 to 20 percent more. On a CPU, stochastic
+    depth saves no activations of dropped images; the estimate does not subtract them.
     """
     parameters = list(model.parameters())
     weights = sum(p.numel() * p.element_size() for p in [*parameters, *model.buffers()])
@@ -31,7 +31,7 @@ def estimate_memory(
 
 
 def _saved_bytes(model: nn.Module, shape: tuple[int, int, int, int], precision: Precision) -> int:
-    """Bytes that autograd keeps in the forward pass of images (B, C, H, W), without the weights themselves."""
+    """Bytes that autograd saves in the forward pass of images (B, C, H, W), without the weights."""
     kept: dict[int, int] = {}
     alive = []  # else the number of a storage that was freed may come again
 

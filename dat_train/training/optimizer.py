@@ -1,4 +1,4 @@
-"""AdamW with the recipe's parameter groups (docs/model.md, "Recipe"), and with those of fine-tuning."""
+"""AdamW with the parameter groups of the recipe (docs/model.md, "Recipe") and of fine-tuning."""
 
 from collections.abc import Sequence
 
@@ -10,18 +10,19 @@ from torch import nn
 def parameter_groups(
     model: nn.Module, weight_decay: float, *, layer_decay: float = 1.0, head_lr_factor: float = 1.0
 ) -> list[dict]:
-    """Groups of equal learning rate and weight decay; frozen parameters are in none.
+    """Parameter groups of equal learning rate and weight decay, without frozen parameters.
 
     No weight decay for one-dimensional parameters, biases, and the names in `model.no_weight_decay()` (timm's contract;
     for DAT the relative position bias tables). With the defaults there are two groups: with and without.
 
     Args:
-        layer_decay: every layer learns by this factor slower than the one above it, the last at full rate (BEiT; layers
-            are those of `model.group_matcher()`, for DAT the stem, then the blocks in order, then the head).
-        head_lr_factor: of the classifier's rate.
+        layer_decay: factor between the learning rate of a layer and that of the next layer; the last layer has the full
+            rate (as in BEiT). Layers are those of `model.group_matcher()`; for DAT the stem, the blocks in order, the
+            head.
+        head_lr_factor: factor of the classifier's learning rate.
 
     Returns:
-        groups for an optimizer; "lr_scale" is their rate over the schedule's.
+        groups for an optimizer; "lr_scale" is the ratio of their learning rate to the schedule's.
     """
     exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
     decays_biases = getattr(model, "decays_biases", False)  # as published for segmentation and detection
@@ -39,7 +40,7 @@ def parameter_groups(
 
 
 def learning_rate_scales(model: nn.Module, layer_decay: float, head_lr_factor: float) -> dict[str, float]:
-    """Each parameter's learning rate over the schedule's, by name."""
+    """Ratio of each parameter's learning rate to the schedule's, by name."""
     scales = {name: 1.0 for name, _ in model.named_parameters()}
     if layer_decay != 1.0:
         layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)  # name -> layer, from below
@@ -63,14 +64,14 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`.
 
-    Fused: one kernel for all parameters, and the kernel itself skips the update when `optimizer.found_inf` is 1, which
-    is how a non-finite step is skipped without asking the device about it.
+    The fused implementation updates all parameters in one kernel. The kernel skips the update if
+    `optimizer.found_inf` is 1, so a non-finite step is skipped without a synchronization with the device.
     """
     groups = parameter_groups(model, weight_decay, layer_decay=layer_decay, head_lr_factor=head_lr_factor)
     return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The schedule's rate for all groups, each scaled as `parameter_groups` said."""
+    """Set the learning rate of all groups: `lr` times the group's "lr_scale"."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]

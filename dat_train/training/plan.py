@@ -8,10 +8,10 @@ from dat_train.training.schedule import FallingSchedule, learning_rate
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The arithmetic of a run.
+    """Numbers of steps, micro-batches and epochs of a run.
 
-    A step consumes `batch_size` samples, cut into `micro_batches` micro-batches; micro-batch m belongs to process
-    m % world_size. The last samples of an epoch that fill no batch are left out, as in DeiT and Swin.
+    A step consumes `batch_size` samples, split into `micro_batches` micro-batches; process m % world_size computes
+    micro-batch m. The last incomplete batch of an epoch is dropped, as in DeiT and Swin.
 
     Args:
         train_size: samples of one epoch.
@@ -22,7 +22,7 @@ class RunPlan:
         eval_steps: steps between validations, in place of epochs.
 
     Raises:
-        UserError: batch sizes that do not fit each other, the number of processes or the training set.
+        UserError: batch_size is not a multiple of micro_batch_size * world_size, or larger than the training set.
     """
 
     train_size: int
@@ -67,7 +67,7 @@ class RunPlan:
             raise UserError(f"schedule.warmup_epochs={self.warmup_epochs:g} must not be negative")
 
     def _nearest(self, unit: int) -> str:
-        """The possible values around an impossible pair: other batches, and the micro-batch that would do."""
+        """Text of an error: nearest possible batch sizes, and a smaller micro-batch size that is possible."""
         below = self.batch_size // unit * unit
         possible = [str(value) for value in (below, below + unit) if value]
         share = self.batch_size / self.world_size  # of one process; its divisors are the possible micro-batches
@@ -89,12 +89,12 @@ class RunPlan:
 
     @property
     def scheduled_steps(self) -> int:
-        """Steps of `epochs`, over which the learning rate falls."""
+        """Number of steps of the learning-rate schedule."""
         return self.length or self.epochs * self.steps_per_epoch
 
     @property
     def steps(self) -> int:
-        """Steps after which the run ends."""
+        """Number of steps of the run."""
         return self.scheduled_steps if self.max_steps is None else min(self.max_steps, self.scheduled_steps)
 
     @property
@@ -103,15 +103,15 @@ class RunPlan:
 
     @property
     def micro_batches(self) -> int:
-        """Of one step, over all processes."""
+        """Number of micro-batches of one step, over all processes."""
         return self.batch_size // self.micro_batch_size
 
     def micro_batches_of(self, rank: int) -> range:
-        """The numbers of the micro-batches of one step that process `rank` computes."""
+        """Indices of the micro-batches of one step that process `rank` computes."""
         return range(rank, self.micro_batches, self.world_size)
 
     def learning_rate(self, step: int) -> float:
-        """Of the update after `step` steps done."""
+        """Learning rate of the update from `step` to `step` + 1."""
         if self.falling:
             return self.falling.rate(step, self.base_lr, self.scheduled_steps, self.steps_per_epoch)
         return learning_rate(
@@ -141,7 +141,7 @@ class RunPlan:
         return steps if self.length else f"{self.epochs} epochs = {steps}"
 
     def describe(self) -> list[tuple[str, str]]:
-        """(topic, text) for the terminal."""
+        """(topic, text) pairs for the terminal."""
         length = f"{self.steps:,} steps = {self.steps / self.steps_per_epoch:.4g} epochs of {self.steps_per_epoch:,}"
         if self.steps < self.scheduled_steps:
             length += f" (max_steps; the schedule is that of {self._scheduled_text()})"

@@ -85,7 +85,7 @@ def go_back(state: TrainState, context: RunContext, to_restore: bool) -> Path | 
 
 
 def _read(path: Path, processes: Processes) -> dict:
-    """Read the checkpoint that the main process chose."""
+    """Read the checkpoint selected by the main process."""
     if not processes.is_main and not path.exists():
         raise UserError(
             f"{path} does not exist on {platform.node()}; runs_dir has to be a folder shared by all machines"

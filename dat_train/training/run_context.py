@@ -16,7 +16,7 @@ class RunContext:
         folder: files of the run.
         processes: this process and its group.
         terminal: lines and progress for the user.
-        stop: whether the run has been asked to stop.
+        stop: request to stop the run.
     """
 
     folder: RunFolder

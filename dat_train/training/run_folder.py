@@ -65,7 +65,7 @@ class RunFolder:
         return old
 
     def lock(self) -> None:
-        """Lock the folder for this process until it ends, for whatever reason.
+        """Lock the folder for this process until the process ends.
 
         This is a POSIX record lock: the kernel releases it with the process, forked data workers do not inherit it,
         and NFS servers apply it to other machines. Without effect on Windows and on file systems without locks.

@@ -23,7 +23,7 @@ from dat_train.training.task import Evaluation, Score
 
 
 class RunLog:
-    """Collects the numbers of steps on the device and transfers them to host, files and terminal from time to time.
+    """Collects the numbers of steps on the device and transfers them to host, files and terminal at intervals.
 
     Used in every process, because all of them count skipped steps; only the main process writes.
     """

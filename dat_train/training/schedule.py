@@ -1,4 +1,4 @@
-"""The learning rate of every step."""
+"""Learning-rate schedules as pure functions of the step."""
 
 import math
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 def learning_rate(
     step: int, *, base_lr: float, warmup_steps: int, warmup_lr: float, min_lr: float, total_steps: int
 ) -> float:
-    """Linear warm-up, then a cosine, both per step (docs/model.md, "Recipe").
+    """Learning rate with linear warm-up and cosine decay, both per step (docs/model.md, "Recipe").
 
-    The warm-up counts inside `total_steps`, and the cosine is that of the whole run: at `warmup_steps` it goes on where
-    a cosine from step 0 would be, as timm's CosineLRScheduler and the published code do. Nothing carries state for it,
-    so a resumed run has the right rate by itself.
+    The warm-up steps are part of `total_steps`. The cosine starts at step 0, and its first `warmup_steps` steps are
+    replaced by the warm-up, as in timm's CosineLRScheduler (warmup_prefix=False) and in the published code. The
+    schedule has no state to save.
 
     Args:
-        step: 0-based; the rate of the update that makes step `step` to `step + 1` steps done.
-        total_steps: of the whole schedule (`epochs`), also when `max_steps` ends the run before.
+        step: number of completed steps before the update, 0-based.
+        total_steps: length of the schedule (`epochs`), also if `max_steps` ends the run earlier.
     """
     if step < warmup_steps:
         return warmup_lr + (base_lr - warmup_lr) * step / warmup_steps

@@ -16,11 +16,11 @@ FORMER_COUNTERS = {"in_a_row": "consecutive_failures", "unreadable_now": "unread
 
 @dataclass
 class TrainState:
-    """The state after `step` steps.
+    """State of a run after `step` steps.
 
     Attributes:
         model: without wrappers (DDP, compile), so that names in checkpoints are the model's own.
-        validated: step of the last validation. At the end of an epoch it tells whether validation has been done.
+        validated: step of the last validation.
         best: {score name, "epoch", "step"} of the best validation so far; {} before the first.
         counters: skipped steps; consecutive steps that failed, up to now; unreadable images, in total and in the
             current epoch.
@@ -96,5 +96,5 @@ class TrainState:
 
 
 def saved_counters(saved: dict) -> dict[str, int]:
-    """Counters in the content of a checkpoint, under today's names."""
+    """Counters in the content of a checkpoint, with their current names."""
     return {FORMER_COUNTERS.get(name, name): value for name, value in saved["counters"].items()}

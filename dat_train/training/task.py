@@ -50,7 +50,7 @@ class Score(NamedTuple):
     Args:
         name: one of `Evaluation.numbers`, for files: "top1" gives val_top1 in metrics.jsonl and best_top1 in
             summary.json.
-        template: text with the value, for people: "top-1 {:.2f} %".
+        template: format of the value in messages: "top-1 {:.2f} %".
     """
 
     name: str

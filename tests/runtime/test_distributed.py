@@ -36,8 +36,8 @@ def test_a_device_is_chosen_by_itself(gpus):
     [
         (0, ("gpu",), "device='gpu' is unknown; choose auto, cpu, cuda or mps"),
         (0, ("cuda:x",), "device='cuda:x' is unknown"),
-        (0, ("cuda",), "process 0 wants GPU 0, this machine shows 0; use device=cpu"),
-        (2, ("auto", 2, 3), "process 2 wants GPU 2, this machine shows 2"),
+        (0, ("cuda",), "process 0 needs GPU 0, this machine has 0; use device=cpu"),
+        (2, ("auto", 2, 3), "process 2 needs GPU 2, this machine has 2"),
         (2, ("cuda:1", 0, 2), "device=cuda:1 cannot be shared by 2 processes; use device=cuda, which gives each its"),
         (0, ("mps",), "device=mps: this machine has no Metal GPU that torch can use; use device=cpu"),
     ],

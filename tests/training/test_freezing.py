@@ -25,9 +25,9 @@ def test_what_is_frozen_wholly_behaves_as_in_evaluation():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["stage.0"], "freeze=stage.0 is no part of the model; did you mean stages.0?"),
-        ([""], "its parts: stem, stages, norm, head"),
-        (["stem", "stages", "norm", "head"], "leaves nothing to train"),
+        (["stage.0"], "freeze=stage.0 is not a module of the model; did you mean stages.0?"),
+        ([""], "modules: stem, stages, norm, head; inside"),
+        (["stem", "stages", "norm", "head"], "freezes all parameters; remove at least the head"),
     ],
 )
 def test_impossible_freezing_is_refused(names, message):

@@ -49,7 +49,7 @@ class MlflowLogger:
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of its database library
             self._client = MlflowClient(tracking_uri=uri)
         found = self._client.get_experiment_by_name(experiment)
-        place = str(runs / "mlflow") if uri.startswith("sqlite:") else None  # a server has its own place
+        place = str(runs / "mlflow") if uri.startswith("sqlite:") else None  # a server has its own storage
         number = found.experiment_id if found else self._client.create_experiment(experiment, artifact_location=place)
         self._waiting: list = []
         self._run = self._continue(folder / "mlflow_id") or self._begin(folder / "mlflow_id", number, about)
@@ -82,7 +82,7 @@ class MlflowLogger:
         return identity
 
     def _last_step(self, group: str) -> int:
-        """Return the last step that the server has already."""
+        """Return the last step that the server already has."""
         return max((metric.step for metric in self._client.get_metric_history(self._run, f"{group}/loss")), default=-1)
 
     def log_step(self, row: dict) -> None:
@@ -105,7 +105,7 @@ class MlflowLogger:
         self._client.set_terminated(self._run)
 
     def _log(self, group: str, row: dict) -> None:
-        """Skip rows that the server has already: they are the same, because runs are reproducible."""
+        """Skip rows that the server already has. They are identical, because runs are reproducible."""
         if row["step"] > self._seen[group]:
             self._waiting.append((group, row, int(time.time() * 1000)))
 

@@ -40,7 +40,7 @@ class TensorBoardLogger:
 
     def log_validation(self, row: dict) -> None:
         self._add("validation", {name: row[name] for name in row if name not in NOT_LOGGED}, row)
-        self._writer.flush()  # users look at validations
+        self._writer.flush()  # shows validations without delay
 
     def log_picture(self, name: str, path: Path, step: int) -> None:
         import numpy as np

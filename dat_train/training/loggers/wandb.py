@@ -14,14 +14,14 @@ WANDB_PATIENCE = 30.0  # seconds to reach the server at the start, and to upload
 class WandbLogger:
     """A Weights & Biases run. A killed run is continued under the same id, which is in `folder`.
 
-    Never asks for a login and never waits long: without a known login, or if the server does not answer, the run is
+    There is no login prompt and no long wait: without stored credentials, or if the server does not answer, the run is
     written to `folder`/wandb, and `wandb sync` uploads it later.
 
     Args:
         about: description of the run.
         project: name of the W&B project.
         mode: "online" or "offline"; None: WANDB_MODE, else online if a login is known.
-        say: called with a line about the place of the run.
+        say: called with a line about the location of the run.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class WandbLogger:
         self._log(row, {f"validation/{name}": value for name, value in values.items()})
 
     def _log(self, row: dict, values: dict) -> None:
-        """Skip rows that W&B has already: they are the same, because runs are reproducible."""
+        """Skip rows that W&B already has. They are identical, because runs are reproducible."""
         if row["step"] < self._run.step:
             return
         known = {name: value for name, value in values.items() if value is not None}
@@ -81,7 +81,7 @@ class WandbLogger:
             self._run.log({name: self._wandb.Image(str(path))}, step=step)
 
     def sync(self) -> None:
-        """Does nothing: W&B's own process writes, and survives this one."""
+        """No operation: a separate process of W&B writes the files, also after this process has ended."""
 
     def close(self) -> None:
         self._run.finish()

@@ -5,19 +5,19 @@
 # make test-long   the tests with real kills, torchrun, full disks and exports; CI runs them too
 # make test-gpu    the tests that need a CUDA device
 # make test-demo   the example with Gradio, in an environment of its own; CI runs it too
-# make lint    style and the floors of the house
-# All make .venv once and use it again; they need Python >= 3.11 and make, or say what is missing.
+# make lint    style, and the import rules between packages
+# All targets create .venv once and reuse it. They need Python >= 3.11 and make.
 
-# the newest Python that can make a virtual environment
+# the newest Python that can create a virtual environment
 CAN := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
 	$$python -c '$(CAN)' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
-# stamps: what a user needs is installed, and what tests and lint need besides; the number is that of pyproject.toml
+# stamps of installed packages: for users, and for tests and lint; the number is the checksum of pyproject.toml
 NUMBER := $(shell cksum < pyproject.toml | cut -d ' ' -f 1)
 USER_STAMP := $(VENV)/.installed-$(NUMBER)
 STAMP := $(VENV)/.installed-dev-$(NUMBER)
-# Gradio wants an older Pillow than everything else gets: a second environment on top of the first
+# Gradio requires an older Pillow than the other packages: a second environment on top of the first
 DEMO := .venv-demo
 DEMO_STAMP := $(DEMO)/.installed-$(NUMBER)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
@@ -45,7 +45,7 @@ $(USER_STAMP):
 	$(call install,.,dat-train,$(VENV)/.installed*)
 
 $(STAMP): $(USER_STAMP)
-	$(call install,.[dev],what tests and lint need,$(VENV)/.installed-dev*)
+	$(call install,.[dev],packages for tests and lint,$(VENV)/.installed-dev*)
 	@touch $@
 
 $(DEMO_STAMP): $(STAMP)
@@ -71,7 +71,7 @@ demo-dense: $(STAMP)
 	@$(VENV)/bin/dat-train experiment=digit_scenes_segmentation runs_dir=$(RUNS)
 	@$(VENV)/bin/dat-eval ckpt=$(RUNS)/digit_scenes_segmentation/checkpoints/best.pt
 
-# the two seeds beside each other, one core each
+# the two seeds in parallel, one core each
 ablations: $(USER_STAMP)
 	@for seed in 0 1; do \
 		OMP_NUM_THREADS=1 $(VENV)/bin/dat-train --multirun experiment=ablations seed=$$seed data.workers=0 \

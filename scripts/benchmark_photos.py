@@ -3,7 +3,7 @@
 
 python scripts/benchmark_photos.py FOLDER [--size 500 375] [--bytes 90000] [--number 240]
 
-The photographs are cropped, resized and encoded with the quality that gives about the asked number of bytes. With
+The photographs are cropped, resized and encoded with the quality that gives about the requested number of bytes. With
 scikit-image installed, there are nine photographs instead of two. Then: dat-bench data data=folder data.root=FOLDER
 """
 

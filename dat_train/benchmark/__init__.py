@@ -1,1 +1,1 @@
-"""Measurements of speed and memory of models, next to a baseline."""
+"""Measurements of speed and memory of models, compared with a baseline."""

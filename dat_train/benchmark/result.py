@@ -12,7 +12,7 @@ class Result:
         name: of what was measured; mode: "inference", "training", ...; compiled: by torch.compile.
         items: images a call computes.
         seconds: of each call, in the order they were made.
-        memory: bytes at the fullest moment of a call; None where it was not measured.
+        memory: peak bytes of a call; None if not measured.
         parameters, macs: of the model; None for a single layer.
     """
 

@@ -1,1 +1,1 @@
-"""The commands: configuration, parts, run, report."""
+"""Implementation of the commands dat-train, dat-eval, dat-predict, ..."""

@@ -30,7 +30,7 @@ def run(config: Settings, request: Request) -> None:
     """Average the checkpoints and write the result.
 
     Raises:
-        UserError: fewer than two checkpoints, files that are none, or models that differ.
+        UserError: fewer than two checkpoints, a file that is not a checkpoint, or models that differ.
     """
     if len(config.ckpt) < 2:
         raise UserError(f"ckpt has {len(config.ckpt)} checkpoint, an average needs two: dat-average CKPT CKPT ...")
@@ -69,8 +69,8 @@ def _state(settings: Settings, checkpoint: Checkpoint, ema: bool | None) -> dict
 def _greedy(
     config: Settings, settings: Settings, first: Checkpoint, terminal: Terminal, states: list[dict[str, Tensor]]
 ) -> tuple[list[int], dict[str, Tensor]]:
-    """Numbers of the checkpoints that raise validation accuracy together, and their average."""
-    average_states(states)  # refuses models that differ before any of them is evaluated
+    """Greedy soup on the validation set: indices of the averaged checkpoints, and their average."""
+    average_states(states)  # raises an error for models that differ before any of them is evaluated
     processes = start_processes(config.device)
     precision = resolve_precision(settings.dtype, processes.device)
     val_set = evaluation_set(settings, first, processes)

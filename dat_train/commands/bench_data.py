@@ -1,4 +1,4 @@
-"""dat-bench data: speed of the input pipeline on the user's own images, next to timm's loader."""
+"""dat-bench data: speed of the input pipeline on the user's own images, compared with timm's loader."""
 
 import os
 import platform

@@ -18,9 +18,9 @@ from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
 from dat_train.training.plan import RunPlan
 
-VIEW = ("resize", "crop_pct", "interpolation")  # settings in `eval` of how an image is shown to the model
+VIEW = ("resize", "crop_pct", "interpolation")  # settings in `eval` that affect the preprocessing of images
 Opened = TypeVar("Opened")
-MAX_WORKERS = 8  # data processes of a training process; more rarely help
+MAX_WORKERS = 8  # maximum number of data workers of a training process; more are rarely faster
 
 
 def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, ImageDataset]:
@@ -39,7 +39,7 @@ def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, Imag
         **data.only("image_column", "label_column"),
     )
     train_set, val_set = opened_by_all(open_them, processes)
-    if processes.world_size > 1:  # each machine may have a copy of its own
+    if processes.world_size > 1:  # each machine may have its own copy
         for part, images in (("training", train_set), ("validation", val_set)):
             processes.check_same(f"{len(images):,} images, {images.fingerprint()}", f"{part} set")
     train_set.seed = config.seed

@@ -1,4 +1,4 @@
-"""Models of timm, ours and others', from the settings of a run."""
+"""Model of a run from its settings: DAT or another timm model."""
 
 import difflib
 import re
@@ -14,7 +14,7 @@ from dat_train.settings import Settings
 
 
 def new_model(config: Settings, num_classes: int) -> nn.Module:
-    """Build the model with its random weights, which follow from the seed.
+    """Build the model with random weights, which depend on the seed only.
 
     Backbones of timm do not all take an image size: convolutional ones take images of any size.
 

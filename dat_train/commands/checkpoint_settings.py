@@ -28,7 +28,7 @@ def trained_with(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def continue_with(config: Settings, saved: dict[str, Any]) -> dict[str, Any]:
-    """Let a run that began before a setting existed keep the behavior it began with.
+    """Keep the former behavior of a run that is older than a setting.
 
     Args:
         config: settings of this start; those in KEPT that `saved` lacks are changed in place.

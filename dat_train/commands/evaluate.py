@@ -57,7 +57,7 @@ def _run(
     config: Settings, settings: Settings, checkpoint: Checkpoint, processes: Processes, terminal: Terminal
 ) -> None:
     output = output_folder(config, checkpoint)
-    processes.on_main(lambda: make(output))  # before the hours an evaluation may take, not after
+    processes.on_main(lambda: make(output))  # before the evaluation, which may take hours
     if settings.task != "classification":
         evaluate_dense(config, settings, checkpoint=checkpoint, processes=processes, terminal=terminal, output=output)
         return
@@ -90,19 +90,19 @@ def _run(
 
 
 def output_folder(config: Settings, checkpoint: Checkpoint) -> Path:
-    """config.output; else eval/ in the run's folder, or ./eval."""
+    """Output folder: config.output; else eval/ in the run's folder, or ./eval."""
     return Path(config.output) if config.output else run_subfolder(checkpoint.path, "eval")
 
 
 def make(output: Path) -> None:
-    """Make the folder of the reports.
+    """Create the folder of the reports.
 
     Raises:
         UserError: it cannot be written.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "result.json").unlink(missing_ok=True)  # of an earlier evaluation, which must not pass for this one's
+        (output / "result.json").unlink(missing_ok=True)  # of an earlier evaluation
     except OSError as error:
         raise UserError(f"the reports cannot be written to {output} ({error.strerror}); set output=FOLDER") from error
 
@@ -110,7 +110,7 @@ def make(output: Path) -> None:
 def trained_model(
     settings: Settings, checkpoint: Checkpoint, ema: bool | None, classes: Sequence[str]
 ) -> tuple[nn.Module, LoadReport]:
-    """The model with the checkpoint's weights.
+    """Build the model with the checkpoint's weights.
 
     Raises:
         UserError: weights of another architecture.
@@ -146,7 +146,7 @@ def say(
     weights: LoadReport,
     output: Path,
 ) -> None:
-    """The result on the terminal."""
+    """Print the result."""
     crop = f"{facts['resize']} to {int(facts['img_size'] / facts['crop_pct'] + 1e-6)}, centre crop {facts['img_size']}"
     topics = [
         ("weights", f"{facts['checkpoint']} ({facts['weights']})"),

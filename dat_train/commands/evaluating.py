@@ -49,7 +49,7 @@ def run_evaluation(
 
 
 def watched(loader: Sequence[Batch], terminal: Terminal, start: float) -> Iterator[Batch]:
-    """Batches of `loader`, with progress on the terminal."""
+    """Yield the batches of `loader` and print the progress."""
     next_line = start + PROGRESS_SECONDS
     for done, batch in enumerate(feed_once(loader, terminal.warn)):
         terminal.progress(done, len(loader), "evaluating")

@@ -1,4 +1,4 @@
-"""The checkpoint a command uses: the one in `ckpt`, or the pretrained weights of the chosen model."""
+"""Checkpoint of a command: the file in `ckpt`, or the pretrained weights of the chosen model."""
 
 import timm
 

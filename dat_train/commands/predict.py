@@ -75,11 +75,11 @@ def run(config: Settings, request: Request) -> None:
 def predictions(
     trained: Trained, paths: Sequence[str], top: int, batch_size: int, readers: int = 0
 ) -> Iterator[Prediction]:
-    """The predictions for images, in the order of `paths`, as batches are computed.
+    """Yield the predictions for images in the order of `paths`.
 
     Args:
-        top: guesses for each; there are no more than classes.
-        readers: processes that read images.
+        top: number of classes per image, at most the number of classes of the model.
+        readers: number of processes that read images.
     """
     top = min(top, len(trained.classes))
     images = ImageDataset([(path, 0) for path in paths], trained.classes, trained.transform, stand_in=False)
@@ -111,7 +111,7 @@ def _reason(trained: Trained, path: str) -> str:
 
 def _bar(output: str | None) -> Progress:
     """Progress bar on standard error, if that is a terminal."""
-    rows_below = output is None and sys.stdout.isatty()  # the table goes to the same terminal: it has to flow around
+    rows_below = output is None and sys.stdout.isatty()  # standard output is on the same terminal
     return Progress(
         console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True, redirect_stdout=rows_below
     )
@@ -119,7 +119,7 @@ def _bar(output: str | None) -> Progress:
 
 @contextlib.contextmanager
 def _output(path: str | None) -> Iterator[Callable[[str], object]]:
-    """Function that writes text to the file, or to standard output.
+    """Return a function that writes text to the file, or to standard output.
 
     Raises:
         UserError: the file cannot be written.
@@ -128,7 +128,7 @@ def _output(path: str | None) -> Iterator[Callable[[str], object]]:
         try:
             yield lambda text: sys.stdout.write(text)
             sys.stdout.flush()
-        except BrokenPipeError:  # the reader has seen enough, as in "| head"
+        except BrokenPipeError:  # the reader has closed the pipe, for example "| head"
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     try:

@@ -12,7 +12,7 @@ WIDEST = 60  # characters of a path or class name that a table's column grows to
 
 
 class Guess(NamedTuple):
-    """A class and how probable it is, in [0, 1]."""
+    """Class and its probability in [0, 1]."""
 
     name: str
     index: int
@@ -20,7 +20,7 @@ class Guess(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of an image, best first; none when it could not be read, for the reason `why`."""
+    """Most probable classes of an image, best first. Empty if the image could not be read; `why` is the reason."""
 
     path: str
     guesses: list[Guess]
@@ -79,7 +79,7 @@ class JsonLinesWriter:
 
 
 def writer_for(format: str, paths: Sequence[str], classes: Sequence[str], top: int) -> Writer:
-    """The writer of `format`, one of table, csv, jsonl."""
+    """Return the writer of `format`: table, csv or jsonl."""
     if format == "csv":
         return CsvWriter(min(top, len(classes)))
     return JsonLinesWriter() if format == "jsonl" else TableWriter(paths, classes)

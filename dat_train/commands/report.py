@@ -1,4 +1,4 @@
-"""dat-report: one page about one run, or about several next to each other."""
+"""dat-report: HTML page about one run, or a comparison of several runs."""
 
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +14,7 @@ def run(config: Settings, request: Request) -> None:
     """Write the page.
 
     Raises:
-        UserError: a folder that is not a run's, or an output that cannot be written.
+        UserError: a folder that is not a run folder, or an output that cannot be written.
     """
     runs = open_runs(config.runs)
     try:

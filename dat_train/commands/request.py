@@ -14,9 +14,10 @@ class Request:
     """Capabilities of the command line that a command needs while it runs.
 
     Attributes:
-        settings_for: settings of a training run to use a checkpoint with: those it was trained with, and over them what
-            was typed. Called with the configuration in the checkpoint ({} if it has none), the checkpoint's path for
-            messages, and whether images of the data set are going to be read (data.root is required then).
+        settings_for: returns the settings of a training run for a checkpoint: those it was trained with, overridden by
+            those on the command line. Called with the configuration in the checkpoint ({} if it has none), the
+            checkpoint's path for messages, and True if images of the data set will be read (data.root is then
+            required).
         may_change: dotted keys of the settings that may change when a run is continued.
     """
 

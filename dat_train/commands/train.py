@@ -43,7 +43,7 @@ WEIGHT_SOURCES = ("published", "timm")  # values of `init`: weights of the model
 
 
 def run(config: Settings, request: Request) -> None:
-    """Train as `config` says. Exits with PREEMPTED if the run was asked to stop before its end.
+    """Train with the settings `config`. Exits with PREEMPTED if the run was asked to stop before its end.
 
     Raises:
         UserError: errors the user can fix.

@@ -1,4 +1,4 @@
-"""A trained model without its data: for commands and scripts that use one on images of their own."""
+"""Trained model without its data set, for commands and scripts that apply it to other images."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -28,15 +28,16 @@ IMAGENET_CLASSES = 1000
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model with its class names and transform.
+    """Trained model with its class names and transform.
 
     Attributes:
         model: in evaluation mode, on `precision.device`, in `precision.weights`.
         classes: names by class number.
         transform: PIL image, RGB -> tensor (3, img_size, img_size), normalised.
-        settings: as of a training run; model, img_size, eval and data.mean, data.std are what the above is made from.
-        precision: with the context to call the model in.
-        weights: which weights these are, and what was done to fit them.
+        settings: settings of a training run. The model and the transform depend on model, img_size, eval, data.mean and
+            data.std.
+        precision: number formats; provides the autocast context of the model.
+        weights: source of the weights, and changes made to fit them to the model.
     """
 
     model: nn.Module
@@ -48,13 +49,13 @@ class Trained:
 
 
 def load_trained(config: Settings, request: Request) -> Trained:
-    """The model of config.ckpt with the typed settings, for a command.
+    """Load the model of config.ckpt with the settings of a command.
 
     Args:
         config: with ckpt, model, data, img_size, eval, ema, device and dtype, as dat-eval's.
 
     Raises:
-        UserError: a file that cannot be read, does not say what it is of, or has no classifier.
+        UserError: a file that cannot be read, has no configuration, or has no classifier.
     """
     checkpoint = open_checkpoint(config)
     settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), False))
@@ -62,10 +63,10 @@ def load_trained(config: Settings, request: Request) -> Trained:
 
 
 def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "auto") -> Trained:
-    """The model of a checkpoint of dat-train with its settings of training, for a script.
+    """Load the model of a checkpoint of dat-train with the settings of its training, for a script.
 
     Raises:
-        UserError: a file that cannot be read, or no checkpoint of dat-train.
+        UserError: a file that cannot be read or is not a checkpoint of dat-train.
     """
     checkpoint = Checkpoint.open(ckpt)
     config = trained_with(checkpoint)
@@ -75,7 +76,7 @@ def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "au
 
 
 def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, device: str) -> Trained:
-    """The model that `settings` describe with the weights in the checkpoint.
+    """Build the model of `settings` with the weights in the checkpoint.
 
     Args:
         settings: as of a training run, for example from `Request.settings_for`.
@@ -109,7 +110,7 @@ def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, devic
 
 
 def class_names(known: Sequence[str], number: int) -> list[str]:
-    """Names to show for `number` classes: the `known` ones, else ImageNet's where there are 1000, else the numbers.
+    """Names of `number` classes for display: `known` if given; else ImageNet's for 1000 classes; else numbers.
 
     WordNet ids, as ImageNet's folders are called, become words.
     """

@@ -118,7 +118,7 @@ class ImageDataset(Dataset):
         )
 
     def _untransformed(self, index: int) -> str | bytes | Image.Image:
-        """Return what the transform takes: the encoded image, or the decoded one."""
+        """Return the input of the transform: the encoded image, or the decoded one."""
         if getattr(self.transform, "reads_files", False) and type(self).read is ImageDataset.read:
             return self.encoded(index)
         return self.read(index)

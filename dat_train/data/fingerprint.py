@@ -1,4 +1,4 @@
-"""Fingerprint of the data of a run: what it holds, independent of where and in which form it is stored."""
+"""Fingerprint of the data of a run: classes, number and names of images, independent of location and storage format."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def _part(dataset: ImageDataset) -> dict[str, Any]:
 
 
 def data_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """Return what differs between two fingerprints in one line, or None if they are equal."""
+    """Describe the difference between two fingerprints in one line; None if they are equal."""
     if before == now:
         return None
     if text := class_difference(before["classes"], now["classes"]):
@@ -50,7 +50,7 @@ def data_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 def class_difference(before: list[str], now: list[str]) -> str | None:
-    """Return which class names appeared or disappeared in one line, or None if the lists are equal."""
+    """Describe added and removed class names in one line; None if the lists are equal."""
     if list(before) == list(now):
         return None
     gone = [name for name in before if name not in set(now)]

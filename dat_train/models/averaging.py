@@ -9,10 +9,10 @@ from dat_train.errors import UserError
 
 
 def average_states(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of the weights, computed in float64; what is no number with a fraction is taken from the first.
+    """Mean of the weights, computed in float64. Integer entries are taken from the first state.
 
     Raises:
-        UserError: states of different models.
+        UserError: the states are of different models.
     """
     first = states[0]
     for number, state in enumerate(states[1:], 2):
@@ -34,14 +34,14 @@ def average_states(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 def greedy_soup(
     states: Sequence[dict[str, Tensor]], score: Callable[[dict[str, Tensor]], float], say: Callable[[str], None]
 ) -> tuple[list[int], dict[str, Tensor], float]:
-    """Add models to the average, the best first, and keep each that does not lower the score (recipe 1 of the paper).
+    """Greedy soup: add models to the average, best first, and keep each that does not lower the score (recipe 1).
 
     Args:
-        score: of a state on images that are not for testing; higher is better.
+        score: score of a state on images that are not used for testing; higher is better.
         say: called with a line about each trial.
 
     Returns:
-        numbers of the states that are in, in the order they came; their average; its score.
+        Indices of the averaged states, in the order they were added; their average; its score.
     """
     scores = [score(state) for state in states]
     order = sorted(range(len(states)), key=lambda number: -scores[number])  # stable: the first of equals

@@ -20,6 +20,7 @@ ADDED: dict[str, Any] = {
     "task": "classification",
     "data.sampling": "uniform",
     "data.shuffle": "full",
+    "loss.class_weights": None,
     "data.background": [255, 255, 255],  # transparency was dropped then, which is the same for opaque images
 }
 

@@ -1,6 +1,6 @@
 """Data sets, models and tasks of segmentation and detection from their settings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,9 +60,9 @@ def segmentation_model(config: Settings, num_classes: int) -> nn.Module:
     )
 
 
-def segmentation_task(config: Settings, classes: Sequence[str], precision: Precision) -> SemanticSegmentation:
+def segmentation_task(config: Settings, train_set: SegmentationImages, precision: Precision) -> SemanticSegmentation:
     return SemanticSegmentation(
-        classes,
+        train_set.classes,
         config.img_size,
         config.data.mean,
         config.data.std,
@@ -98,11 +98,11 @@ def detection_model(config: Settings, num_classes: int) -> nn.Module:
     return _model(config, lambda **args: create_detector(num_classes=num_classes, **args))
 
 
-def detection_task(config: Settings, classes: Sequence[str], precision: Precision) -> ObjectDetection:
+def detection_task(config: Settings, train_set: DetectionImages, precision: Precision) -> ObjectDetection:
     short, long = min(config.dense.limits), max(config.dense.limits)
     size = (short, min(long, short * 4 // 3))
     return ObjectDetection(
-        classes, size, config.data.mean, config.data.std, precision=precision, with_masks=with_masks(config)
+        train_set.classes, size, config.data.mean, config.data.std, precision=precision, with_masks=with_masks(config)
     )
 
 

@@ -21,6 +21,7 @@ from dat_train.commands.build_dense import (
 )
 from dat_train.commands.build_model import new_model
 from dat_train.commands.trained import open_trained
+from dat_train.data.dataset import ImageDataset
 from dat_train.data.mixing import Mixing
 from dat_train.errors import UserError
 from dat_train.models.kernels import accelerate
@@ -29,6 +30,7 @@ from dat_train.models.weights_file import FOLDER, HUB
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
+from dat_train.tasks.class_weights import WeightedCrossEntropy, balanced_weights
 from dat_train.tasks.classification import ImageClassification, Images, Objective
 from dat_train.tasks.detection import ObjectDetection
 from dat_train.tasks.distillation import Distillation, cross_entropy
@@ -44,34 +46,65 @@ class TaskBuilders:
         datasets: training and validation set. They have `classes`, `fingerprint()`, and `collate` if their samples
             are not those of `ImageDataset`.
         model: model with random weights for a number of classes.
-        task: loss and evaluation.
+        task: loss and evaluation, for a training set.
         score: score of the task's evaluations.
     """
 
     datasets: Callable[[Settings, Processes], tuple[Dataset, Dataset]]
     model: Callable[[Settings, int], nn.Module]
-    task: Callable[[Settings, Sequence[str], Precision], Task]
+    task: Callable[[Settings, Dataset, Precision], Task]
     score: Score
 
 
 def task_builders(config: Settings) -> TaskBuilders:
-    """Return the builders of config.task. Settings from before version 0.2 have no task: classification."""
-    return TASKS[config.get("task", "classification")]
+    """Return the builders of config.task. Settings from before version 0.2 have no task: classification.
+
+    Raises:
+        UserError: a setting that the task does not have.
+    """
+    task = config.get("task", "classification")
+    if task != "classification" and config.get("loss", {}).get("class_weights"):
+        raise UserError(
+            f"loss.class_weights={config.loss.class_weights} is for task=classification, not task={task}; segmentation "
+            "has dense.class_weights=[...]"
+        )
+    return TASKS[task]
 
 
-def classification(config: Settings, classes: Sequence[str], precision: Precision) -> ImageClassification:
+def classification(config: Settings, train_set: ImageDataset, precision: Precision) -> ImageClassification:
     """Build the classification task.
 
     Raises:
-        UserError: the teacher for distillation does not exist, or is for other images or classes.
+        UserError: the teacher for distillation does not exist, or is for other images or classes; or settings that
+            exclude each other.
     """
+    classes = train_set.classes
+    weighted = config.loss.class_weights is not None
     return ImageClassification(
         classes,
         Images(config.img_size, config.data.mean, config.data.std),
         precision=precision,
         mixing=Mixing(len(classes), **config.mixing),
-        objective=objective(config, classes, precision),
+        objective=weighted_objective(config, train_set, precision)
+        if weighted
+        else objective(config, classes, precision),
     )
+
+
+def weighted_objective(config: Settings, train_set: ImageDataset, precision: Precision) -> WeightedCrossEntropy:
+    """Build the cross-entropy weighted by class.
+
+    Raises:
+        UserError: settings that weight the classes twice, or have another loss.
+    """
+    if config.data.sampling == "balanced":
+        raise UserError(
+            "loss.class_weights=balanced and data.sampling=balanced both balance the classes; set one of them"
+        )
+    if config.distill.teacher is not None or config.distill.weights is not None:
+        raise UserError("loss.class_weights=balanced is not possible with a teacher; data.sampling=balanced is")
+    weights = balanced_weights(train_set.samples.labels, len(train_set.classes))
+    return WeightedCrossEntropy(weights.to(precision.device, precision.weights))
 
 
 def objective(config: Settings, classes: Sequence[str], precision: Precision) -> Objective:

@@ -108,7 +108,7 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
         done = f"already at step {state.step:,}; {plan.steps:,} were requested"
         terminal.say(continued if state.step < plan.steps else done)
 
-    task = builders.task(config, train_set.classes, precision)
+    task = builders.task(config, train_set, precision)
     training = new_training(config, context, state=state, task=task, plan=plan, precision=precision, sets=sets)
     finished = training.run()
     if training.pictures:
@@ -238,7 +238,7 @@ def show_batch(config: Settings, context: RunContext) -> bool:
         return True
     plan = run_plan(config, len(train_set), processes.world_size)
     batch = next(iter(micro_batches(config, train_set, plan, processes, 0)))
-    task = builders.task(config, train_set.classes, resolve_precision(config.dtype, processes.device))
+    task = builders.task(config, train_set, resolve_precision(config.dtype, processes.device))
     context.folder.create()
     path = context.folder.picture("batch")
     task.draw_batch(batch, Draw(config.seed, 0, 0), path)

@@ -1,5 +1,7 @@
 """The experiments of segmentation and detection are the published recipes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from commands.composing import composed
@@ -81,7 +83,9 @@ def test_digit_scenes_are_segmented_with_a_small_weight_of_the_background_and_wi
     background, *digits = config.dense.class_weights
     assert background < 1 and digits == [1.0] * (len(CLASSES) - 1)
     assert config.augment.hflip == 0
-    task = task_builders(config).task(config, CLASSES, resolve_precision("fp32", torch.device("cpu")))
+    task = task_builders(config).task(
+        config, SimpleNamespace(classes=CLASSES), resolve_precision("fp32", torch.device("cpu"))
+    )
     assert task.class_weights.tolist() == pytest.approx(config.dense.class_weights)
 
 

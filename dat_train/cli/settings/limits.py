@@ -55,4 +55,5 @@ DENSE_HEAD = one_of("upernet", "semantic_fpn", "retinanet", "mask_rcnn", "cascad
 FALLING = one_of("poly", "step")
 DISTILLATION = one_of("soft", "hard")
 AVERAGE = one_of("uniform", "greedy")
+CLASS_WEIGHTS = one_of("balanced")
 TASK = one_of("classification", "segmentation", "detection")

@@ -9,6 +9,7 @@ from dat_train.cli.settings.limits import (
     BELOW_ONE,
     BETAS,
     CHANNELS,
+    CLASS_WEIGHTS,
     COLOUR,
     CROP,
     DEVICE,
@@ -102,6 +103,13 @@ class MixingConfig:
     cutmix: float = setting("alpha of cutmix; 0: off", NOT_NEGATIVE)
     switch_prob: float = setting("probability of cutmix where both are on", SHARE)
     label_smoothing: float = setting("mass spread over all classes", BELOW_ONE)
+
+
+@dataclass
+class LossConfig:
+    class_weights: str | None = setting(
+        "balanced: a class weighs the inverse of its number of training images; null: all alike", CLASS_WEIGHTS
+    )
 
 
 @dataclass
@@ -208,6 +216,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mixing: MixingConfig = field(default_factory=MixingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     img_size: int | None = setting("training resolution, pixels; null: as in timm", POSITIVE)
     epochs: int = setting("length of the schedule; may only grow when a run is continued", POSITIVE, harmless=True)
     steps: int | None = setting("length of the schedule in steps, in place of epochs", POSITIVE, default=None)

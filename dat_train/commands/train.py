@@ -31,7 +31,7 @@ from dat_train.training.failure_report import report_failure
 from dat_train.training.freezing import freeze
 from dat_train.training.memory_estimate import estimate_memory
 from dat_train.training.plan import RunPlan
-from dat_train.training.resume import open_run, restore
+from dat_train.training.resume import make_start_the_last, open_run, restore
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.summary import memory_text, result_text, summarize, table
@@ -102,6 +102,7 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
         terminal.say(str(load_weights(model, source, classes=train_set.classes)))
     state = new_state(config, model.to(processes.device, precision.weights), precision, train_set.classes)
     state.data = data
+    make_start_the_last(context, config.resume)
     restore(state, saved, folder, processes)
     if saved:
         continued = f"continuing after step {state.step:,} of {plan.steps:,}"

@@ -42,15 +42,15 @@ class RunPlan:
     def __post_init__(self) -> None:
         self._check_positive()
         unit = self.micro_batch_size * self.world_size
-        if self.batch_size % unit:
-            raise UserError(
-                f"batch_size={self.batch_size} is not a multiple of micro_batch_size * world_size = {unit}; "
-                f"{self._nearest(unit)}"
-            )
         if self.train_size < self.batch_size:
             raise UserError(
                 f"batch_size={self.batch_size} is larger than the training set of {self.train_size} images; "
                 f"use {self._fitting(unit)}"
+            )
+        if self.batch_size % unit:
+            raise UserError(
+                f"batch_size={self.batch_size} is not a multiple of micro_batch_size * world_size = {unit}; "
+                f"{self._nearest(unit)}"
             )
         if self.warmup_epochs > self.epochs and not self.falling:
             raise UserError(
@@ -67,21 +67,25 @@ class RunPlan:
             raise UserError(f"schedule.warmup_epochs={self.warmup_epochs:g} must not be negative")
 
     def _nearest(self, unit: int) -> str:
-        """Text of an error: nearest possible batch sizes, and a smaller micro-batch size that is possible."""
+        """Possible values for a batch that is no multiple of `unit`: other batches, or another micro-batch."""
         below = self.batch_size // unit * unit
-        possible = [str(value) for value in (below, below + unit) if value]
-        share = self.batch_size / self.world_size  # of one process; its divisors are the possible micro-batches
-        micros = [m for m in range(min(self.micro_batch_size, int(share)), 0, -1) if share % m == 0]
-        text = f"nearest: {', '.join(possible)}"
-        return text + (f", or micro_batch_size={micros[0]}" if micros and micros[0] > 1 else "")
+        possible = [str(value) for value in (below, below + unit) if 0 < value <= self.train_size]
+        # of the images of one process; an odd micro-batch is refused by mixup, so only an odd one is replaced by one
+        share = self.batch_size // self.world_size if self.batch_size % self.world_size == 0 else 0
+        smaller = range(min(self.micro_batch_size, share), 1, -1)
+        micro = next((m for m in smaller if share % m == 0 and (m % 2 == 0 or self.micro_batch_size % 2)), None)
+        ways = [f"nearest: {', '.join(possible)}"] if possible else []
+        ways += [f"micro_batch_size={micro}"] if micro else []
+        return ", or ".join(ways) if possible else f"use {ways[0] if ways else self._fitting(unit)}"
 
     def _fitting(self, unit: int) -> str:
-        """Batch size that is possible for a training set smaller than the batch."""
+        """Batch size, and micro-batch size if needed, that are possible for the training set."""
         if self.train_size >= unit:
             return f"batch_size={self.train_size // unit * unit}"
         if share := self.train_size // self.world_size:
+            share -= share % 2 if share > 1 and self.micro_batch_size % 2 == 0 else 0  # mixup pairs images
             return f"batch_size={share * self.world_size} micro_batch_size={share}"
-        return f"at most {self.train_size} processes"
+        return f"at most {self.train_size} processes, with batch_size={self.train_size} micro_batch_size=1"
 
     @property
     def steps_per_epoch(self) -> int:

@@ -42,11 +42,32 @@ def open_run(context: RunContext, resume: str) -> dict | None:
         source = Path(resume)
         if not source.is_file():
             raise UserError(f"resume={resume} is not a file; use the path of a checkpoint, auto or never")
-        rewinds = source.resolve().parent == folder.checkpoints.resolve()
-        return source if rewinds else folder.newest_checkpoint(say) or source
+        return source if _rewinds(source, folder) else folder.newest_checkpoint(say) or source
 
     path = context.processes.on_main(choose)
     return _read(path, context.processes) if path else None
+
+
+def make_start_the_last(context: RunContext, resume: str) -> None:
+    """Make the checkpoint of resume=PATH the run's last.pt, if the run continues from it.
+
+    If the run is then killed before its next checkpoint, resume=auto continues from the same step. Otherwise it would
+    continue from the former last.pt, whose metrics `restore` removes, or from the beginning. Called before `restore`.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder, source = context.folder, Path(resume)
+
+    def replace() -> None:
+        if source.resolve() == folder.last.resolve():
+            return
+        empty = not (folder.last.exists() or folder.best.exists() or folder.history())
+        if empty or _rewinds(source, folder):
+            folder.make_last(source.resolve())
+
+    if resume not in ("auto", "never"):
+        context.processes.on_main(replace)
 
 
 def restore(state: TrainState, saved: dict | None, folder: RunFolder, processes: Processes) -> None:
@@ -82,6 +103,11 @@ def go_back(state: TrainState, context: RunContext, to_restore: bool) -> Path | 
     if path is not None and to_restore:
         restore(state, _read(path, processes), folder, processes)
     return path
+
+
+def _rewinds(source: Path, folder: RunFolder) -> bool:
+    """Return True if `source` is a checkpoint of the run itself."""
+    return source.resolve().parent == folder.checkpoints.resolve()
 
 
 def _read(path: Path, processes: Processes) -> dict:

@@ -26,7 +26,7 @@ from dat_train.training.ema import Ema
 from dat_train.training.loop import LoopOptions, Training
 from dat_train.training.optimizer import build_optimizer
 from dat_train.training.plan import RunPlan
-from dat_train.training.resume import open_run, restore
+from dat_train.training.resume import make_start_the_last, open_run, restore
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.run_log import RunLog
@@ -100,6 +100,7 @@ def small_training(
         Ema(model, decay) if decay else None,
         config={"seed": 0},
     )
+    make_start_the_last(context, resume)
     restore(state, saved, folder, processes)
     log = RunLog(context, plan)
     layout = {"rank": processes.rank, "world_size": processes.world_size}

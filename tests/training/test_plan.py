@@ -1,5 +1,8 @@
 """The arithmetic of a run, and mistakes in it that are named with the nearest way out."""
 
+import itertools
+import re
+
 import pytest
 
 from dat_train.errors import UserError
@@ -63,8 +66,7 @@ def test_the_warm_up_may_be_part_of_an_epoch():
         ),
         (
             {"batch_size": 10, "micro_batch_size": 128, "world_size": 2},
-            "batch_size=10 is not a multiple of micro_batch_size * world_size = 256; "
-            "nearest: 256, or micro_batch_size=5",
+            "batch_size=10 is not a multiple of micro_batch_size * world_size = 256; nearest: 256",
         ),
         (
             {"train_size": 300},
@@ -76,7 +78,8 @@ def test_the_warm_up_may_be_part_of_an_epoch():
         ),
         (
             {"train_size": 3, "batch_size": 32, "micro_batch_size": 8, "world_size": 4},
-            "batch_size=32 is larger than the training set of 3 images; use at most 3 processes",
+            "batch_size=32 is larger than the training set of 3 images; use at most 3 processes, "
+            "with batch_size=3 micro_batch_size=1",
         ),
         (
             {"warmup_epochs": 31},
@@ -95,12 +98,40 @@ def test_what_cannot_be_is_refused_with_the_nearest_that_can(settings, message):
     assert str(refusal.value) == message
 
 
-@pytest.mark.parametrize("train_size", [5, 10, 11, 300, 383])
-def test_what_a_refusal_advises_is_possible(train_size):
-    with pytest.raises(UserError) as refusal:
-        plan(train_size=train_size)
-    advice = str(refusal.value).partition("; use ")[2]
-    assert plan(train_size=train_size, **{k: int(v) for k, v in (word.split("=") for word in advice.split())})
+def proposals(message: str) -> list[dict[str, int]]:
+    """The settings that a refusal proposes."""
+    if " processes, with " in message:
+        message = message.replace("use at most ", "use world_size=").replace(" processes, with", "")
+    found = [{"batch_size": int(value)} for value in re.findall(r"\d+", re.sub(r".*nearest:|, or .*", "", message))]
+    found = found if "nearest:" in message else []
+    for advice in re.findall(r"(?:, or|; use|nearest:.* or) (\w+=.*)", message):
+        found.append({key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", advice)})
+    return found
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
+def test_what_a_refusal_proposes_is_accepted(world_size):
+    refused = 0
+    for train_size, batch_size, micro_batch_size in itertools.product(
+        (1, 2, 3, 5, 10, 11, 48, 100, 383), (1, 2, 7, 10, 12, 24, 36, 64, 100, 384), (1, 2, 3, 4, 5, 8, 12, 32, 128)
+    ):
+        typed = {
+            "train_size": train_size,
+            "batch_size": batch_size,
+            "micro_batch_size": micro_batch_size,
+            "world_size": world_size,
+        }
+        try:
+            plan(**typed)
+        except UserError as error:
+            refused += 1
+            ways = proposals(str(error))
+            assert ways, error
+            for way in ways:
+                accepted = plan(**(typed | way))
+                if micro_batch_size % 2 == 0:  # mixup pairs images
+                    assert accepted.micro_batch_size % 2 == 0 or accepted.micro_batch_size == 1, error
+    assert refused > 100
 
 
 def test_the_description_says_what_is_unusual():

@@ -190,6 +190,33 @@ def test_a_path_in_the_folder_rewinds_the_run(uninterrupted, tmp_path):
     assert content(tmp_path) == uninterrupted
 
 
+def test_a_kill_right_after_rewinding_leaves_no_gap_in_the_metrics(uninterrupted, tmp_path):
+    """Before the next checkpoint; resume=auto then continues from the checkpoint of the rewind, not from step 9."""
+    assert run_small(tmp_path, every_minutes=0, keep=20)
+    early = str(tmp_path / "checkpoints" / "last-000000004.pt")
+    run_until_killed(tmp_path, killed_after(5), resume=early, every_minutes=10, keep=20)
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl") if "lr" in row][-1] <= 5
+    training = small_training(tmp_path)
+    assert training.state.step == 4
+    training.run()
+    training.log.folder.unlock()
+    assert content(tmp_path) == uninterrupted
+
+
+def test_a_kill_right_after_a_start_from_elsewhere_keeps_the_start(uninterrupted, tmp_path):
+    run_until_killed(tmp_path / "a", killed_after(4))
+    source = tmp_path / "a" / "checkpoints" / "last.pt"  # three steps
+    before = source.read_bytes()
+    run_until_killed(tmp_path / "b", killed_after(5), resume=str(source), every_minutes=10)
+    training = small_training(tmp_path / "b")
+    assert training.state.step == 3
+    training.run()
+    training.log.folder.unlock()
+    assert content(tmp_path / "b")["checkpoints/last.pt"] == uninterrupted["checkpoints/last.pt"]
+    assert [row["step"] for row in read_rows(tmp_path / "b" / "metrics.jsonl") if "lr" in row] == [4, 5, 6, 7, 8, 9]
+    assert source.read_bytes() == before
+
+
 def test_a_path_elsewhere_is_where_a_run_begins_and_not_where_it_goes_on(uninterrupted, tmp_path):
     run_until_killed(tmp_path / "a", killed_after(4))
     source = str(tmp_path / "a" / "checkpoints" / "last.pt")  # three steps

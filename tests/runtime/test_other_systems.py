@@ -1,0 +1,55 @@
+"""Training without the functions that only Linux, or only POSIX systems, have."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from training.real_run import SETTINGS
+
+SHORT = (*SETTINGS, "max_steps=2", "epochs=1", "schedule.warmup_epochs=0")
+TRAIN = """
+import dat_train.cli.main, dat_train.commands.train, dat_train.commands.evaluate, dat_train.commands.predict
+dat_train.cli.main.main("train")
+"""
+# macOS has no CPU affinity and no /dev/shm.
+MACOS = """
+import os
+del os.sched_getaffinity
+statvfs = os.statvfs
+def without_shared_memory(path):
+    if path == "/dev/shm":
+        raise FileNotFoundError(2, "No such file or directory", path)
+    return statvfs(path)
+os.statvfs = without_shared_memory
+"""
+WINDOWS = """
+import os, signal, sys
+import timm, torch  # torch calls some of them unless sys.platform says Windows
+sys.modules["fcntl"] = sys.modules["resource"] = None  # an import of them fails
+names = ("sched_getaffinity", "fork", "register_at_fork", "statvfs", "setpgrp", "mkfifo", "O_NONBLOCK", "killpg")
+for name in names:
+    delattr(os, name)
+for name in ("SIGUSR1", "SIGHUP", "SIGCHLD"):
+    delattr(signal, name)
+"""
+
+
+def train(program: str, *settings: str, cwd) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    trained = subprocess.run(
+        [sys.executable, "-c", program + TRAIN, *SHORT, *settings],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert not trained.stderr, trained.stderr
+    assert (cwd / "runs/run/checkpoints/best.pt").exists()
+
+
+@pytest.mark.parametrize("hidden", [MACOS, WINDOWS], ids=["macos", "windows"])
+def test_training_works_without_the_functions_that_a_system_lacks(hidden, tmp_path):
+    train(hidden, "data.workers=0", cwd=tmp_path)

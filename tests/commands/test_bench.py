@@ -6,7 +6,7 @@ from commands.running import run
 from data.files import write_image
 
 
-def test_models_beside_a_baseline(tmp_path):
+def test_models_are_compared_with_a_baseline(tmp_path):
     arguments = ["model=dat_nano", "baseline=resnet18", "batch_size=2", "repeats=2", "warmup=1", "threads=1"]
     result = run("dat-bench", *arguments, "json=out/bench.json", "chart=out/bench.png", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""dat-eval on test sets beside the validation set, and at several resolutions."""
+"""dat-eval on test sets other than the validation set, and at several resolutions."""
 
 import csv
 import json

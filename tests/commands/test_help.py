@@ -1,4 +1,4 @@
-"""Help is for people, complete, and quick."""
+"""Help texts are complete, and --help is fast."""
 
 import subprocess
 import sys

@@ -36,7 +36,7 @@ def test_a_terminal_without_the_characters_gets_escapes(encoding, tmp_path):
 
 
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "| head -1", "2>&1 | true"])
-def test_output_that_nobody_reads_ends_no_run(closed, tmp_path):
+def test_a_closed_output_pipe_ends_no_run(closed, tmp_path):
     result = shell(f"{TRAIN} {quoted(FAKE)} max_steps=1 name=run {closed}", tmp_path)
     assert result.returncode == 0 and "Traceback" not in result.stderr and "Exception" not in result.stderr
     assert (tmp_path / "runs" / "run" / "summary.json").exists()

@@ -27,7 +27,7 @@ FAKE += ["schedule.warmup_epochs=0", "augment=light", "name=fake"]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder in which a run was made, runs/digits, and what it said."""
+    """Folder with a finished run, runs/digits, and the output of the command."""
     folder = tmp_path_factory.mktemp("home")
     result = run_here("dat-train", *DIGITS, cwd=folder)
     assert result.returncode == 0, result.stderr
@@ -37,7 +37,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def copy(home, tmp_path):
-    """A copy of that folder, to go on in."""
+    """Copy of that folder, in which the run can be continued."""
     shutil.copytree(home, tmp_path / "home")
     return tmp_path / "home"
 

@@ -1,4 +1,4 @@
-"""One process or several, and where they compute."""
+"""Process groups and the choice of devices."""
 
 import pytest
 import torch

@@ -21,7 +21,7 @@ ALONE = "data.workers=0"  # training processes have no worker processes here, wh
 
 @pytest.fixture(scope="module")
 def through(tmp_path_factory):
-    """The content of a run nobody disturbed."""
+    """Content of an uninterrupted run."""
     run = RealRun(tmp_path_factory.mktemp("through"), ALONE)
     assert run.wait() == 0, run.output
     return content(run.run)

@@ -1,4 +1,4 @@
-"""Being asked to stop, once and twice."""
+"""Requests to stop by one signal and by two."""
 
 import os
 import signal

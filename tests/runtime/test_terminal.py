@@ -24,7 +24,7 @@ from dat_train.runtime.terminal import Terminal, duration
         (100_800, "1 d 4 h"),
     ],
 )
-def test_durations_are_said_as_people_do(seconds, text):
+def test_durations_are_formatted_in_the_largest_units(seconds, text):
     assert duration(seconds) == text
 
 

@@ -173,7 +173,7 @@ def test_at_the_end_it_tries_again_and_then_fails_loudly(folder, monkeypatch):
     assert pauses == [writer.LAST_PAUSE] * writer.LAST_TRIES and len(warnings) == 1 + writer.LAST_TRIES
 
 
-def test_at_the_end_a_disk_that_is_mended_in_time_is_enough(folder, monkeypatch):
+def test_at_the_end_a_disk_that_is_repaired_in_time_is_enough(folder, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: folder.create())
     checkpoints = a_writer(folder)
     shutil.rmtree(folder.checkpoints)

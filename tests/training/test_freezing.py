@@ -1,4 +1,4 @@
-"""Parts of a model that are not trained, on any number of processes."""
+"""Freezing of modules, with one and with two processes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""dat-train, killed with SIGKILL at random moments and started again, ends with the bytes of the run nobody killed."""
+"""dat-train, killed with SIGKILL at random moments and started again, ends with the bytes of an uninterrupted run."""
 
 import os
 import random

@@ -97,7 +97,7 @@ def picture(tmp_path):
 
 @pytest.fixture
 def offline(tmp_path, monkeypatch):
-    """A W&B that knows no login and must not find one."""
+    """W&B without stored credentials."""
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "NETRC"):

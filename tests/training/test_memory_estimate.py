@@ -1,4 +1,4 @@
-"""The memory of training, told beforehand."""
+"""Estimate of the memory of a training step."""
 
 import pytest
 import timm

@@ -69,7 +69,7 @@ def test_five_steps_are_those_of_the_paper():
         assert (getattr(layer, name) - expected).abs().max() < 1e-12
 
 
-def test_a_step_told_of_infinity_leaves_weights_moments_and_count():
+def test_a_step_with_found_inf_leaves_weights_moments_and_count():
     layer = torch.nn.Linear(4, 3)
     optimizer = build_optimizer(layer, lr=0.1, weight_decay=0.3)
 

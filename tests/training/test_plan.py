@@ -1,4 +1,4 @@
-"""The arithmetic of a run, and mistakes in it that are named with the nearest way out."""
+"""Plan of a run in steps, and errors that name the nearest possible values."""
 
 import itertools
 import re

@@ -28,7 +28,7 @@ def uninterrupted(tmp_path_factory):
 
 
 class Killed(BaseException):
-    """Ends a run like a kill: nobody catches it, nothing more is written."""
+    """Ends a run like a kill: it is not caught, and nothing more is written."""
 
 
 def run_until_killed(folder, arrange, **settings) -> None:

@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def hold(folder, pipe, fork):
-    """In a process of its own: lock the folder, tell so, and wait."""
+    """In a separate process: lock the folder, report it, and wait."""
     folder.lock()
     child = os.fork() if fork else None  # a data worker
     if child == 0:
@@ -40,7 +40,7 @@ def holder(folder, fork=False):
     return process, here.recv()
 
 
-def test_a_second_process_is_kept_out_and_told_of_the_first(folder):
+def test_a_second_process_is_refused_and_the_error_names_the_first(folder):
     process, _ = holder(folder)
     with pytest.raises(UserError, match=rf"another process trains in .* \(process {process.pid} on .*choose another"):
         folder.lock()

@@ -53,7 +53,7 @@ def evaluate_dense(
         workers=workers(settings, processes),
     )
     start = time.monotonic()
-    batches = watched(loader, terminal, start)
+    batches = watched(loader, terminal, start, settings.timeout_minutes)
     if settings.task == "segmentation":
         found = evaluate_segmentation(
             trained.model,

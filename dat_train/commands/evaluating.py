@@ -38,7 +38,7 @@ def run_evaluation(
     start = time.monotonic()
     evaluation = evaluate(
         model,
-        watched(loader, terminal, start),
+        watched(loader, terminal, start, settings.timeout_minutes),
         num_classes=len(val_set.classes),
         precision=precision,
         processes=processes,
@@ -48,10 +48,18 @@ def run_evaluation(
     return evaluation, time.monotonic() - start
 
 
-def watched(loader: Sequence[Batch], terminal: Terminal, start: float) -> Iterator[Batch]:
-    """Yield the batches of `loader` and print the progress."""
+def watched(loader: Sequence[Batch], terminal: Terminal, start: float, timeout_minutes: float) -> Iterator[Batch]:
+    """Yield the batches of `loader` and print the progress.
+
+    Args:
+        start: time.monotonic() at the start of the evaluation.
+        timeout_minutes: longest wait for a batch.
+
+    Raises:
+        UserError: no batch arrives within the time-out.
+    """
     next_line = start + PROGRESS_SECONDS
-    for done, batch in enumerate(feed_once(loader, terminal.warn)):
+    for done, batch in enumerate(feed_once(loader, terminal.warn, timeout_minutes=timeout_minutes)):
         terminal.progress(done, len(loader), "evaluating")
         if not terminal.live and (now := time.monotonic()) > next_line and done:
             left = (now - start) / done * (len(loader) - done)

@@ -85,7 +85,12 @@ def predictions(
     images = ImageDataset([(path, 0) for path in paths], trained.classes, trained.transform, stand_in=False)
     device = trained.precision.device
     loader = evaluation_loader(images, batch_size=batch_size, workers=readers, pin_memory=device.type == "cuda")
-    for batch in feed_once(loader, lambda text: print(f"warning: {text}", file=sys.stderr)):
+    batches = feed_once(
+        loader,
+        lambda text: print(f"warning: {text}", file=sys.stderr),
+        timeout_minutes=trained.settings.timeout_minutes,
+    )
+    for batch in batches:
         with torch.inference_mode(), trained.precision.context():
             logits = trained.model(prepare_images(batch, device, trained.precision.weights))
         best = logits.float().softmax(-1).topk(top)  # (B, top) values, indices

@@ -1,5 +1,7 @@
 """Estimate of the memory of a training step."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -9,7 +11,13 @@ from dat_train.runtime.precision import Precision
 
 
 def estimate_memory(
-    model: nn.Module, image_shape: tuple[int, int, int], micro_batch_size: int, precision: Precision, *, ema: bool
+    model: nn.Module,
+    image_shape: tuple[int, int, int],
+    micro_batch_size: int,
+    precision: Precision,
+    *,
+    ema: bool,
+    teachers: Sequence[nn.Module] = (),
 ) -> dict[str, int]:
     """Bytes on the device, by use.
 
@@ -17,17 +25,28 @@ def estimate_memory(
     the forward pass of one micro-batch, counted on the meta device (no memory, about a second). The batch itself,
     workspaces and the allocator's overhead are not included; they are often 10 to 20 percent more. On a CPU, stochastic
     depth saves no activations of dropped images; the estimate does not subtract them.
+
+    Args:
+        image_shape: (C, H, W).
+        teachers: further models on the device, without gradients. Their activations are freed in their forward pass
+            and are left out.
     """
     parameters = list(model.parameters())
-    weights = sum(p.numel() * p.element_size() for p in [*parameters, *model.buffers()])
+    weights = _weight_bytes(model)
     trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
     estimate = {"weights": weights, "gradients": trained, "optimizer": 2 * trained}
     if ema:
         estimate["average"] = weights
+    if teachers:
+        estimate["teacher"] = sum(map(_weight_bytes, teachers))
     # batch normalization of a 1 x 1 map needs two images
     two, three = (_saved_bytes(model, (images, *image_shape), precision) for images in (2, 3))
     # what does not grow with the batch: weights in autocast's format
     return estimate | {"activations": two + (micro_batch_size - 2) * (three - two)}
+
+
+def _weight_bytes(model: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()])
 
 
 def _saved_bytes(model: nn.Module, shape: tuple[int, int, int, int], precision: Precision) -> int:

@@ -71,6 +71,14 @@ def test_a_model_counted_by_hand():
     }
 
 
+def test_a_teacher_adds_its_weights_and_nothing_else():
+    model, teacher = torch.nn.Linear(12, 5), torch.nn.Linear(100, 5).requires_grad_(False)
+    precision = resolve_precision("fp32", CPU)
+    alone = estimate_memory(model, (3, 2, 12), 4, precision, ema=False)
+    both = estimate_memory(model, (3, 2, 12), 4, precision, ema=False, teachers=[teacher])
+    assert both == alone | {"teacher": 4 * (100 * 5 + 5)}
+
+
 def test_the_estimate_leaves_the_model_as_it_was():
     model = timm.create_model("dat_nano", num_classes=4).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -26,6 +26,7 @@ from dat_train.runtime.processes import start_processes, stop_processes
 from dat_train.runtime.stop_request import PREEMPTED, StopRequest
 from dat_train.runtime.terminal import Terminal
 from dat_train.settings import Settings
+from dat_train.tasks.distillation import Distillation
 from dat_train.training.changed_settings import differences
 from dat_train.training.failure_report import report_failure
 from dat_train.training.freezing import freeze
@@ -35,7 +36,7 @@ from dat_train.training.resume import make_start_the_last, open_run, restore
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.summary import memory_text, result_text, summarize, table
-from dat_train.training.task import Draw
+from dat_train.training.task import Draw, Task
 
 Sets = tuple[ImageDataset, ImageDataset]
 
@@ -93,9 +94,10 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
     model = model.to(precision.weights)
     if not config.compile or prefers_eager(model, processes.device, config.kernels):  # else the plain model is compiled
         accelerate(model, processes.device, config.kernels)
+    task = builders.task(config, train_set, precision)
     if terminal.screen:
         topics = data_and_model_topics(config, facts, sets)
-        topics += [*plan.describe(), *device_topics(config, model, plan, precision)]
+        topics += [*plan.describe(), *device_topics(config, model, task, plan, precision)]
         terminal.say(table([("run", str(folder.path)), *topics]))
     if config.init and not saved:
         source = f"{config.init}:{config.model.timm_name}" if config.init in WEIGHT_SOURCES else config.init
@@ -109,7 +111,6 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
         done = f"already at step {state.step:,}; {plan.steps:,} were requested"
         terminal.say(continued if state.step < plan.steps else done)
 
-    task = builders.task(config, train_set, precision)
     training = new_training(config, context, state=state, task=task, plan=plan, precision=precision, sets=sets)
     finished = training.run()
     if training.pictures:
@@ -208,10 +209,16 @@ def data_and_model_topics(config: Settings, facts: dict, sets: Sets) -> list[tup
     ]
 
 
-def device_topics(config: Settings, model: nn.Module, plan: RunPlan, precision: Precision) -> list[tuple[str, str]]:
+def device_topics(
+    config: Settings, model: nn.Module, task: Task, plan: RunPlan, precision: Precision
+) -> list[tuple[str, str]]:
     """Format device and memory as (topic, text) pairs."""
     shape = (len(config.data.mean), config.img_size, config.img_size)
-    memory = estimate_memory(countable(model), shape, plan.micro_batch_size, precision, ema=bool(config.ema.decay))
+    objective = getattr(task, "objective", None)
+    teachers = [objective.teacher] if isinstance(objective, Distillation) else []
+    memory = estimate_memory(
+        countable(model), shape, plan.micro_batch_size, precision, ema=bool(config.ema.decay), teachers=teachers
+    )
     compilation = ""
     if config.compile:
         eager = ", not compiled: the eager kernels are faster on a CPU (kernels=plain compiles)"

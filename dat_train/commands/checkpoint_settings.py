@@ -7,7 +7,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.published import is_published
-from dat_train.settings import Settings, upgraded
+from dat_train.settings import ADDED, Settings, upgraded
 
 KEPT = (("data", "split_by"),)  # settings whose default changed the behavior of runs that began before they existed
 # arguments in timm's config.json that settings of ours, or the weights' shapes, replace
@@ -28,10 +28,10 @@ def trained_with(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def continue_with(config: Settings, saved: dict[str, Any]) -> dict[str, Any]:
-    """Keep the former behavior of a run that is older than a setting.
+    """Keep the former behavior of a run that is older than a setting, at every later start of that run.
 
     Args:
-        config: settings of this start; those in KEPT that `saved` lacks are changed in place.
+        config: settings of this start; those in KEPT for which the run has the former behavior are changed in place.
         saved: configuration in the run's checkpoint.
 
     Returns:
@@ -39,7 +39,7 @@ def continue_with(config: Settings, saved: dict[str, Any]) -> dict[str, Any]:
     """
     before = upgraded(saved)
     for group, name in KEPT:
-        if name not in saved.get(group, {}):
+        if before[group][name] == ADDED[f"{group}.{name}"]:
             config[group][name] = before[group][name]
     return before
 

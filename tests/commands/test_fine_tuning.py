@@ -73,7 +73,10 @@ def test_any_kind_of_weights_starts_a_run_with_other_classes_resolution_and_chan
     other = ("model.img_size=64", "img_size=48", "data.mean=[0.5]", "data.std=[0.25]", *STILL, "max_steps=1")
     train(tmp_path, "run", *FAKE, *other, f"init='{kind}{colon}{start / name}'")
     said = capsys.readouterr().out
-    assert "7 classes, the model 4: a fresh one stays" in said and "adapted the stem from 3 to 1 channels" in said
+    assert (
+        "7 classes, the model 4: a newly initialized one stays" in said
+        and "adapted the stem from 3 to 1 channels" in said
+    )
     assert "resized table" in said
     before, after = weights(start / "seven"), weights(tmp_path / "run")
     assert after["head.fc.weight"].shape == (4, 24) and after["stem.conv.weight"].shape[1] == 1
@@ -85,7 +88,7 @@ def test_classes_of_other_names_get_a_fresh_classifier(start, tmp_path, capsys):
     content = {"model": model.state_dict(), "classes": ["a", "b", "c", "d"]}
     torch.save(content, tmp_path / "named.pt")
     train(tmp_path, "run", *FAKE, f"init={tmp_path / 'named.pt'}", "max_steps=1", "seed=3", *STILL)
-    assert "the file's classes have other names: a fresh classifier stays" in capsys.readouterr().out
+    assert "the file's classes have other names: a newly initialized classifier stays" in capsys.readouterr().out
     after = weights(tmp_path / "run")
     assert torch.equal(after["stem.conv.weight"], model.stem.conv.weight)
     assert not torch.equal(after["head.fc.weight"], model.head.fc.weight)

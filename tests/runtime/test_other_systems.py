@@ -50,6 +50,7 @@ def train(program: str, *settings: str, cwd) -> None:
     assert (cwd / "runs/run/checkpoints/best.pt").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hidden", [MACOS, WINDOWS], ids=["macos", "windows"])
 def test_training_works_without_the_functions_that_a_system_lacks(hidden, tmp_path):
     train(hidden, "data.workers=0", cwd=tmp_path)

@@ -97,24 +97,20 @@ def test_a_rank_that_hangs_is_named_and_so_is_the_collective_and_a_second_signal
         assert runs[0].wait(5) == PREEMPTED
 
 
-def broken_images() -> None:
-    read = FakeImages.read
+def broken_mixing() -> None:
+    def broken(self, images, labels, *key):
+        raise ValueError(f"nobody expected\nstep {key[2]}")
 
-    def broken(images, index):
-        if images.samples[index][0].startswith("fake/val"):
-            raise ValueError(f"nobody expected\nimage {index}")
-        return read(images, index)
-
-    FakeImages.read = broken
+    Mixing.__call__ = broken
 
 
 def test_a_crash_of_one_rank_is_one_line_that_says_which_and_why(tmp_path):
-    runs = ranks(tmp_path, 2, ALONE, sabotage={1: broken_images})
+    runs = ranks(tmp_path, 2, ALONE, sabotage={1: broken_mixing})
     with ended(*runs):
         assert [run.wait(60) for run in runs] == [2, 1]
     (lost,), (crash,) = said(runs[:1]), said(runs[1:])
     assert crash.startswith(
-        f"error on rank 1 ({os.uname().nodename}): ValueError: nobody expected image 1; the traceback"
+        f"error on rank 1 ({os.uname().nodename}): ValueError: nobody expected step 0; the traceback"
     )
     assert lost.startswith("error: rank 1 has ended: the ")
     log = (runs[0].run / "log-rank1.txt").read_text()

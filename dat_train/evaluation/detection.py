@@ -65,6 +65,7 @@ def evaluate_detection(
     """
     found: list[tuple[int, tuple[int, int], list[dict], list[dict]]] = []  # index, size, annotations, results
     unreadable: list[str] = []
+    with_masks = False
     with inference(model, precision):
         for scenes in loader:
             for scene in scenes:
@@ -72,17 +73,21 @@ def evaluate_detection(
                 if scene.unreadable:
                     continue
                 size = scene.target["original"]
-                results = coco_results(detect(model, scene.image, size, precision), scene.index + 1, size)
+                detections = detect(model, scene.image, size, precision)
+                with_masks |= detections.mask_logits is not None
+                results = coco_results(detections, scene.index + 1, size)
                 found.append((scene.index, size, scene.target["truth"], results))
-    shares = processes.gather((found, unreadable)) if processes else [(found, unreadable)]
-    found = sorted((part for share, _ in shares for part in share), key=lambda part: part[0])
-    unreadable = sorted(path for _, share in shares for path in share)
+    share = (found, unreadable, with_masks)
+    shares = processes.gather(share) if processes else [share]
+    found = sorted((part for images, *_ in shares for part in images), key=lambda part: part[0])
+    unreadable = sorted(path for _, paths, _ in shares for path in paths)
+    with_masks = any(share[2] for share in shares)
     if not found:
         raise UserError(f"none of the {len(unreadable)} validation images can be read; check data.root")
     numbers = None
     results = [result for *_, part in found for result in part]
     if processes is None or processes.is_main:
-        numbers = average_precision(classes, [part[:3] for part in found], results)
+        numbers = average_precision(classes, [part[:3] for part in found], results, with_masks)
     numbers = processes.from_main(numbers) if processes else numbers
     return DetectionEvaluation(*numbers, results, len(found), unreadable)
 
@@ -123,13 +128,17 @@ def run_lengths(mask: Tensor) -> dict[str, Any]:
 
 
 def average_precision(
-    classes: Sequence[str], images: Sequence[tuple[int, tuple[int, int], list[dict]]], results: list[dict]
+    classes: Sequence[str],
+    images: Sequence[tuple[int, tuple[int, int], list[dict]]],
+    results: list[dict],
+    with_masks: bool = False,
 ) -> tuple[dict[str, float], dict[str, float], np.ndarray]:
-    """The twelve numbers for boxes and, if results have them, masks; and box AP of each class.
+    """The twelve numbers for boxes and, if wanted and annotated, masks; and box AP of each class.
 
     Args:
         images: index, (height, width) and annotations of each image.
         results: detections; image ids are the indices plus one.
+        with_masks: the results have masks.
 
     Raises:
         UserError: faster-coco-eval is not installed.
@@ -138,15 +147,16 @@ def average_precision(
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError:
         raise UserError("task=detection needs faster-coco-eval: pip install dat-train[detection]") from None
-    if not results:
-        return dict.fromkeys(NUMBERS, 0.0), {}, np.zeros(len(classes))
     annotations = [annotation | {"image_id": index + 1} for index, _, truth in images for annotation in truth]
     truth = {
         "images": [{"id": index + 1, "height": size[0], "width": size[1]} for index, size, _ in images],
         "annotations": [annotation | {"id": i} for i, annotation in enumerate(annotations, start=1)],
         "categories": [{"id": k + 1, "name": name} for k, name in enumerate(classes)],
     }
-    with_masks = "segmentation" in results[0] and all("segmentation" in annotation for annotation in annotations)
+    with_masks = with_masks and all("segmentation" in annotation for annotation in annotations)
+    if not results:
+        nothing = dict.fromkeys(NUMBERS, 0.0)
+        return nothing, dict(nothing) if with_masks else {}, np.zeros(len(classes))
     numbers: list[dict[str, float]] = []
     class_ap = np.full(len(classes), np.nan)
     with contextlib.redirect_stdout(io.StringIO()):

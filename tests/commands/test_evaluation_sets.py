@@ -46,7 +46,7 @@ def test_a_model_of_other_classes_and_training_are_refused(home):
         result.returncode == 2 and "imagenet_v2 has classes that the model does not have: 'n01440764'" in result.stderr
     )
     result = run_here("dat-train", "model=dat_nano", "data=imagenet_v2", "data.root=v2", cwd=home)
-    assert result.returncode == 2 and "is to test on, with dat-eval" in result.stderr
+    assert result.returncode == 2 and "is a test set, for dat-eval" in result.stderr
 
 
 def test_several_resolutions_make_a_table(home):

@@ -17,7 +17,7 @@ from dat_train.models.averaging import average_states, greedy_soup
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.kernels import accelerate
 from dat_train.models.weights import count_classes, load_weights
-from dat_train.runtime.checkpoint import save_checkpoint
+from dat_train.runtime.checkpoint_file import save_checkpoint
 from dat_train.runtime.precision import resolve_precision
 from dat_train.runtime.processes import start_processes
 from dat_train.runtime.terminal import Terminal

@@ -6,7 +6,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
-from dat_train.models.published import is_published
+from dat_train.models.published_names import is_published
 from dat_train.settings import ADDED, Settings, upgraded
 
 KEPT = (("data", "split_by"),)  # settings whose default changed the behavior of runs that began before they existed

@@ -6,6 +6,7 @@ from typing import Any
 
 from dat_train.data.archives import OFFICIAL, ArchivedFolders, OfficialArchives, Shards, is_archive
 from dat_train.data.class_names import match_classes
+from dat_train.data.csv_table import CsvTable
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.digits import write_digits
 from dat_train.data.fake import FakeImages
@@ -15,7 +16,6 @@ from dat_train.data.image_files import has_images, subfolders
 from dat_train.data.imagenet import ImageNetFolders, check_classes
 from dat_train.data.imagenet_tests import TEST_SETS, open_test_set
 from dat_train.data.splits import HoldOut, Storage, open_evaluation_part, open_pair
-from dat_train.data.table import Table
 from dat_train.errors import UserError
 
 KINDS = ("digits", "folder", "imagenet", "hf", "shards", "csv", "fake", *TEST_SETS)
@@ -123,7 +123,7 @@ def open_storage(
         return HuggingFace(root, **columns)
     path = existing(path)
     if kind == "csv":
-        return Table(path, multi_label=multi_label, **columns)
+        return CsvTable(path, multi_label=multi_label, **columns)
     if kind == "shards":
         return Shards(existing_folder(path), label_column)
     if is_archive(path):
@@ -131,7 +131,7 @@ def open_storage(
             return OfficialArchives(path.parent)
         return ArchivedFolders(path)
     if path.suffix.lower() == ".csv":
-        return Table(path, multi_label=multi_label, **columns)
+        return CsvTable(path, multi_label=multi_label, **columns)
     path = existing_folder(path)
     official = OfficialArchives(path)
     if official.splits():

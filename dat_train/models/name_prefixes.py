@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from torch import Tensor
 
-from dat_train.models.published import is_published, rename_published
+from dat_train.models.published_names import is_published, rename_published
 
 MAX_DEPTH = 3  # modules around the backbone, as in "model.student.backbone."
 # Modules of a dense model's backbone that a classifier does not have: a norm for each feature map.

@@ -4,7 +4,7 @@ import re
 
 from torch import Tensor, nn
 
-from dat_train.models.published import is_published, rename_published
+from dat_train.models.published_names import is_published, rename_published
 
 HEADS = {"decode_head", "bbox_head", "roi_head"}
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.name_prefixes import take_backbone
-from dat_train.models.published import is_published, rename_published
+from dat_train.models.published_names import is_published, rename_published
 from dat_train.models.weight_fitting import fit_state
 
 CLASSIFIER = "head.fc"  # of our models, and of a model without timm's pretrained_cfg

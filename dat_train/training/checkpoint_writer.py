@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from dat_train.errors import UserError
-from dat_train.runtime.checkpoint import canonical, write_checkpoint
+from dat_train.runtime.checkpoint_file import canonical, write_checkpoint
 from dat_train.training.run_folder import RunFolder, link
 
 RETRY_SECONDS = 60.0  # after a failed write

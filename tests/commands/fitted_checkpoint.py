@@ -9,7 +9,7 @@ from dat_train.commands.trained import open_trained
 from dat_train.data.digits import write_digits
 from dat_train.data.sources import open_datasets
 from dat_train.models import Checkpoint
-from dat_train.runtime.checkpoint import write_checkpoint
+from dat_train.runtime.checkpoint_file import write_checkpoint
 
 # one block a stage: window attention, then deformable
 MODEL = "++model.args={dims:[8,16,16,24],depths:[1,1,1,1],heads:[1,2,2,3],groups:[1,2,1,3],blocks:[L,D,D,D]}"

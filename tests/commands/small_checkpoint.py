@@ -7,7 +7,7 @@ from commands.composing import composed
 
 from dat_train.commands.build_model import new_model
 from dat_train.commands.build_training import new_state
-from dat_train.runtime.checkpoint import write_checkpoint
+from dat_train.runtime.checkpoint_file import write_checkpoint
 from dat_train.runtime.precision import resolve_precision
 
 DIGITS = [str(digit) for digit in range(10)]

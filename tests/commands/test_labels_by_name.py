@@ -8,7 +8,7 @@ from commands.fitted_checkpoint import write_fitted_checkpoint
 from commands.running import run_here
 
 from dat_train.models.checkpoint import Checkpoint
-from dat_train.runtime.checkpoint import write_checkpoint
+from dat_train.runtime.checkpoint_file import write_checkpoint
 
 HERE = ["data.workers=0", "device=cpu"]
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]  # in another order as text

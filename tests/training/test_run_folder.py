@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from dat_train.errors import UserError
-from dat_train.runtime.checkpoint import save_checkpoint
+from dat_train.runtime.checkpoint_file import save_checkpoint
 from dat_train.training import run_folder
 from dat_train.training.run_folder import RunFolder, read_rows
 

@@ -19,7 +19,7 @@ SPLIT_COLUMNS = ("split", "subset", "set", "fold")
 SEPARATORS = r"[;|\s]+"  # between the labels of one image; in a table separated by semicolons only | and spaces
 
 
-class Table:
+class CsvTable:
     """Images of a CSV file. Paths are relative to its folder.
 
     Args:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from dat_train.models.checkpoint import Checkpoint, CheckpointError
-from dat_train.runtime import checkpoint
-from dat_train.runtime.checkpoint import canonical, save_checkpoint
+from dat_train.runtime import checkpoint_file
+from dat_train.runtime.checkpoint_file import canonical, save_checkpoint
 
 
 def a_state(size: int = 40) -> dict:
@@ -160,5 +160,5 @@ def test_nothing_is_renamed_before_its_bytes_are_on_the_disk(tmp_path, monkeypat
 
     monkeypatch.setattr(os, "fsync", note)
     monkeypatch.setattr(Path, "replace", lambda path, target: done.append("rename") or replace(path, target))
-    checkpoint.save_checkpoint(a_state(), tmp_path / "a.pt")
+    checkpoint_file.save_checkpoint(a_state(), tmp_path / "a.pt")
     assert done == [str(tmp_path / ".a.pt.new"), "rename", str(tmp_path)]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL.Image import Image
 
 from dat_train.atomic import write_json, write_text
 from dat_train.commands.build_data import workers
@@ -19,19 +18,17 @@ from dat_train.data.loader import evaluation_loader
 from dat_train.data.segmentation_dataset import EvaluationImages
 from dat_train.errors import UserError
 from dat_train.evaluation.detection import DetectionEvaluation, evaluate_detection
-from dat_train.evaluation.scenes_picture import draw_objects, write_grid
+from dat_train.evaluation.scenes_picture import LEAST_SCORE, draw_detections, draw_objects, write_grid
 from dat_train.evaluation.segmentation import evaluate_segmentation
 from dat_train.evaluation.segmentation_files import segmentation_text, write_segmentation_report
 from dat_train.models import count_parameters
 from dat_train.models.checkpoint import Checkpoint
-from dat_train.models.detection.masks import paste_masks
 from dat_train.runtime.processes import Processes
 from dat_train.runtime.terminal import Terminal
 from dat_train.settings import Settings
 from dat_train.training.summary import table
 
 PICTURED = 8  # images in detections.png
-LEAST_SCORE = 0.3  # of boxes that are drawn
 
 
 def evaluate_dense(
@@ -135,9 +132,11 @@ def write_detection(
         image = val_set.read(index)
         objects = val_set.file.usable(records[index])
         pictures.append(
-            draw_objects(image, torch.from_numpy(objects.boxes), [val_set.classes[k] for k in objects.labels])
+            draw_objects(
+                image, torch.from_numpy(objects.boxes), [val_set.classes[k] for k in objects.labels], objects.labels
+            )
         )
-        pictures.append(detections_picture(trained, image))
+        pictures.append(draw_detections(image, trained.detect(image), trained.classes))
     titles = ("true", f"predicted (score over {LEAST_SCORE})") * PICTURED
     write_grid(pictures, output / "detections.png", columns=4, titles=titles)
     numbers = {"box": found.box, "mask": found.mask, "images": found.count, "unreadable": found.unreadable}
@@ -148,19 +147,3 @@ def write_detection(
             shown = (f"{100 * value:>7.1f}" if value >= 0 else f"{'-':>7}" for value in values.values())
             lines.append(f"{kind:<6}" + "".join(shown))
     return "\n".join(lines), ("result.json", "per_class.csv", "detections.json", "detections.png")
-
-
-def detections_picture(trained: TrainedDense, image: Image, least_score: float = LEAST_SCORE) -> Image:
-    """Image with the predicted boxes and masks over a score."""
-    found = trained.detect(image)
-    kept = found.scores >= least_score
-    boxes = found.boxes[kept].float().cpu()
-    masks = None
-    if found.mask_logits is not None:
-        logits = [part[kept].float().cpu() for part in found.mask_logits]
-        masks = paste_masks(logits, boxes, (image.height, image.width))
-    names = [
-        f"{trained.classes[int(label)]} {score:.2f}"
-        for label, score in zip(found.labels[kept], found.scores[kept].tolist(), strict=True)
-    ]
-    return draw_objects(image, boxes, names, masks)

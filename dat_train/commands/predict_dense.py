@@ -1,18 +1,27 @@
 """dat-predict for segmentation and detection: images -> masks or boxes as pictures and JSON."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL.Image import Image
 
 from dat_train.atomic import write_json
-from dat_train.commands.evaluate_dense import detections_picture
+from dat_train.commands.output_folder import folder_names
 from dat_train.commands.trained_dense import TrainedDense
-from dat_train.data.images import UnreadableImage, read_rgb
+from dat_train.data.images import UnreadableImage, printable, read_rgb
 from dat_train.errors import UserError
 from dat_train.evaluation.detection import coco_results
-from dat_train.evaluation.scenes_picture import label_picture, overlay
+from dat_train.evaluation.scenes_picture import (
+    LEAST_SCORE,
+    draw_detections,
+    label_picture,
+    named_overlay,
+)
+from dat_train.models.detection.boxes import Detections
+from dat_train.runtime.display_text import one_line
 
 SOME_UNREADABLE = 1  # exit code
 
@@ -22,67 +31,80 @@ def predict_dense(trained: TrainedDense, paths: Sequence[str], output: Path) -> 
 
     Segmentation: NAME.mask.png (pixel values are class numbers, with a palette), NAME.overlay.png, and areas.json with
     pixels and share of each class in each image. Detection: NAME.boxes.png and detections.json in the COCO format.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
+    segmenting = trained.settings.task == "segmentation"
+    predict = _predict_areas if segmenting else _predict_objects
+    records, unreadable = [], 0
     try:
         output.mkdir(parents=True, exist_ok=True)
+        for path, name in zip(paths, folder_names(paths), strict=True):
+            try:
+                image = read_rgb(path)
+            except UnreadableImage as error:
+                unreadable += 1
+                print(f"warning: {' '.join(str(error).split())}", file=sys.stderr)
+                continue
+            record, text = predict(trained, image, output / name)
+            records.append({"path": printable(path)} | record)
+            print(f"{printable(path)}: {text}")
+        file = output / ("areas.json" if segmenting else "detections.json")
+        write_json(file, records if segmenting else _coco(records, trained.classes))
     except OSError as error:
-        raise UserError(f"output={output} cannot be written: {error.strerror}") from error
-    segmenting = trained.settings.task == "segmentation"
-    areas, images, annotations, unreadable, taken = [], [], [], 0, set()
-    for path in paths:
-        try:
-            image = read_rgb(path)
-        except UnreadableImage as error:
-            unreadable += 1
-            print(f"warning: {' '.join(str(error).split())}", file=sys.stderr)
-            continue
-        name = _free_name(Path(path).stem, taken)
-        if segmenting:
-            areas.append({"path": path, "classes": _segment(trained, image, output / name)})
-            largest = list(areas[-1]["classes"].items())[:4]
-            print(f"{path}: {', '.join(_share_text(*item) for item in largest)}")
-        else:
-            number = len(images) + 1
-            images.append({"id": number, "file_name": path, "height": image.height, "width": image.width})
-            found = coco_results(trained.detect(image), number, (image.height, image.width))
-            annotations += found
-            detections_picture(trained, image).save(output / f"{name}.boxes.png")
-            print(f"{path}: {sum(result['score'] >= 0.3 for result in found)} objects with a score over 0.3")
-    if segmenting:
-        write_json(output / "areas.json", areas)
-    else:
-        categories = [{"id": k + 1, "name": name} for k, name in enumerate(trained.classes)]
-        numbered = [annotation | {"id": i} for i, annotation in enumerate(annotations, start=1)]
-        write_json(output / "detections.json", {"images": images, "annotations": numbered, "categories": categories})
-    print(f"in {output}: {'areas.json' if segmenting else 'detections.json'} and pictures")
+        raise UserError(f"output={output} cannot be written: {error.strerror or error}") from error
+    print(f"in {output}: {file.name} and pictures")
     if unreadable:
         print(f"{unreadable:,} of {len(paths):,} images could not be read", file=sys.stderr)
         sys.exit(SOME_UNREADABLE)
 
 
-def _segment(trained: TrainedDense, image, path: Path) -> dict[str, dict[str, float]]:
-    """Write mask and overlay of one image; return pixels and share of each class, largest first."""
-    number = len(trained.classes)
+def _predict_areas(trained: TrainedDense, image: Image, path: Path) -> tuple[dict, str]:
+    """Write mask and overlay of one image; return pixels and share of each class, largest first, and a line."""
     labels = np.asarray(trained.segment(image), np.uint8)
-    label_picture(labels, number).save(path.with_name(f"{path.name}.mask.png"))
-    overlay(image, labels, number).save(path.with_name(f"{path.name}.overlay.png"))
-    pixels = np.bincount(labels.ravel(), minlength=number)
-    order = np.argsort(-pixels, kind="stable")
-    return {
-        trained.classes[k]: {"pixels": int(pixels[k]), "share": float(pixels[k] / labels.size)}
-        for k in order
-        if pixels[k]
+    label_picture(labels, len(trained.classes)).save(path.with_name(f"{path.name}.mask.png"))
+    named_overlay(image, labels, trained.classes).save(path.with_name(f"{path.name}.overlay.png"))
+    areas = {
+        trained.classes[k]: {"pixels": pixels, "share": pixels / labels.size}
+        for k, pixels in sorted_areas(labels, len(trained.classes))
     }
+    return {"classes": areas}, areas_text(trained.classes, labels)
 
 
-def _share_text(name: str, numbers: dict[str, float]) -> str:
-    return f"{name} {numbers['share']:.1%}"
+def sorted_areas(labels: np.ndarray, number: int) -> list[tuple[int, int]]:
+    """Class and number of pixels of each class of a label map, largest first."""
+    pixels = np.bincount(labels.ravel(), minlength=number).tolist()
+    return [(k, pixels[k]) for k in sorted(range(number), key=lambda k: -pixels[k]) if pixels[k]]
 
 
-def _free_name(stem: str, taken: set[str]) -> str:
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    taken.add(name)
-    return name
+def areas_text(classes: Sequence[str], labels: np.ndarray) -> str:
+    """The largest classes of a label map with their shares, in one line."""
+    areas = sorted_areas(labels, len(classes))[:4]
+    return ", ".join(f"{one_line(classes[k])} {pixels / labels.size:.1%}" for k, pixels in areas)
+
+
+def _predict_objects(trained: TrainedDense, image: Image, path: Path) -> tuple[dict, str]:
+    """Draw the objects of one image; return its size and its detections in the COCO format, and a line."""
+    found = trained.detect(image)
+    draw_detections(image, found, trained.classes).save(path.with_name(f"{path.name}.boxes.png"))
+    results = coco_results(found, 0, (image.height, image.width))
+    return {"height": image.height, "width": image.width, "results": results}, objects_text(trained.classes, found)
+
+
+def objects_text(classes: Sequence[str], found: Detections) -> str:
+    """Numbers of objects by class, with a score over LEAST_SCORE, in one line."""
+    numbers = Counter(found.labels[found.scores >= LEAST_SCORE].tolist())
+    counts = [f"{number} x {one_line(classes[label])}" for label, number in numbers.most_common()]
+    return f"{', '.join(counts[:6]) or 'no objects'} (score over {LEAST_SCORE})"
+
+
+def _coco(records: Sequence[dict], classes: Sequence[str]) -> dict[str, list]:
+    """Content of detections.json: images, annotations and categories; ids are counted from 1."""
+    images, annotations = [], []
+    for number, record in enumerate(records, start=1):
+        images.append({"id": number, "file_name": record["path"], "height": record["height"], "width": record["width"]})
+        annotations += [result | {"image_id": number} for result in record["results"]]
+    numbered = [{"id": i} | annotation for i, annotation in enumerate(annotations, start=1)]
+    categories = [{"id": k + 1, "name": name} for k, name in enumerate(classes)]
+    return {"images": images, "annotations": numbered, "categories": categories}

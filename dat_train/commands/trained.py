@@ -86,8 +86,8 @@ def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, devic
     """
     if settings.get("task", "classification") != "classification":
         raise UserError(
-            f"{checkpoint.path} was trained with task={settings.task}: dat-eval and dat-predict take it, and in Python "
-            "dat_train.commands.trained_dense; this command takes classifiers"
+            f"{checkpoint.path} was trained with task={settings.task}: dat-eval, dat-predict and dat-visualize take "
+            "it, and in Python dat_train.commands.trained_dense; this command takes classifiers"
         )
     number = count_classes(checkpoint, classifiers(settings.model.timm_name))
     if number is None:

@@ -1,15 +1,14 @@
 """A trained segmentation model or detector without its data, for images of one's own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
 
 from dat_train.commands.build_task import task_builders
-from dat_train.data.dense_transforms import Normalized, fitted_size
+from dat_train.data.dense_transforms import Normalized, scaled_views
 from dat_train.errors import UserError
 from dat_train.evaluation.detection import detect
 from dat_train.evaluation.segmentation import predict_scene
@@ -38,26 +37,27 @@ class TrainedDense:
     precision: Precision
     weights: LoadReport
 
-    def views(self, image: Image) -> list[Tensor]:
-        """The image, resized and normalized, at every scale of dense.scales: (3, h, w) each."""
-        dense, data = self.settings.dense, self.settings.data
-        scales = dense.scales or [1.0]
-        sizes = [
-            fitted_size((image.height, image.width), [limit * scale for limit in dense.limits]) for scale in scales
-        ]
-        picture, normalized = tv_tensors.Image(image), Normalized(data.mean, data.std)
-        return [normalized(F.resize(picture, list(size), antialias=False)).as_subclass(Tensor) for size in sizes]
+    def views(self, image: Image, scales: Sequence[float] = (1.0,)) -> list[Tensor]:
+        """The image, resized and normalized, at every scale: (3, h, w) each."""
+        data = self.settings.data
+        return scaled_views(image, self.settings.dense.limits, scales, Normalized(data.mean, data.std))
 
     @torch.inference_mode()
-    def segment(self, image: Image) -> Tensor:
-        """Class (H, W) of every pixel of an image, on the CPU."""
+    def segment(self, image: Image, scales: Sequence[float] | None = None, flip: bool | None = None) -> Tensor:
+        """Class (H, W) of every pixel of an image, on the CPU.
+
+        Args:
+            scales, flip: views whose probabilities are averaged; None: dense.scales and dense.flip.
+        """
 
         def forward(images: Tensor) -> Tensor:
             with self.precision.context():
                 return self.model(images.to(self.precision.device, self.precision.weights))
 
-        size = (image.height, image.width)
-        return predict_scene(forward, self.views(image), size, bool(self.settings.dense.flip)).cpu()
+        dense = self.settings.dense
+        views = self.views(image, scales or dense.scales or (1.0,))
+        flip = bool(dense.flip) if flip is None else flip
+        return predict_scene(forward, views, (image.height, image.width), flip).cpu()
 
     @torch.inference_mode()
     def detect(self, image: Image) -> Detections:

@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Protocol
 
-import torch
+from PIL.Image import Image
 
-from dat_train.commands.output_folder import run_subfolder
+from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.inspect_scene import inspect_scene
+from dat_train.commands.model_defaults import with_model_defaults
+from dat_train.commands.open_checkpoint import open_checkpoint
+from dat_train.commands.output_folder import folder_names, run_subfolder
 from dat_train.commands.request import Request
-from dat_train.commands.trained import Trained, load_trained
+from dat_train.commands.trained import Trained, assemble
+from dat_train.commands.trained_dense import TrainedDense, assemble_dense
 from dat_train.data.images import UnreadableImage, printable, read_rgb
 from dat_train.data.listing import list_images
 from dat_train.errors import UserError
@@ -19,9 +25,17 @@ from dat_train.settings import Settings
 from dat_train.viewer import pictures
 from dat_train.viewer.attention import Inspection, inspect_image
 from dat_train.viewer.attention_page import write_attention_page
+from dat_train.viewer.pictures import MAX_CLASSES
+from dat_train.viewer.scene_pictures import write_scene
 from dat_train.viewer.tracing import most_attended_pixels
 
 PAGE = "attention.html"
+
+
+class View(Protocol):
+    """Function that writes the pictures of an image into a folder and returns the prediction as text."""
+
+    def __call__(self, image: Image, name: str, folder: Path) -> str: ...
 
 
 def run(config: Settings, request: Request) -> None:
@@ -31,31 +45,32 @@ def run(config: Settings, request: Request) -> None:
         UserError: impossible settings, a model without deformable attention, or, at the end, unreadable images.
     """
     paths = list_images([config.image])
-    trained = load_trained(config, request)
-    queries = queries_of(config.query, trained.settings.img_size)
+    checkpoint = open_checkpoint(config)
+    settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), False))
+    if settings.get("task", "classification") == "classification":
+        trained = assemble(settings, checkpoint, config.ema, config.device)
+        view = classification_view(config, trained)
+    else:
+        trained = assemble_dense(settings, checkpoint, config.ema, config.device)
+        view = dense_view(config, trained)
     require_deformable(trained)
-    output = Path(config.output) if config.output else run_subfolder(trained.weights.path, "visualize")
+    output = Path(config.output) if config.output else run_subfolder(checkpoint.path, "visualize")
     terminal = Terminal()
     unreadable = []
-    for path, folder in zip(paths[: config.most_images], folders(paths[: config.most_images], output), strict=True):
+    chosen = paths[: config.most_images]
+    for path, name in zip(chosen, folder_names(chosen), strict=True):
         try:
-            image = trained.transform(read_rgb(path))
+            image = read_rgb(path)
+            folder = output / name
+            prediction = view(image, Path(path).name, folder)
         except UnreadableImage as error:
             terminal.warn(str(error))
             unreadable.append(path)
             continue
-        inspection = inspect(trained, image)
-        write(
-            config,
-            trained,
-            inspection=inspection,
-            queries=queries or most_attended_pixels(inspection.heat()),
-            name=Path(path).name,
-            folder=folder,
-        )
-        top = ", ".join(f"{one_line(trained.classes[label], 24)} {share:.1%}" for label, share in inspection.top(3))
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written ({error.strerror}); set output=FOLDER") from error
         result = folder / PAGE if config.page else folder
-        terminal.say(f"{printable(path)}: {top}   {printable(result)}")
+        terminal.say(f"{printable(path)}: {prediction}   {printable(result)}")
     if len(paths) > config.most_images:
         left_out = len(paths) - config.most_images
         terminal.say(f"{left_out:,} more images were left out; most_images={len(paths)} takes all")
@@ -65,74 +80,88 @@ def run(config: Settings, request: Request) -> None:
         )
 
 
-def queries_of(query: list | None, size: int) -> list[tuple[float, float]]:
-    """Check query=[x,y] or query=[[x,y],...] and return the pixels; [] for None.
+def require_deformable(trained: Trained | TrainedDense) -> None:
+    """Raise a UserError for a model without deformable attention."""
+    if not any(isinstance(module, DeformableAttention) for module in trained.model.modules()):
+        raise UserError(f"{trained.settings.model.timm_name} has no deformable attention (block letter D) to visualize")
+
+
+def classification_view(config: Settings, trained: Trained) -> View:
+    """The view of a classifier: points, attention, heat, traced points, predictions, and the page.
 
     Raises:
-        UserError: another format, or a pixel outside the model's input of `size` x `size` pixels.
+        UserError: query=... outside the model's input.
+    """
+    size = trained.settings.img_size
+    queries = queries_of(config.query, (size, size))
+
+    def view(image: Image, name: str, folder: Path) -> str:
+        data, precision = trained.settings.data, trained.precision
+        batch = trained.transform(image).to(precision.device, precision.weights)
+        inspection = inspect_image(trained.model, batch, data.mean, data.std)
+        chosen = queries or most_attended_pixels(inspection.heat())
+        if config.pictures:
+            write_attention_pictures(inspection, chosen, folder)
+            pictures.write_predictions(inspection, trained.classes, folder / "predictions.png")
+        if config.page:
+            top = [(trained.classes[label], share) for label, share in inspection.top(MAX_CLASSES)]
+            write_attention_page(inspection, top, name, chosen[0], folder / PAGE)
+        return ", ".join(f"{one_line(trained.classes[label], 24)} {share:.1%}" for label, share in inspection.top(3))
+
+    return view
+
+
+def dense_view(config: Settings, trained: TrainedDense) -> View:
+    """The view of a segmentation model or a detector: the same, with the prediction and the traced points of its parts.
+
+    Queries are pixels of the image; pictures show the input of the model, without padding.
+    """
+
+    def view(image: Image, name: str, folder: Path) -> str:
+        scene = inspect_scene(trained, image)
+        queries = [
+            (x * scene.scale[0], y * scene.scale[1]) for x, y in queries_of(config.query, (image.width, image.height))
+        ]
+        queries = queries or most_attended_pixels(scene.inspection.heat())
+        if config.pictures:
+            write_attention_pictures(scene.inspection, queries, folder)
+            write_scene(scene.inspection, scene.picture, scene.regions, folder / "scene.png")
+        if config.page:
+            write_attention_page(scene.inspection, scene.shares, name, queries[0], folder / PAGE)
+        return scene.text
+
+    return view
+
+
+def write_attention_pictures(inspection: Inspection, queries: Sequence[tuple[float, float]], folder: Path) -> None:
+    """Write the pictures that every task has."""
+    pictures.write_points(inspection, folder)
+    pictures.write_attention(inspection, queries, folder / "attention.png")
+    pictures.write_heat(inspection, folder / "heat.png")
+    pictures.write_traced(inspection, queries, folder / "traced.png")
+
+
+def queries_of(query: list | None, size: tuple[int, int]) -> list[tuple[float, float]]:
+    """Check query=[x,y] or query=[[x,y],...] and return the pixels; [] for None.
+
+    Args:
+        size: (width, height) of the image.
+
+    Raises:
+        UserError: another format, or a pixel outside the image.
     """
     if query is None:
         return []
     points = query if any(isinstance(point, list) for point in query) else [query]
     for point in points:
         numbers = isinstance(point, list) and len(point) == 2 and all(type(n) in (int, float) for n in point)
-        if not numbers or not all(0 <= n < size for n in point):
+        if not numbers or not all(0 <= n < side for n, side in zip(point, size, strict=True)):
+            limits = f"{size[0]}" if size[0] == size[1] else f"{size[0]} (x) or {size[1]} (y)"
             raise UserError(
-                f"query={query}: {point} is not a pixel [x,y] of the model's input; both numbers must lie between 0 "
-                f"and {size}"
+                f"query={query}: {point} is not a pixel [x,y] of the picture; both numbers must lie between 0 "
+                f"and {limits}"
             )
     return [(float(x), float(y)) for x, y in points]
-
-
-def require_deformable(trained: Trained) -> None:
-    """Raise a UserError for a model without deformable attention."""
-    if not any(isinstance(module, DeformableAttention) for module in trained.model.modules()):
-        raise UserError(f"{trained.settings.model.timm_name} has no deformable attention (block letter D) to visualize")
-
-
-def folders(paths: Sequence[str], output: Path) -> list[Path]:
-    """One folder for each image, named after the image; equal names are numbered."""
-    taken: set[str] = set()
-    made = []
-    for path in paths:
-        name, number = Path(path).stem, 1
-        while name in taken:
-            number += 1
-            name = f"{Path(path).stem}-{number}"
-        taken.add(name)
-        made.append(output / name)
-    return made
-
-
-def inspect(trained: Trained, image: torch.Tensor) -> Inspection:
-    data, precision = trained.settings.data, trained.precision
-    return inspect_image(trained.model, image.to(precision.device, precision.weights), data.mean, data.std)
-
-
-def write(
-    config: Settings,
-    trained: Trained,
-    inspection: Inspection,
-    queries: Sequence[tuple[float, float]],
-    name: str,
-    folder: Path,
-) -> None:
-    """Write the files of one image.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    try:
-        if config.pictures:
-            pictures.write_points(inspection, folder)
-            pictures.write_attention(inspection, queries, folder / "attention.png")
-            pictures.write_heat(inspection, folder / "heat.png")
-            pictures.write_traced(inspection, queries, folder / "traced.png")
-            pictures.write_predictions(inspection, trained.classes, folder / "predictions.png")
-        if config.page:
-            write_attention_page(inspection, trained.classes, name, queries[0], folder / PAGE)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); set output=FOLDER") from error
 
 
 if __name__ == "__main__":

@@ -26,7 +26,22 @@ def fitted_size(size: Sequence[int], limits: Sequence[float]) -> tuple[int, int]
         limits: (long side, short side).
     """
     factor = min(max(limits) / max(size), min(limits) / min(size))
-    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
+    return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)
+
+
+def scaled_views(
+    image: Image.Image, limits: Sequence[int], scales: Sequence[float], normalized: "Normalized"
+) -> list[Tensor]:
+    """An image fitted into the limits times each scale, bilinear without antialiasing, normalized: (3, h, w) each.
+
+    Args:
+        limits: (long side, short side) at scale 1, pixels.
+    """
+    sizes = [
+        fitted_size((image.height, image.width), [max(int(limit * scale), 1) for limit in limits]) for scale in scales
+    ]
+    picture = tv_tensors.Image(image)
+    return [normalized(F.resize(picture, list(size), antialias=False)).as_subclass(Tensor) for size in sizes]
 
 
 class FitInto(v2.Transform):

@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
 
-from dat_train.data.dense_transforms import IGNORED, Normalized, fitted_size
+from dat_train.data.dense_transforms import IGNORED, Normalized, scaled_views
 from dat_train.data.images import UnreadableImage, printable, read_rgb
 from dat_train.data.order import SampleKey
 from dat_train.data.randomness import keyed_randomness
@@ -209,12 +208,7 @@ class EvaluationImages(Dataset):
 
     def views(self, image: Image.Image) -> list[Tensor]:
         """The image at every scale, normalized, (3, h, w) each."""
-        picture = tv_tensors.Image(image)
-        sizes = [
-            fitted_size((image.height, image.width), [int(limit * scale) for limit in self.limits])
-            for scale in self.scales
-        ]
-        return [self.normalized(F.resize(picture, list(size), antialias=False)).as_subclass(Tensor) for size in sizes]
+        return scaled_views(image, self.limits, self.scales, self.normalized)
 
     def fingerprint(self) -> str:
         return self.images.fingerprint()

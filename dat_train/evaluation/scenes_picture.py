@@ -7,14 +7,22 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from dat_train.models.detection.boxes import Detections
+from dat_train.models.detection.masks import paste_masks
+from dat_train.runtime.display_text import one_line
 from dat_train.runtime.figure_file import new_figure, save_figure
 
 IGNORED = 255
+BACKGROUND = "background"  # pixels of a class of this name are not colored
 FONT = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+SHORT_SIDE = 320  # smaller pictures are enlarged
+NAME_WIDTH = 24
+LEAST_SCORE = 0.3  # of detections that are drawn
+MAX_TAGS = 16  # names written into the areas of a picture
+LEAST_AREA = 0.004  # of an area with its name, relative to the picture
 
 
 def palette(number: int) -> np.ndarray:
@@ -33,40 +41,115 @@ def label_picture(labels: np.ndarray, number: int) -> Image.Image:
     return picture
 
 
-def overlay(image: Image.Image, labels: np.ndarray, number: int, alpha: float = 0.55) -> Image.Image:
-    """Image with its classes laid over it in color; ignored pixels stay as they are."""
+def overlay(image: Image.Image, labels: np.ndarray, classes: Sequence[str], alpha: float = 0.55) -> Image.Image:
+    """Image with its classes laid over it in color. Background and ignored pixels stay as they are.
+
+    Args:
+        labels: (H, W) class numbers, 255 ignored.
+        classes: names by class number.
+    """
     pixels = np.asarray(image.convert("RGB"), np.float32)
-    colors = palette(number)[labels.astype(np.uint8)].astype(np.float32)
-    mixed = np.where((labels == IGNORED)[..., None], pixels, (1 - alpha) * pixels + alpha * colors)
+    colors = palette(len(classes))[labels.astype(np.uint8)].astype(np.float32)
+    plain = labels == IGNORED
+    if BACKGROUND in classes:
+        plain |= labels == list(classes).index(BACKGROUND)
+    mixed = np.where(plain[..., None], pixels, (1 - alpha) * pixels + alpha * colors)
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
+def named_overlay(image: Image.Image, labels: np.ndarray, classes: Sequence[str]) -> Image.Image:
+    """`overlay` with the names of the largest areas written into them; small images are enlarged."""
+    from scipy.ndimage import distance_transform_edt, find_objects, label
+
+    found = []  # area, middle (x, y), class
+    for number in np.unique(labels[labels != IGNORED]):
+        if classes[number] == BACKGROUND:
+            continue
+        parts, _ = label(labels == number)
+        for k, place in enumerate(find_objects(parts), start=1):
+            part = np.pad(parts[place] == k, 1)  # the border of the picture is a border of the area
+            row, column = np.unravel_index(np.argmax(distance_transform_edt(part)), part.shape)
+            found.append((int(part.sum()), (place[1].start + column - 0.5, place[0].start + row - 0.5), int(number)))
+    picture, factor = _enlarged(overlay(image, labels, classes))
+    draw, font = ImageDraw.Draw(picture), _font(picture)
+    colors = palette(len(classes))
+    largest = sorted((part for part in found if part[0] >= LEAST_AREA * labels.size), reverse=True)[:MAX_TAGS]
+    for _, (x, y), number in reversed(largest):
+        _tag(draw, font, (x * factor, y * factor), one_line(classes[number], NAME_WIDTH), colors[number], anchor="mm")
+    return picture
+
+
 def draw_objects(
-    image: Image.Image,
-    boxes: Tensor,
-    names: Sequence[str],
-    masks: Tensor | None = None,
-    scale: int | None = None,
+    image: Image.Image, boxes: Tensor, names: Sequence[str], labels: Sequence[int], masks: Tensor | None = None
 ) -> Image.Image:
-    """Image with boxes (N, 4), their names and, if given, masks (N, H, W); small images are enlarged by `scale`.
+    """Image with boxes, their names and, if given, masks, in the colors of their classes; small images are enlarged.
 
     Args:
-        scale: whole factor; None: such that the short side has at least 256 pixels.
+        boxes: (N, 4) corners x1, y1, x2, y2 in pixels.
+        labels: (N,) class numbers.
+        masks: (N, H, W) bool.
     """
-    factor = scale or max(1, -(-256 // min(image.size)))
-    image = image.convert("RGB").resize((image.width * factor, image.height * factor), Image.NEAREST)
-    picture = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    colors = [tuple(palette(len(names))[i].tolist()) for i in range(len(names))]
-    if len(names) == 0:
-        return image
-    if masks is not None:
-        large = masks.cpu().repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-        picture = draw_segmentation_masks(picture, large, alpha=0.45, colors=colors)
-    size = max(14, min(image.size) // 16)
-    picture = draw_bounding_boxes(
-        picture, boxes.cpu() * factor, list(names), colors=colors, width=2, font=FONT, font_size=size
-    )
-    return Image.fromarray(picture.permute(1, 2, 0).numpy())
+    colors = palette(max((int(label) for label in labels), default=0) + 1)
+    pixels = np.array(image.convert("RGB"), np.float32)
+    for mask, label in zip([] if masks is None else masks, labels, strict=False):
+        chosen = np.asarray(mask.cpu(), bool)
+        pixels[chosen] = 0.5 * pixels[chosen] + 0.5 * colors[int(label)]
+    picture, factor = _enlarged(Image.fromarray(pixels.round().astype(np.uint8)))
+    draw, font = ImageDraw.Draw(picture), _font(picture)
+    width = max(2, min(picture.size) // 200)
+    corners = (boxes.cpu() * factor).tolist()
+    for (x1, y1, x2, y2), label in zip(corners, labels, strict=True):
+        draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=tuple(colors[int(label)].tolist()), width=width)
+    for (x1, y1, _, _), label, name in zip(corners, labels, names, strict=True):
+        above = y1 > font.size * 1.4
+        _tag(draw, font, (x1, y1), one_line(name, NAME_WIDTH), colors[int(label)], anchor="lb" if above else "lt")
+    return picture
+
+
+def draw_detections(
+    image: Image.Image, found: Detections, classes: Sequence[str], least_score: float = LEAST_SCORE
+) -> Image.Image:
+    """Image with the detected boxes and masks with a score of at least `least_score`, best on top."""
+    kept = (found.scores >= least_score).nonzero()[:, 0].flip(0)
+    boxes = found.boxes[kept].float().cpu()
+    labels = found.labels[kept].tolist()
+    masks = None
+    if found.mask_logits is not None:
+        logits = [part[kept].float().cpu() for part in found.mask_logits]
+        masks = paste_masks(logits, boxes, (image.height, image.width))
+    scores = found.scores[kept].tolist()
+    names = [f"{classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    return draw_objects(image, boxes, names, labels, masks)
+
+
+def _enlarged(image: Image.Image) -> tuple[Image.Image, int]:
+    """The image, enlarged by a whole factor to a short side of at least SHORT_SIDE, and the factor."""
+    factor = max(1, -(-SHORT_SIDE // min(image.size)))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST), factor
+
+
+def _font(picture: Image.Image) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(FONT, max(13, min(picture.size) // 32))
+
+
+def _tag(
+    draw: ImageDraw.ImageDraw, font, place: tuple[float, float], text: str, color: np.ndarray, anchor: str
+) -> None:
+    """Write text on a rectangle of a color, black or white for contrast; inside the picture.
+
+    Args:
+        place: pixel (x, y) of the rectangle's anchor: "lb" lower left, "lt" upper left corner, "mm" middle.
+    """
+    left, _, right, _ = font.getbbox(text)
+    margin = max(2, font.size // 6)
+    width, height = right - left + 2 * margin, font.size + 2 * margin
+    x = place[0] - (width / 2 if anchor == "mm" else 0)
+    y = place[1] - {"mm": height / 2, "lb": height, "lt": 0}[anchor]
+    x = min(max(x, 0), max(draw.im.size[0] - width, 0))
+    y = min(max(y, 0), max(draw.im.size[1] - height, 0))
+    draw.rectangle((x, y, x + width, y + height), fill=tuple(color.tolist()))
+    light = float(color @ np.array([0.299, 0.587, 0.114])) > 140
+    draw.text((x + margin - left, y + height / 2), text, fill="black" if light else "white", font=font, anchor="lm")
 
 
 def denormalized(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
@@ -77,10 +160,14 @@ def denormalized(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
 
 
 def write_grid(pictures: Sequence[Image.Image], path: Path, columns: int, titles: Sequence[str] = ()) -> None:
-    """Write pictures side by side (PNG)."""
+    """Write pictures side by side (PNG). The height of a row is that of its highest picture."""
     rows = -(-len(pictures) // columns)
-    figure = new_figure(2.2 * columns, 2.3 * rows)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    side = 2.6  # width of a picture, inches
+    parts = [pictures[row * columns : (row + 1) * columns] for row in range(rows)]
+    heights = [max(picture.height / picture.width for picture in part) for part in parts]
+    heights = [side * min(height, 1.4) + 0.25 for height in heights]
+    figure = new_figure(side * columns, sum(heights))
+    axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights).ravel()
     for place in axes:
         place.axis("off")
     for place, picture in zip(axes, pictures, strict=False):

@@ -95,7 +95,7 @@ def write_scenes_picture(
     figure = new_figure(7.5, 0.6 + 1.9 * len(scenes))
     axes = figure.subplots(len(scenes), 3, squeeze=False)
     for row, (iou, image, labels, predicted) in zip(axes, scenes, strict=True):
-        pictures = (image, overlay(image, labels, number), overlay(image, predicted, number))
+        pictures = (image, overlay(image, labels, classes), overlay(image, predicted, classes))
         for place, picture, title in zip(row, pictures, ("image", "true", f"predicted, IoU {iou:.0f} %"), strict=True):
             place.imshow(picture, interpolation="nearest" if max(picture.size) < 200 else "antialiased")
             place.set_title(title, fontsize=8)

@@ -99,8 +99,9 @@ class ObjectDetection:
         pictures = []
         for image, (height, width), target in zip(batch.images, batch.sizes, batch.targets, strict=True):
             picture = denormalized(image[:, :height, :width], self.mean, self.std)
-            names = [self.classes[int(label)] for label in target["labels"]]
-            pictures.append(draw_objects(picture, target["boxes"], names, target.get("masks")))
+            labels = target["labels"].tolist()
+            names = [self.classes[label] for label in labels]
+            pictures.append(draw_objects(picture, target["boxes"], names, labels, target.get("masks")))
         write_grid(pictures[:8], path, columns=4)
 
 

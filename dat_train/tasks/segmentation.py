@@ -125,5 +125,5 @@ class SemanticSegmentation:
         pictures = []
         for image, labels in list(zip(batch.images, batch.labels, strict=True))[:8]:
             picture = denormalized(image, self.mean, self.std)
-            pictures += [picture, overlay(picture, np.asarray(labels), len(self.classes))]
+            pictures += [picture, overlay(picture, np.asarray(labels), self.classes)]
         write_grid(pictures, path, columns=4)

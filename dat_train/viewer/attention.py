@@ -3,13 +3,15 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dat_train.models.dat import DAT
 from dat_train.models.deformable import DeformableAttention
-from dat_train.models.recording import record_attention
+from dat_train.models.recording import AttentionInputs, record_attention
 from dat_train.viewer.image_coordinates import nearest_query, position_to_pixel, query_pixels, splat
 from dat_train.viewer.normalized_images import to_rgb
 
@@ -17,6 +19,9 @@ from dat_train.viewer.normalized_images import to_rgb
 @dataclass(frozen=True)
 class Layer:
     """One deformable layer for one image. Keys (Hk, Wk) of each group and queries (H, W) are in row-major order.
+
+    Attention weights are computed from the layer's input when they are used, and not kept: the map of a large image
+    has hundreds of millions. Head m belongs to group m * groups // heads.
 
     Attributes:
         name: of the attention module, for example "stages.2.blocks.1.attn".
@@ -26,8 +31,7 @@ class Layer:
         positions: (groups, keys, 2) sampling positions, (y, x) in [-1, 1].
         points: (groups, keys, 2) sampling positions in input pixels, (x, y).
         reference: (keys, 2) reference points in input pixels, (x, y).
-        attention: (heads, queries, keys) weights; for each head and query they sum to 1. Head m belongs to group
-            m * groups // heads.
+        recorded: attention module, its input, and its sampling positions.
     """
 
     name: str
@@ -38,7 +42,7 @@ class Layer:
     positions: np.ndarray
     points: np.ndarray
     reference: np.ndarray
-    attention: np.ndarray
+    recorded: AttentionInputs
 
     @property
     def title(self) -> str:
@@ -49,6 +53,10 @@ class Layer:
         return self.positions.shape[0]
 
     @property
+    def heads(self) -> int:
+        return self.recorded.attention.num_heads
+
+    @property
     def queries(self) -> np.ndarray:
         """(queries, 2) centers of the cells in input pixels, (x, y)."""
         return query_pixels(self.size, self.reduction)
@@ -57,18 +65,34 @@ class Layer:
         """Number of the query whose cell contains an input pixel (x, y)."""
         return nearest_query(np.asarray(pixel), self.size, self.reduction)
 
-    def by_group(self) -> np.ndarray:
-        """(groups, queries, keys) mean over the heads of each group; for each group and query they sum to 1."""
-        heads, queries, keys = self.attention.shape
-        return self.attention.reshape(self.groups, heads // self.groups, queries, keys).mean(1)
+    @property
+    def attention(self) -> np.ndarray:
+        """(heads, queries, keys) weights; for each head and query they sum to 1."""
+        return _weights(self.recorded)[0].float().cpu().numpy()
+
+    def by_group(self, queries: Sequence[int] | None = None) -> np.ndarray:
+        """Mean of the weights over the heads of each group, (groups, queries, keys).
+
+        For each group and query they sum to 1.
+
+        Args:
+            queries: numbers of the queries; None: all.
+        """
+        weights = _weights(self.recorded, queries)[0].float()
+        return weights.unflatten(0, (self.groups, -1)).mean(1).cpu().numpy()
+
+    @cached_property
+    def received(self) -> np.ndarray:
+        """(groups, keys) attention received by each key, mean over all queries and heads. The sum is 1."""
+        received = mean_weights(*self.recorded[:2], self.recorded.sampling.positions)[0]  # (heads, keys)
+        return (received.unflatten(0, (self.groups, -1)).mean(1) / self.groups).cpu().numpy()
 
     def heat(self) -> np.ndarray:
         """(H, W) attention received by each cell of the map, mean over all queries and heads.
 
         The sum is the share of the attention inside the map.
         """
-        received = self.by_group().mean(1) / self.groups  # (groups, keys), summing to 1
-        return splat(received.reshape(-1), self.positions.reshape(-1, 2), self.size)
+        return splat(self.received.reshape(-1), self.positions.reshape(-1, 2), self.size)
 
     def outside(self) -> np.ndarray:
         """(groups, keys) bool, True for points outside the map, beyond the centers of its border cells."""
@@ -81,7 +105,7 @@ class Inspection:
 
     Attributes:
         image: (height, width, 3) uint8, the input of the model; grey for one channel.
-        probabilities: (classes,)
+        probabilities: (classes,); empty for a model of segmentation or detection.
         layers: deformable layers, from the first to the last.
     """
 
@@ -116,7 +140,7 @@ class Inspection:
 
 @torch.inference_mode()
 def inspect_image(model: nn.Module, image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Inspection:
-    """Run `model` on one image and record the attention of its deformable layers.
+    """Run a classifier on one image and record the attention of its deformable layers.
 
     Args:
         model: a DAT in evaluation mode; its features may have any dtype.
@@ -124,13 +148,27 @@ def inspect_image(model: nn.Module, image: Tensor, mean: Sequence[float], std: S
     """
     with record_attention(model) as attended:
         logits = model(image[None])
-    reductions = [info["reduction"] for info in model.feature_info]
+    probabilities = logits[0].double().softmax(0).cpu().numpy()
+    return Inspection(
+        to_rgb(image, mean, std).permute(1, 2, 0).numpy(), probabilities, recorded_layers(model, attended)
+    )
+
+
+def recorded_layers(model: nn.Module, attended: dict[str, AttentionInputs]) -> list[Layer]:
+    """Layers of a forward pass of one image.
+
+    Args:
+        model: a DAT, or a model with a DAT as its backbone.
+        attended: from `record_attention(model)`.
+    """
+    backbone = next(module for module in model.modules() if isinstance(module, DAT))
+    reductions = [info["reduction"] for info in backbone.feature_info]
     layers = []
-    for name, (attention, x, (positions, reference)) in attended.items():
-        stage, block = map(int, re.fullmatch(r"stages\.(\d+)\.blocks\.(\d+)\.attn", name).groups())
-        size, reduction = (x.shape[1], x.shape[2]), reductions[stage]
-        positions = positions[0].flatten(1, 2).double().cpu().numpy()  # (groups, keys, 2)
-        reference = reference.flatten(0, 1).double().cpu().numpy()
+    for name, recorded in attended.items():
+        stage, block = map(int, re.search(r"stages\.(\d+)\.blocks\.(\d+)\.attn$", name).groups())
+        size, reduction = (recorded.x.shape[1], recorded.x.shape[2]), reductions[stage]
+        positions = recorded.sampling.positions[0].flatten(1, 2).double().cpu().numpy()  # (groups, keys, 2)
+        reference = recorded.sampling.reference.flatten(0, 1).double().cpu().numpy()
         layers.append(
             Layer(
                 name,
@@ -141,29 +179,65 @@ def inspect_image(model: nn.Module, image: Tensor, mean: Sequence[float], std: S
                 positions=positions,
                 points=position_to_pixel(positions, size, reduction),
                 reference=position_to_pixel(reference, size, reduction),
-                attention=attention_weights(attention, x, attended[name].sampling.positions)[0].float().cpu().numpy(),
+                recorded=recorded,
             )
         )
-    probabilities = logits[0].double().softmax(0).cpu().numpy()
-    return Inspection(to_rgb(image, mean, std).permute(1, 2, 0).numpy(), probabilities, layers)
+    return layers
 
 
-def attention_weights(attention: DeformableAttention, x: Tensor, positions: Tensor) -> Tensor:
+def _weights(recorded: AttentionInputs, queries: Sequence[int] | None = None) -> Tensor:
+    return attention_weights(recorded.attention, recorded.x, recorded.sampling.positions, queries)
+
+
+@torch.inference_mode()
+def attention_weights(
+    attention: DeformableAttention, x: Tensor, positions: Tensor, queries: Sequence[int] | None = None
+) -> Tensor:
     """Attention weights of a layer, recomputed from its input.
 
     Args:
         x: (B, H, W, C) input of the layer.
         positions: (B, groups, Hk, Wk, 2) sampling positions.
+        queries: numbers of the queries in row-major order; None: all.
 
     Returns:
-        (B, heads, H * W, Hk * Wk), each row summing to 1.
+        (B, heads, queries, Hk * Wk), each row summing to 1.
     """
+    q, k, bias = _logit_parts(attention, x, positions)
+    if queries is not None:
+        chosen = torch.as_tensor(queries, dtype=torch.int64, device=q.device)
+        q, bias = q[:, :, chosen], None if bias is None else bias[:, :, chosen]
+    return _softmax(q, k, bias)
+
+
+@torch.inference_mode()
+def mean_weights(attention: DeformableAttention, x: Tensor, positions: Tensor, at_once: int = 4096) -> Tensor:
+    """Mean of the attention weights over all queries, (B, heads, Hk * Wk) float64.
+
+    Args:
+        x, positions: as in `attention_weights`.
+        at_once: queries whose weights are in memory at the same time.
+    """
+    q, k, bias = _logit_parts(attention, x, positions)
+    total = 0
+    for start in range(0, q.shape[2], at_once):
+        rows = slice(start, start + at_once)
+        total = total + _softmax(q[:, :, rows], k, None if bias is None else bias[:, :, rows]).sum(
+            2, dtype=torch.float64
+        )
+    return total / q.shape[2]
+
+
+def _logit_parts(attention: DeformableAttention, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Queries (B, heads, H * W, d), scaled, keys (B, heads, keys, d), and bias (B, heads, H * W, keys) or None."""
     B, H, W, C = x.shape
     heads = attention.num_heads
-    q = attention.q(x).view(B, H * W, heads, C // heads).transpose(1, 2)
+    q = attention.q(x).view(B, H * W, heads, C // heads).transpose(1, 2) * (C // heads) ** -0.5
     k = attention.kv(attention.features(x, positions))[..., :C]  # (B, keys, C)
-    k = k.view(B, -1, heads, C // heads).transpose(1, 2)  # (B, heads, keys, C / heads)
-    logits = q @ k.transpose(2, 3) * (C // heads) ** -0.5
-    if attention.bias is not None:
-        logits = logits + attention.bias(positions, H, W).to(logits.dtype)
-    return logits.softmax(-1)
+    k = k.view(B, -1, heads, C // heads).transpose(1, 2)
+    return q, k, None if attention.bias is None else attention.bias(positions, H, W)
+
+
+def _softmax(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+    logits = q @ k.transpose(2, 3)
+    return (logits if bias is None else logits + bias.to(logits.dtype)).softmax(-1)

@@ -11,13 +11,17 @@ import numpy as np
 from dat_train.runtime.display_text import one_line
 from dat_train.runtime.html_page import picture_url, write_page
 from dat_train.viewer.attention import Inspection, Layer
-from dat_train.viewer.pictures import COLORS, MAX_CLASSES
+from dat_train.viewer.panels import COLORS
 
 MAX_WEIGHTS = 6_000_000  # attention weights in one page, one byte each; 8 MB in base64
 
 
 def write_attention_page(
-    inspection: Inspection, classes: Sequence[str], title: str, start: tuple[float, float], path: Path
+    inspection: Inspection,
+    predictions: Sequence[tuple[str, float]],
+    title: str,
+    start: tuple[float, float],
+    path: Path,
 ) -> Path:
     """Write an interactive page of one image's sampling points and attention.
 
@@ -26,6 +30,7 @@ def write_attention_page(
     and column is left out until the weights fit. The page states this.
 
     Args:
+        predictions: classes or objects and their probabilities, best first.
         title: title of the page, for example the image's name.
         start: pixel (x, y) of the query shown first.
     """
@@ -38,7 +43,7 @@ def write_attention_page(
         "image": picture_url(inspection.image),
         "colors": COLORS,
         "start": list(map(float, start)),
-        "predictions": [[one_line(classes[label]), round(share, 5)] for label, share in inspection.top(MAX_CLASSES)],
+        "predictions": [[one_line(name), round(share, 5)] for name, share in predictions],
         "layers": [_layer(layer, unit, averaged, step) for layer in inspection.layers],
     }
     about = f"Input of the model, {width} x {height} pixels, with the sampling points of its deformable attention."
@@ -62,8 +67,8 @@ def reduction_to_fit(layers: Sequence[Layer]) -> tuple[bool, int]:
         total = 0
         for layer in layers:
             queries = -(-layer.size[0] // step) * -(-layer.size[1] // step)
-            heads = layer.groups if averaged else layer.attention.shape[0]
-            total += heads * queries * layer.attention.shape[2]
+            heads = layer.groups if averaged else layer.heads
+            total += heads * queries * layer.points.shape[1]
         return total
 
     if weights(False, 1) <= MAX_WEIGHTS:
@@ -75,10 +80,10 @@ def reduction_to_fit(layers: Sequence[Layer]) -> tuple[bool, int]:
 
 
 def _layer(layer: Layer, unit: float, averaged: bool, step: int) -> dict:
-    weights = layer.by_group() if averaged else layer.attention  # (heads, queries, keys)
+    shown = np.arange(layer.size[0] * layer.size[1]).reshape(layer.size)[::step, ::step].ravel()
+    weights = layer.by_group(shown) if averaged else layer.attention  # (heads, queries, keys)
     heads, _, keys = weights.shape
     most = float(weights.max())
-    weights = weights.reshape(heads, *layer.size, keys)[:, ::step, ::step]
     return {
         "stage": layer.stage,
         "block": layer.block,

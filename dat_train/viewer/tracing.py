@@ -1,4 +1,4 @@
-"""Tracing of attention from one query of the last stage back to positions in the image."""
+"""Tracing of attention from queries of the last stage back to positions in the image."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -33,26 +33,55 @@ def trace_back(layers: Sequence[Layer], query: Sequence[float], keys: int = 8) -
     Returns:
         One level for the query itself, then one for each layer, from the last layer to the first.
     """
-    levels = [TracedLevel(np.array([query], float), np.ones(1), np.zeros(1, int))]
+    return trace_regions(layers, [np.array([query], float)], keys)[0]
+
+
+def trace_regions(layers: Sequence[Layer], regions: Sequence[np.ndarray], keys: int = 8) -> list[list[TracedLevel]]:
+    """Follow attention from all queries of each region, as `trace_back` does from one query.
+
+    The queries of a region have equal weights with the sum 1. The attention weights of a layer are computed once for
+    all regions.
+
+    Args:
+        layers: from the first to the last.
+        regions: (N, 2) pixels (x, y) of the queries of each region.
+        keys: number of keys to follow from each point.
+
+    Returns:
+        For each region, one level for its queries, then one for each layer, from the last layer to the first.
+    """
+    traces = [
+        [TracedLevel(np.asarray(pixels, float), np.full(len(pixels), 1 / len(pixels)), np.zeros(len(pixels), int))]
+        for pixels in regions
+    ]
     for layer in reversed(layers):
-        attention = layer.by_group() / layer.groups  # (groups, queries, keys); over groups and keys it sums to 1
-        points = layer.points.reshape(-1, 2)
-        found: dict[int, tuple[float, int, float]] = {}  # key -> weight, parent with the largest share, that share
-        for parent, (pixel, weight) in enumerate(zip(levels[-1].points, levels[-1].weights, strict=True)):
-            shares = weight * attention[:, layer.query_at(pixel)].reshape(-1)
-            for place in np.argsort(-shares, kind="stable")[:keys].tolist():
-                total, heaviest, most = found.get(place, (0.0, parent, 0.0))
-                share = float(shares[place])
-                found[place] = (total + share, *((parent, share) if share > most else (heaviest, most)))
-        kept = sorted(found, key=lambda place: -found[place][0])[:MAX_POINTS]
-        levels.append(
-            TracedLevel(
-                points[kept],
-                np.array([found[place][0] for place in kept]),
-                np.array([found[place][1] for place in kept], int),
-            )
-        )
-    return levels
+        queries = sorted({layer.query_at(pixel) for trace in traces for pixel in trace[-1].points})
+        attention = layer.by_group(queries) / layer.groups  # (groups, queries, keys); over groups and keys it sums to 1
+        rows = {query: attention[:, row].reshape(-1) for row, query in enumerate(queries)}
+        for trace in traces:
+            trace.append(_level_below(layer, trace[-1], rows, keys))
+    return traces
+
+
+def _level_below(layer: Layer, above: TracedLevel, rows: dict[int, np.ndarray], keys: int) -> TracedLevel:
+    """The keys of a layer with the largest weights, from the points of the level above.
+
+    Args:
+        rows: attention weights (groups * keys,) of each query that contains a point.
+    """
+    found: dict[int, tuple[float, int, float]] = {}  # key -> weight, parent with the largest share, that share
+    for parent, (pixel, weight) in enumerate(zip(above.points, above.weights, strict=True)):
+        shares = weight * rows[layer.query_at(pixel)]
+        for place in np.argsort(-shares, kind="stable")[:keys].tolist():
+            total, heaviest, most = found.get(place, (0.0, parent, 0.0))
+            share = float(shares[place])
+            found[place] = (total + share, *((parent, share) if share > most else (heaviest, most)))
+    kept = sorted(found, key=lambda place: -found[place][0])[:MAX_POINTS]
+    return TracedLevel(
+        layer.points.reshape(-1, 2)[kept],
+        np.array([found[place][0] for place in kept]),
+        np.array([found[place][1] for place in kept], int),
+    )
 
 
 def most_attended_pixels(heat: np.ndarray, number: int = 3) -> list[tuple[float, float]]:

@@ -10,9 +10,9 @@ import torch
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.models import record_attention
 from dat_train.models.deformable import sample_bilinear
-from dat_train.viewer.attention import attention_weights, inspect_image
+from dat_train.viewer.attention import attention_weights, inspect_image, mean_weights
 from dat_train.viewer.image_coordinates import nearest_query, position_to_pixel, splat
-from dat_train.viewer.tracing import most_attended_pixels, trace_back
+from dat_train.viewer.tracing import most_attended_pixels, trace_back, trace_regions
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
 TINY = {"dims": (8, 16, 16, 24), "depths": (1, 2, 2, 2), "num_heads": (1, 2, 4, 3), "groups": (1, 2, 2, 3)}
@@ -90,6 +90,15 @@ def test_layers_are_counted_from_one_and_positioned_in_input_pixels(seen):
         assert np.allclose(layer.attention.sum(-1), 1) and np.allclose(layer.by_group().sum(-1), 1)
 
 
+def test_weights_of_chosen_queries_and_their_mean_equal_the_full_weights(seen):
+    _, found = seen
+    for layer in found.layers:
+        assert np.allclose(layer.by_group([3, 0]), layer.by_group()[:, [3, 0]])
+        assert np.allclose(layer.received, layer.by_group().mean(1) / layer.groups, atol=1e-6)
+        parts = mean_weights(*layer.recorded[:2], layer.recorded.sampling.positions, at_once=3)
+        assert np.allclose(parts[0].numpy(), layer.attention.mean(1), atol=1e-6)
+
+
 def test_centers_of_border_cells_have_positions_minus_one_and_one():
     corners = np.array([[-1, -1], [1, 1], [-1, 1], [0, 0]], float)  # (y, x)
     assert position_to_pixel(corners, (4, 8), 8).tolist() == [[4, 4], [60, 28], [60, 4], [32, 16]]  # (x, y)
@@ -145,6 +154,14 @@ def test_tracing_multiplies_weights_and_records_parents(seen):
         assert set(level.parents.tolist()) <= set(range(len(above.points)))
     everything = trace_back(found.layers[-1:], (20, 9), keys=10**6)
     assert everything[1].weights.sum() == pytest.approx(1)
+
+
+def test_a_region_is_traced_from_the_mean_of_its_queries(seen):
+    _, found = seen
+    last = found.layers[-1]
+    (levels,) = trace_regions(found.layers[-1:], [np.array([[4, 4], [20, 20]])], keys=10**6)
+    mean = (last.by_group([0, 3]) / last.groups).mean(1).reshape(-1)
+    assert np.allclose(levels[1].weights, np.sort(mean)[::-1])
 
 
 def test_the_most_attended_pixels_are_separated():

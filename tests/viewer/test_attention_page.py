@@ -35,10 +35,16 @@ def seen():
     return inspect_image(model, torch.randn(3, SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)
 
 
+def named(seen, classes):
+    return [(classes[label], share) for label, share in seen.top(5)]
+
+
 @pytest.fixture(scope="module")
 def chrome(seen, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    write_attention_page(seen, ["cat", "</script>", "dog", "cow"], TITLE, (20, 20), folder / "attention.html")
+    write_attention_page(
+        seen, named(seen, ["cat", "</script>", "dog", "cow"]), TITLE, (20, 20), folder / "attention.html"
+    )
     with open_browser(folder / "profile") as chrome:
         chrome.get((folder / "attention.html").as_uri())
         yield chrome
@@ -206,7 +212,7 @@ def test_weights_of_a_large_model_are_reduced_to_fit(seen, monkeypatch, tmp_path
     assert reduction_to_fit(seen.layers) == (True, 1)
     monkeypatch.setattr(attention_page, "MAX_WEIGHTS", 30_000)
     assert reduction_to_fit(seen.layers) == (True, 2)
-    text = write_attention_page(seen, "abcd", "small", (3, 3), tmp_path / "small.html").read_text()
+    text = write_attention_page(seen, named(seen, "abcd"), "small", (3, 3), tmp_path / "small.html").read_text()
     assert "the heads of each group are averaged, and one in 2 queries" in text
     layer = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])["layers"][1]
     weights = (np.frombuffer(base64.b64decode(layer["attention"]), np.uint8) / 255.0) ** 2 * layer["most"]

@@ -12,7 +12,8 @@ from dat_train.cli.settings.trained_model import RunningModelConfig
 class VisualizeConfig(RunningModelConfig):
     image: str = setting("image file, folder of images, or quoted pattern", path=True)
     query: list[Any] | None = setting(
-        "pixel [x,y] of the model's input whose attention is drawn, or [[x,y],...]; null: the most attended spots",
+        "pixel [x,y] whose attention is drawn, or [[x,y],...]: of the model's input; of the image for segmentation and "
+        "detection; null: the most attended pixels",
         default=None,
     )
     pictures: bool = setting("write the pictures (PNG)")

@@ -1,0 +1,130 @@
+"""Prediction and deformable attention of a segmentation model or a detector for one image."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from dat_train.commands.predict_dense import areas_text, objects_text, sorted_areas
+from dat_train.commands.trained_dense import TrainedDense
+from dat_train.evaluation.scenes_picture import (
+    BACKGROUND,
+    LEAST_SCORE,
+    NAME_WIDTH,
+    draw_detections,
+    named_overlay,
+    palette,
+)
+from dat_train.models.detection.boxes import Detections
+from dat_train.models.detection.masks import paste_masks
+from dat_train.models.recording import record_attention
+from dat_train.runtime.display_text import one_line
+from dat_train.viewer.attention import Inspection, recorded_layers
+from dat_train.viewer.normalized_images import to_rgb
+from dat_train.viewer.scene_pictures import Region
+
+MAX_REGIONS = 9  # objects or areas with traced points
+SAME_OBJECT = 0.7  # overlap of boxes, of which only the one with the best score becomes a region
+LISTED = 8  # objects or classes on the page
+
+
+class Scene(NamedTuple):
+    """One image, seen by a model.
+
+    Attributes:
+        inspection: input of the model without padding, and its layers.
+        picture: (H, W, 3) uint8, prediction drawn on the image.
+        regions: predicted objects or areas, in pixels of the input.
+        shares: name and score of each object, or name and share of the picture of each class.
+        scale: input pixels per pixel of the image, (x, y).
+        text: the prediction in one line.
+    """
+
+    inspection: Inspection
+    picture: np.ndarray
+    regions: list[Region]
+    shares: list[tuple[str, float]]
+    scale: tuple[float, float]
+    text: str
+
+
+@torch.inference_mode()
+def inspect_scene(trained: TrainedDense, image: Image) -> Scene:
+    """Run the model on one image at scale 1 and record the attention of its deformable layers."""
+    data = trained.settings.data
+    view = trained.views(image)[0]
+    scale = (view.shape[2] / image.width, view.shape[1] / image.height)
+    predict = segmented if trained.settings.task == "segmentation" else detected
+    with record_attention(trained.model) as attended:
+        result = trained.segment(image, (1.0,), False) if predict is segmented else trained.detect(image)
+    layers = recorded_layers(trained.model, attended)
+    inspection = Inspection(to_rgb(view, data.mean, data.std).permute(1, 2, 0).numpy(), np.zeros(0), layers)
+    picture, regions, shares, text = predict(trained, image, result)
+    scaled = [scaled_region(region, scale, inspection.image.shape[:2]) for region in regions]
+    return Scene(inspection, np.asarray(picture), regions=scaled, shares=shares, scale=scale, text=text)
+
+
+def detected(trained: TrainedDense, image: Image, found: Detections) -> tuple:
+    """Picture, regions, names and scores, and text of detections."""
+    kept = (found.scores >= LEAST_SCORE).nonzero()[:, 0]
+    boxes, labels = found.boxes[kept].float().cpu(), found.labels[kept].tolist()
+    masks = [None] * len(kept)
+    if found.mask_logits is not None:
+        logits = [part[kept].float().cpu() for part in found.mask_logits]
+        masks = [mask.numpy() for mask in paste_masks(logits, boxes, (image.height, image.width))]
+    colors = palette(len(trained.classes)) / 255
+    names, scores = [trained.classes[label] for label in labels], found.scores[kept].tolist()
+    shares = list(zip(names, scores, strict=True))
+    overlaps = box_iou(boxes, boxes).triu(1)
+    regions = [
+        Region(
+            f"{one_line(names[i], NAME_WIDTH)} {scores[i]:.2f}", boxes[i].numpy(), masks[i], tuple(colors[labels[i]])
+        )
+        for i in range(len(kept))
+        if not (overlaps[:, i] > SAME_OBJECT).any()
+    ]
+    picture = draw_detections(image, found, trained.classes)
+    return picture, regions[:MAX_REGIONS], shares[:LISTED], objects_text(trained.classes, found)
+
+
+def segmented(trained: TrainedDense, image: Image, labels: Tensor) -> tuple:
+    """Picture, regions, names and shares, and text of a predicted label map (H, W)."""
+    from scipy.ndimage import find_objects, label
+
+    classes, labels = trained.classes, labels.numpy()
+    colors = palette(len(classes)) / 255
+    found = []  # pixels, class, box, mask
+    for number in np.unique(labels):
+        if classes[number] == BACKGROUND:
+            continue
+        parts, _ = label(labels == number)
+        for k, (rows, columns) in enumerate(find_objects(parts), start=1):
+            box = np.array([columns.start, rows.start, columns.stop, rows.stop], float)
+            found.append((int((parts[rows, columns] == k).sum()), int(number), box, parts == k))
+    largest = sorted(found, key=lambda part: -part[0])[:MAX_REGIONS]
+    regions = [
+        Region(one_line(classes[number], NAME_WIDTH), box, mask, tuple(colors[number]))
+        for _, number, box, mask in largest
+    ]
+    shares = [(classes[k], pixels / labels.size) for k, pixels in sorted_areas(labels, len(classes))]
+    return named_overlay(image, labels, classes), regions, shares[:LISTED], areas_text(classes, labels)
+
+
+def scaled_region(region: Region, scale: tuple[float, float], size: tuple[int, int]) -> Region:
+    """A region in pixels of the input.
+
+    Args:
+        scale: input pixels per pixel of the image, (x, y).
+        size: (height, width) of the input.
+    """
+    box = region.box * np.array([*scale, *scale])
+    if region.mask is None:
+        return region._replace(box=box)
+    rows, columns = (
+        ((np.arange(n) + 0.5) / factor).astype(int).clip(0, side - 1)
+        for n, factor, side in zip(size, scale[::-1], region.mask.shape, strict=True)
+    )
+    return region._replace(box=box, mask=region.mask[rows][:, columns])

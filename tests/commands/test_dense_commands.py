@@ -1,0 +1,91 @@
+"""dat-visualize and dat-predict with checkpoints of segmentation and detection."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from commands.composing import composed
+from commands.running import run_here
+from PIL import Image
+
+from dat_train.commands.build_task import task_builders
+from dat_train.commands.build_training import new_state
+from dat_train.runtime.checkpoint_file import write_checkpoint
+from dat_train.runtime.precision import resolve_precision
+
+CLASSES = {"segmentation": ["background", "a", "b"], "detection": ["a", "b"]}
+SMALL = "++model.args={dims:[8,16,16,24],depths:[1,1,2,1],num_heads:[1,2,2,3],groups:[1,1,2,1]}"
+HEADS = {"segmentation": "semantic_fpn", "detection": "mask_rcnn"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Checkpoints of small random models that predict objects, and images of several sizes, one of them unreadable."""
+    home = tmp_path_factory.mktemp("home")
+    for task, classes in CLASSES.items():
+        config = composed(f"experiment=digit_scenes_{task}", SMALL, f"dense.head={HEADS[task]}", "dense.channels=8")
+        model = task_builders(config).model(config, len(classes))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "fc_cls.weight" in name or "conv_seg.weight" in name:
+                    parameter.mul_(1000)
+        precision = resolve_precision(config.dtype, torch.device("cpu"))
+        write_checkpoint(new_state(config, model, precision, classes).save(0), home / f"{task}.pt")
+    (home / "images/c").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name, size in (("a.png", (90, 130, 3)), ("b.jpg", (40, 33, 3)), ("c/a.png", (7, 300, 3))):
+        Image.fromarray(random.integers(0, 256, size, np.uint8)).save(home / "images" / name)
+    (home / "images/d.png").write_text("no image")
+    return home
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_an_image_is_visualized_with_its_prediction(task, home):
+    result = run_here("dat-visualize", f"ckpt={task}.pt", "image=images/c", f"output=seen/{task}", cwd=home)
+    assert result.returncode == 0 and result.stderr == ""
+    pictures = {"points.png", "attention.png", "heat.png", "traced.png", "scene.png", "attention.html"}
+    assert names(home / "seen" / task / "a") == pictures | {"points_stage3_block2.png", "points_stage4_block1.png"}
+    assert ("(score over 0.3)" if task == "detection" else "%") in result.stdout
+
+
+def test_queries_of_dense_models_are_pixels_of_the_image(home):
+    command = ("dat-visualize", "ckpt=detection.pt", "image=images/a.png", "output=one", "pictures=false")
+    assert run_here(*command, "query=[120,80]", cwd=home).returncode == 0
+    text = (home / "one/a/attention.html").read_text()
+    start = json.loads(text[text.index('"start":') + 8 :].partition("]")[0] + "]")
+    assert start == pytest.approx([120 * 128 / 130, 80 * 89 / 90], rel=0.01)
+    refused = run_here(*command, "query=[80,120]", cwd=home)
+    assert refused.returncode == 2 and "between 0 and 130 (x) or 90 (y)" in refused.stderr
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_prediction_continues_after_an_unreadable_image(task, home):
+    result = run_here("dat-predict", f"ckpt={task}.pt", "images", f"output=found/{task}", cwd=home)
+    assert result.returncode == 1
+    assert "images/d.png" in result.stderr and "1 of 4 images could not be read" in result.stderr
+    if task == "segmentation":
+        assert names(home / "found/segmentation") == {
+            *(f"{name}.{kind}.png" for name in ("a", "b", "a-2") for kind in ("mask", "overlay")),
+            "areas.json",
+        }
+        areas = json.loads((home / "found/segmentation/areas.json").read_text())
+        assert [record["path"] for record in areas] == ["images/a.png", "images/b.jpg", "images/c/a.png"]
+        for record, name in zip(areas, ("a", "b", "a-2"), strict=True):
+            mask = np.asarray(Image.open(home / f"found/segmentation/{name}.mask.png"))
+            counts = {CLASSES[task][k]: int(n) for k, n in enumerate(np.bincount(mask.ravel())) if n}
+            assert {key: area["pixels"] for key, area in record["classes"].items()} == counts
+            assert mask.shape == Image.open(home / record["path"]).size[::-1]
+    else:
+        assert names(home / "found/detection") == {"a.boxes.png", "b.boxes.png", "a-2.boxes.png", "detections.json"}
+        found = json.loads((home / "found/detection/detections.json").read_text())
+        assert [image["file_name"] for image in found["images"]] == ["images/a.png", "images/b.jpg", "images/c/a.png"]
+        assert [annotation["id"] for annotation in found["annotations"]] == list(
+            range(1, len(found["annotations"]) + 1)
+        )
+        assert {annotation["image_id"] for annotation in found["annotations"]} <= {1, 2, 3}
+        assert all(annotation["segmentation"]["counts"] for annotation in found["annotations"])

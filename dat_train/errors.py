@@ -1,8 +1,23 @@
-"""Errors that the user can fix."""
+"""Errors that the user can fix, and their parts."""
+
+import difflib
+from collections.abc import Collection, Iterable
 
 
 class UserError(ValueError):
-    """A mistake or circumstance the user can mend; one line names the thing, the value and the way out.
+    """An error that the user can fix; one line names the thing, the value and the way out.
 
     Commands print the message alone, without a traceback, and exit with code 2.
     """
+
+
+def require_one_of(name: str, value: object, choices: Collection[str]) -> None:
+    """Raise a UserError unless `value`, of the setting or argument `name`, is one of `choices`."""
+    if value not in choices:
+        raise UserError(f"{name}={value} must be one of {', '.join(choices)}")
+
+
+def did_you_mean(name: str, known: Iterable[str], number: int = 1) -> str:
+    """The text "; did you mean ...?" with the most similar names, or "" if none is similar."""
+    near = difflib.get_close_matches(name, list(known), n=number)
+    return f"; did you mean {', '.join(near)}?" if near else ""

@@ -14,7 +14,9 @@ import yaml
 
 from dat_train.cli.conf import conf_dir
 from dat_train.cli.main import run_command
-from dat_train.cli.settings import EvalConfig, TrainConfig, settings
+from dat_train.cli.settings.evaluate import EvalConfig
+from dat_train.cli.settings.setting import settings
+from dat_train.cli.settings.train import TrainConfig
 from dat_train.cli.table import TRAIN
 from dat_train.models import count_macs, count_parameters
 

@@ -4,7 +4,8 @@ import ast
 import re
 from pathlib import Path
 
-from dat_train.cli.settings import TrainConfig, settings
+from dat_train.cli.settings.setting import settings
+from dat_train.cli.settings.train import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/reliability.md").read_text()

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 
 from dat_train.cli.composition_errors import nearest, no_such_choice, no_such_setting
 from dat_train.cli.conf import choices
-from dat_train.cli.settings import settings
+from dat_train.cli.settings.setting import settings
 from dat_train.cli.table import Command
 from dat_train.errors import UserError
 

@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass
 
-from dat_train.cli.settings import (
-    AverageConfig,
-    BenchConfig,
-    CheckConfig,
-    EvalConfig,
-    ExportConfig,
-    PredictConfig,
-    ReportConfig,
-    TrainConfig,
-    VisualizeConfig,
-)
+from dat_train.cli.settings.average import AverageConfig
+from dat_train.cli.settings.bench import BenchConfig
+from dat_train.cli.settings.check import CheckConfig
+from dat_train.cli.settings.evaluate import EvalConfig
+from dat_train.cli.settings.export import ExportConfig
+from dat_train.cli.settings.predict import PredictConfig
+from dat_train.cli.settings.report import ReportConfig
+from dat_train.cli.settings.train import TrainConfig
+from dat_train.cli.settings.visualize import VisualizeConfig
 
 
 @dataclass(frozen=True)

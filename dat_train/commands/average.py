@@ -1,7 +1,6 @@
 """dat-average: checkpoints -> their weights -> the average -> a checkpoint."""
 
 import shlex
-from importlib import import_module
 from pathlib import Path
 
 from torch import Tensor
@@ -11,6 +10,7 @@ from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.evaluating import run_evaluation
 from dat_train.commands.evaluation_data import evaluation_set
 from dat_train.commands.model_defaults import with_model_defaults
+from dat_train.commands.output_folder import output_errors
 from dat_train.commands.request import Request
 from dat_train.errors import UserError
 from dat_train.models.averaging import average_states, greedy_soup
@@ -50,11 +50,9 @@ def run(config: Settings, request: Request) -> None:
     members = [config.ckpt[number] for number in chosen]
     classes = first.classes
     output = Path(config.output)
-    try:
+    with output_errors(output, "PATH"):
         output.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint({"model": state, "config": settings.plain(), "classes": classes, "average": members}, output)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written ({error.strerror}); set output=PATH") from error
     terminal.say(f"the average of {', '.join(members)}")
     terminal.say(f"in {output}; to evaluate it:\n  dat-eval {shlex.quote(f'ckpt={output}')}")
 
@@ -87,8 +85,3 @@ def _greedy(
     terminal.say(f"top-1 in percent on {settings.data.name}, {len(val_set):,} images")
     chosen, state, _ = greedy_soup(states, top1, terminal.say)
     return chosen, state
-
-
-if __name__ == "__main__":
-    # The command line is a floor above, so it is imported by name and only here.
-    import_module("dat_train.cli.main").main("average")

@@ -1,7 +1,6 @@
 """dat-bench: settings -> measurements -> table, JSON, chart."""
 
 import platform
-from importlib import import_module
 from pathlib import Path
 
 import timm
@@ -97,8 +96,3 @@ def machine(precision: Precision) -> dict:
     if precision.device.type == "cuda":
         name = torch.cuda.get_device_name(precision.device)
     return {"device": name, "dtype": precision.name, "torch": torch.__version__, "timm": timm.__version__}
-
-
-if __name__ == "__main__":
-    # The command line is a floor above, so it is imported by name and only here.
-    import_module("dat_train.cli.main").main("bench")

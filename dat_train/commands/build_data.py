@@ -1,16 +1,17 @@
 """Data sets and loaders of a run from its settings."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TypeVar
 
 from PIL.Image import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.grouped_order import GroupedSampler
-from dat_train.data.loader import Batch, train_loader
+from dat_train.data.loader import Batch, evaluation_loader, train_loader
 from dat_train.data.order import MicroBatchSampler
 from dat_train.data.sources import open_datasets
 from dat_train.runtime.cores import usable_cores
@@ -38,10 +39,7 @@ def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, Imag
         fake_classes=data.fake_classes,
         **data.only("image_column", "label_column"),
     )
-    train_set, val_set = opened_by_all(open_them, processes)
-    if processes.world_size > 1:  # each machine may have its own copy
-        for part, images in (("training", train_set), ("validation", val_set)):
-            processes.check_same(f"{len(images):,} images, {images.fingerprint()}", f"{part} set")
+    train_set, val_set = sets_of_all(open_them, processes)
     train_set.seed = config.seed
     colours = data.only("mean", "std", "background")
     train_set.transform = train_transform(config.img_size, **config.augment.arguments(), **colours)
@@ -54,6 +52,16 @@ def opened_by_all(open_data: Callable[[], Opened], processes: Processes) -> Open
     opened = []
     processes.on_main(lambda: opened.append(open_data()))
     return opened[0] if opened else open_data()
+
+
+def sets_of_all(open_sets: Callable[[], tuple], processes: Processes) -> tuple:
+    """Open training and validation set in every process, and check that all have the same images."""
+    sets = opened_by_all(open_sets, processes)
+    if processes.world_size > 1:  # each machine may have its own copy
+        for part, images in zip(("training", "validation"), sets, strict=True):
+            if hasattr(images, "fingerprint"):
+                processes.check_same(f"{len(images):,} images, {images.fingerprint()}", f"{part} set")
+    return sets
 
 
 def evaluation_transform(config: Settings) -> Callable[[Image], Tensor]:
@@ -88,6 +96,18 @@ def micro_batches(
         sampler = GroupedSampler(groups, **order)
     pinned = processes.device.type == "cuda"
     return train_loader(train_set, sampler, workers=workers(config, processes), pin_memory=pinned)
+
+
+def evaluation_batches(config: Settings, val_set: Dataset, processes: Processes) -> Collection[Batch]:
+    """This process' share of a set to evaluate, in batches of config.eval.batch_size."""
+    return evaluation_loader(
+        val_set,
+        batch_size=config.eval.batch_size,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        workers=workers(config, processes),
+        pin_memory=processes.device.type == "cuda",
+    )
 
 
 def workers(config: Settings, processes: Processes) -> int:

@@ -1,12 +1,15 @@
 """Data sets, models and tasks of segmentation and detection from their settings."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 import dat_train.models  # noqa: F401  registers the models
+from dat_train.choices import DETECTORS
+from dat_train.commands.build_data import opened_by_all, sets_of_all
 from dat_train.data.coco import open_coco, trainable
 from dat_train.data.dense_transforms import segmentation_train_transform
 from dat_train.data.detection_dataset import DetectionEvalTransform, DetectionImages, DetectionTrainTransform
@@ -14,7 +17,7 @@ from dat_train.data.randomness import keyed_seed
 from dat_train.data.segmentation_dataset import EvaluationImages, SegmentationImages
 from dat_train.data.segmentation_sources import open_segmentation
 from dat_train.errors import UserError
-from dat_train.models.detection.rcnn import DETECTORS, create_detector
+from dat_train.models.detection.rcnn import create_detector
 from dat_train.models.segmentation import create_segmentation
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
@@ -26,16 +29,8 @@ from dat_train.tasks.segmentation import SceneList, SemanticSegmentation, collat
 def segmentation_datasets(config: Settings, processes: Processes) -> tuple[SegmentationImages, EvaluationImages]:
     """Training and validation set of a segmentation run with their transforms."""
     data, dense = config.data, config.dense
-    train_set, val_images = _open(
-        processes,
-        lambda: open_segmentation(
-            data.kind,
-            data.root,
-            classes=data.get("classes"),
-            val_fraction=data.val_fraction,
-            split_seed=data.split_seed,
-        ),
-    )
+    arguments = {"classes": data.get("classes"), **data.only("val_fraction", "split_seed")}
+    train_set, val_images = sets_of_all(partial(open_segmentation, data.kind, data.root, **arguments), processes)
     train_set.seed = config.seed
     train_set.collate = collate_scenes
     train_set.transform = segmentation_train_transform(
@@ -77,7 +72,8 @@ def detection_datasets(config: Settings, processes: Processes) -> tuple[Detectio
     """Training and validation set of a detection run with their transforms."""
     data, dense = config.data, config.dense
     long, short = max(dense.limits), min(dense.limits)
-    (train_folder, train_file), (val_folder, val_file) = _open(processes, lambda: open_coco(data.kind, data.root))
+    opened = opened_by_all(partial(open_coco, data.kind, data.root), processes)
+    (train_folder, train_file), (val_folder, val_file) = opened
     numbers: dict[str, Any] = {"mean": data.mean, "std": data.std, "with_masks": with_masks(config)}
     transform = DetectionTrainTransform(
         dense.short_sides, dense.crop_short_sides or (), long, tuple(dense.crop_sides), config.augment.hflip
@@ -108,18 +104,6 @@ def detection_task(config: Settings, train_set: DetectionImages, precision: Prec
 
 def with_masks(config: Settings) -> bool:
     return config.dense.head != "retinanet"
-
-
-def _open(processes: Processes, open_sets: Callable[[], tuple]) -> tuple:
-    """Open sets in the main process before the others, because digit scenes are written on opening."""
-    opened: list[tuple] = []
-    processes.on_main(lambda: opened.append(open_sets()))
-    sets = opened[0] if opened else open_sets()
-    if processes.world_size > 1:  # each machine may have a copy of its own
-        for part, images in zip(("training", "validation"), sets, strict=True):
-            if hasattr(images, "fingerprint"):
-                processes.check_same(f"{len(images):,} images, {images.fingerprint()}", f"{part} set")
-    return sets
 
 
 def _model(config: Settings, create: Callable[..., nn.Module]) -> nn.Module:

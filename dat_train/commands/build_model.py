@@ -1,6 +1,5 @@
 """Model of a run from its settings: DAT or another timm model."""
 
-import difflib
 import re
 
 import timm
@@ -9,7 +8,7 @@ from torch import nn
 
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.data.randomness import keyed_seed
-from dat_train.errors import UserError
+from dat_train.errors import UserError, did_you_mean
 from dat_train.settings import Settings
 
 
@@ -42,12 +41,10 @@ def new_model(config: Settings, num_classes: int) -> nn.Module:
     return model
 
 
-def require_model(name: str) -> None:
+def require_model(name: str, setting: str = "model.timm_name") -> None:
     """Raise a UserError unless timm has the model."""
     if not timm.is_model(name.partition(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise UserError(f"model.timm_name={name} is not a model of timm{hint}")
+        raise UserError(f"{setting}={name} is not a model of timm{did_you_mean(name, timm.list_models(), 3)}")
 
 
 def classifiers(name: str) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """The task of a run from its settings, with its datasets and its model."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from dat_train.commands.build_dense import (
     segmentation_model,
     segmentation_task,
 )
-from dat_train.commands.build_model import new_model
+from dat_train.commands.build_model import new_model, require_model
 from dat_train.commands.trained import open_trained
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.mixing import Mixing
@@ -143,10 +142,8 @@ def _teacher(
             raise UserError(f"the teacher {weights} has other classes: {', '.join(trained.classes)[:80]}")
         return trained.model, trained.settings.data.mean, trained.settings.data.std
 
-    if not name.startswith((FOLDER, HUB)) and not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise UserError(f"distill.teacher={name} is not a timm model{hint}")
+    if not name.startswith((FOLDER, HUB)):
+        require_model(name, "distill.teacher")
     try:
         if weights is None:  # timm's own, downloaded once
             teacher = timm.create_model(name, pretrained=True)

@@ -6,9 +6,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from dat_train.commands.build_data import micro_batches, workers
+from dat_train.commands.build_data import evaluation_batches, micro_batches
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.loader import evaluation_loader
 from dat_train.data.order import SampleKey
 from dat_train.models.kernels import is_accelerated
 from dat_train.runtime.environment import environment
@@ -85,14 +84,7 @@ def new_training(
         task=task,
         plan=plan,
         make_loader=partial(micro_batches, config, train_set, plan, processes),
-        val_loader=evaluation_loader(
-            val_set,
-            batch_size=config.eval.batch_size,
-            rank=processes.rank,
-            world_size=processes.world_size,
-            workers=workers(config, processes),
-            pin_memory=processes.device.type == "cuda",
-        ),
+        val_loader=evaluation_batches(config, val_set, processes),
         options=LoopOptions(
             seed=config.seed,
             clip_grad=config.clip_grad,
@@ -104,7 +96,15 @@ def new_training(
             compile=config.compile and not is_accelerated(state.model),
         ),
         log=log,
-        checkpoints=checkpoint_writer(config, context, log, state.step) if processes.is_main else None,
+        checkpoints=CheckpointWriter(
+            context.folder,
+            **config.checkpoint,
+            step_on_disk=state.step if context.folder.last.exists() else None,
+            before=log.sync,
+            warn=context.terminal.warn,
+        )
+        if processes.is_main
+        else None,
         offsets=offset_monitor(config, val_set, precision) if processes.is_main else None,
         pictures=RunPictures(context, loggers) if loggers else None,
     )
@@ -130,14 +130,3 @@ def new_loggers(config: Settings, context: RunContext, step: int) -> Sequence[Lo
         return ()
     about = About(config.name, config.plain(), environment(processes.device, processes.world_size))
     return open_loggers(context.folder.path, about, context.terminal, step=step, **config.log.without("every"))
-
-
-def checkpoint_writer(config: Settings, context: RunContext, log: RunLog, step: int) -> CheckpointWriter:
-    return CheckpointWriter(
-        context.folder,
-        every_minutes=config.checkpoint.every_minutes,
-        keep=config.checkpoint.keep,
-        step_on_disk=step if context.folder.last.exists() else None,
-        before=log.sync,
-        warn=context.terminal.warn,
-    )

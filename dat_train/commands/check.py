@@ -3,7 +3,6 @@
 import statistics
 import sys
 from collections import Counter
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dat_train.atomic import write_json
+from dat_train.choices import TEST_SETS
+from dat_train.commands.output_folder import output_errors
 from dat_train.commands.request import Request
 from dat_train.data.checking import CheckedImage, check_images, imagenet_problems
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.digits import write_digits
-from dat_train.data.imagenet_tests import TEST_SETS
 from dat_train.data.images import printable
 from dat_train.data.sources import open_evaluation_set, open_storage
 from dat_train.data.split_names import find_split
@@ -57,10 +57,8 @@ def run(config: Settings, request: Request) -> None:
     report["duplicates"] = duplicates(parts, found)
     if report["duplicates"]:
         report["problems"].append(f"{len(report['duplicates']):,} images are in two splits with the same content")
-    try:
+    with output_errors(config.output, "FILE.json"):
         write_json(Path(config.output), report)
-    except OSError as error:
-        raise UserError(f"output={config.output} cannot be written ({error.strerror})") from error
     say(report, config.output)
     if report["problems"]:
         sys.exit(PROBLEMS)
@@ -142,8 +140,3 @@ def say(report: dict[str, Any], output: str) -> None:
 
 def _size(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
-
-
-if __name__ == "__main__":
-    # The command line is a floor above, so it is imported by name and only here.
-    import_module("dat_train.cli.main").main("check")

@@ -1,6 +1,5 @@
 """dat-eval: checkpoint and settings -> model and images -> evaluation -> report."""
 
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -15,10 +14,9 @@ from dat_train.commands.evaluating import run_evaluation
 from dat_train.commands.evaluation_data import evaluation_set, set_view
 from dat_train.commands.model_defaults import with_model_defaults
 from dat_train.commands.open_checkpoint import open_checkpoint
-from dat_train.commands.output_folder import run_subfolder
+from dat_train.commands.output_folder import output_errors, output_folder
 from dat_train.commands.request import Request
 from dat_train.data.dataset import ImageDataset
-from dat_train.errors import UserError
 from dat_train.evaluation.classification import Evaluation
 from dat_train.evaluation.classification_files import result_text, write_report
 from dat_train.evaluation.resolutions import resolutions_csv, resolutions_text
@@ -56,14 +54,15 @@ def run(config: Settings, request: Request) -> None:
 def _run(
     config: Settings, settings: Settings, checkpoint: Checkpoint, processes: Processes, terminal: Terminal
 ) -> None:
-    output = output_folder(config, checkpoint)
+    output = output_folder(config.output, checkpoint.path, "eval")
     processes.on_main(lambda: make(output))  # before the evaluation, which may take hours
     if settings.task != "classification":
         evaluate_dense(config, settings, checkpoint=checkpoint, processes=processes, terminal=terminal, output=output)
         return
     precision = resolve_precision(settings.dtype, processes.device)
     val_set = evaluation_set(settings, checkpoint, processes)
-    model, weights = trained_model(settings, checkpoint, config.ema, val_set.classes)
+    model = new_model(settings, len(val_set.classes))
+    weights = load_weights(model, checkpoint, ema=config.ema)
     accelerate(model.to(processes.device, precision.weights), processes.device, config.kernels)
     results = []
     for size in config.img_sizes or [settings.img_size]:
@@ -89,35 +88,15 @@ def _run(
 # The parts
 
 
-def output_folder(config: Settings, checkpoint: Checkpoint) -> Path:
-    """Output folder: config.output; else eval/ in the run's folder, or ./eval."""
-    return Path(config.output) if config.output else run_subfolder(checkpoint.path, "eval")
-
-
 def make(output: Path) -> None:
     """Create the folder of the reports.
 
     Raises:
         UserError: it cannot be written.
     """
-    try:
+    with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         (output / "result.json").unlink(missing_ok=True)  # of an earlier evaluation
-    except OSError as error:
-        raise UserError(f"the reports cannot be written to {output} ({error.strerror}); set output=FOLDER") from error
-
-
-def trained_model(
-    settings: Settings, checkpoint: Checkpoint, ema: bool | None, classes: Sequence[str]
-) -> tuple[nn.Module, LoadReport]:
-    """Build the model with the checkpoint's weights.
-
-    Raises:
-        UserError: weights of another architecture.
-    """
-    model = new_model(settings, len(classes))
-    weights = load_weights(model, checkpoint, ema=ema)
-    return model, weights
 
 
 def facts_of(settings: Settings, model: nn.Module, weights: LoadReport, precision: Precision) -> dict:

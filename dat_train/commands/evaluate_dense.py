@@ -9,12 +9,11 @@ import numpy as np
 import torch
 
 from dat_train.atomic import write_json, write_text
-from dat_train.commands.build_data import workers
+from dat_train.commands.build_data import evaluation_batches
 from dat_train.commands.build_task import task_builders
 from dat_train.commands.evaluating import watched
 from dat_train.commands.trained_dense import TrainedDense, assemble_dense
 from dat_train.data.detection_dataset import DetectionImages
-from dat_train.data.loader import evaluation_loader
 from dat_train.data.segmentation_dataset import EvaluationImages
 from dat_train.errors import UserError
 from dat_train.evaluation.detection import DetectionEvaluation, evaluate_detection
@@ -42,13 +41,7 @@ def evaluate_dense(
             f"{checkpoint.path} has {len(trained.classes)} classes, data={settings.data.name} has "
             f"{len(val_set.classes)} or others: set data=..."
         )
-    loader = evaluation_loader(
-        val_set,
-        batch_size=settings.eval.batch_size,
-        rank=processes.rank,
-        world_size=processes.world_size,
-        workers=workers(settings, processes),
-    )
+    loader = evaluation_batches(settings, val_set, processes)
     start = time.monotonic()
     batches = watched(loader, terminal, start, settings.timeout_minutes)
     if settings.task == "segmentation":

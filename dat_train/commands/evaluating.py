@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from dat_train.commands.build_data import workers
+from dat_train.commands.build_data import evaluation_batches
+from dat_train.data.batch import Batch
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.loader import Batch, evaluation_loader
 from dat_train.evaluation.classification import Evaluation, evaluate
 from dat_train.runtime.feed import feed_once
 from dat_train.runtime.precision import Precision
@@ -27,14 +27,7 @@ def run_evaluation(
     val_set: ImageDataset,
 ) -> tuple[Evaluation, float]:
     """Evaluate `model` on `val_set`; return the result and the seconds it took."""
-    loader = evaluation_loader(
-        val_set,
-        batch_size=settings.eval.batch_size,
-        rank=processes.rank,
-        world_size=processes.world_size,
-        workers=workers(settings, processes),
-        pin_memory=processes.device.type == "cuda",
-    )
+    loader = evaluation_batches(settings, val_set, processes)
     start = time.monotonic()
     evaluation = evaluate(
         model,

@@ -7,7 +7,7 @@ from typing import Any
 from dat_train.commands.build_data import evaluation_transform, opened_by_all
 from dat_train.commands.build_model import classifiers
 from dat_train.commands.checkpoint_settings import trained_with
-from dat_train.data.class_names import imagenet_numbers
+from dat_train.data.class_names import IMAGENET_CLASSES, imagenet_numbers
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.fake import FakeImages
 from dat_train.data.sources import open_evaluation_set
@@ -17,8 +17,6 @@ from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.weights import count_classes
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
-
-IMAGENET_CLASSES = 1000
 
 
 def evaluation_set(settings: Settings, checkpoint: Checkpoint, processes: Processes) -> ImageDataset:

@@ -1,9 +1,7 @@
 """dat-export: checkpoint -> model -> files, compared with the checkpoint -> accuracies."""
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,16 +11,15 @@ from rich.table import Table
 from torch import nn
 
 from dat_train.atomic import write_json
-from dat_train.commands.build_data import VIEW, workers
+from dat_train.commands.build_data import VIEW, evaluation_batches
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.evaluation_data import evaluation_set
 from dat_train.commands.model_defaults import with_model_defaults
 from dat_train.commands.open_checkpoint import open_checkpoint
-from dat_train.commands.output_folder import run_subfolder
+from dat_train.commands.output_folder import output_errors, output_folder
 from dat_train.commands.request import Request
 from dat_train.commands.trained import Trained, assemble
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.loader import evaluation_loader
 from dat_train.errors import UserError
 from dat_train.evaluation.classification import Evaluation, evaluate
 from dat_train.export.model_card import model_card
@@ -67,7 +64,7 @@ def run(config: Settings, request: Request) -> None:
     steps = preprocessing(trained.settings)
     # opened before the export, which takes longer
     val_set = evaluation_set(settings, checkpoint, ALONE) if measure else None
-    output = output_folder(config, checkpoint)
+    output = output_folder(config.output, checkpoint.path, f"export/{config.format}")
     terminal = Terminal()
     terminal.say(str(trained.weights))
 
@@ -121,24 +118,6 @@ def write(
     return models
 
 
-def output_folder(config: Settings, checkpoint: Checkpoint) -> Path:
-    """config.output, or export/FORMAT in the run's folder, or ./export/FORMAT for a checkpoint outside a run."""
-    return Path(config.output) if config.output else run_subfolder(checkpoint.path, f"export/{config.format}")
-
-
-@contextlib.contextmanager
-def output_errors(output: Path) -> Iterator[None]:
-    """Report an error of the file system in one line.
-
-    Raises:
-        UserError: `output` is not writable.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"output={output} cannot be written ({error.strerror or error}); set output=FOLDER") from error
-
-
 def preprocessing(settings: Settings) -> Preprocessing:
     return Preprocessing(settings.img_size, **settings.eval.only(*VIEW), **settings.data.only("mean", "std"))
 
@@ -184,10 +163,9 @@ def top1_of(config: Settings, content: dict) -> float | None:
 
 def accuracy(model: nn.Module, trained: Trained, val_set: ImageDataset) -> Evaluation:
     settings = trained.settings
-    loader = evaluation_loader(val_set, batch_size=settings.eval.batch_size, workers=workers(settings, ALONE))
     return evaluate(
         model,
-        loader,
+        evaluation_batches(settings, val_set, ALONE),
         num_classes=len(trained.classes),
         precision=trained.precision,
         subset=val_set.subset,
@@ -228,8 +206,3 @@ def accuracy_table(rows: Sequence[dict]) -> Table:
             f"{row['other_predictions']:,} of {row['images']:,}" if row is not rows[0] else "",
         )
     return table
-
-
-if __name__ == "__main__":
-    # The command line is a floor above, so it is imported by name and only here.
-    import_module("dat_train.cli.main").main("export")

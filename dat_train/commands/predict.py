@@ -4,7 +4,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -15,9 +14,9 @@ from dat_train.commands.build_data import workers
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.model_defaults import with_model_defaults
 from dat_train.commands.open_checkpoint import open_checkpoint
-from dat_train.commands.output_folder import run_subfolder
+from dat_train.commands.output_folder import output_folder
 from dat_train.commands.predict_dense import predict_dense
-from dat_train.commands.prediction_writers import Guess, Prediction, writer_for
+from dat_train.commands.prediction_writers import Guess, Prediction, row_writer
 from dat_train.commands.request import Request
 from dat_train.commands.trained import Trained, assemble
 from dat_train.commands.trained_dense import assemble_dense
@@ -48,21 +47,20 @@ def run(config: Settings, request: Request) -> None:
     settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), False))
     if settings.task != "classification":
         trained = assemble_dense(settings, checkpoint, config.ema, config.device)
-        output = Path(config.output) if config.output else run_subfolder(checkpoint.path, "predictions")
-        predict_dense(trained, paths, output)
+        predict_dense(trained, paths, output_folder(config.output, checkpoint.path, "predictions"))
         return
     trained = assemble(settings, checkpoint, config.ema, config.device)
     accelerate(trained.model, trained.precision.device, config.kernels)
-    writer = writer_for(config.format, paths, trained.classes, config.top)
+    head, line = row_writer(config.format, paths, trained.classes, config.top)
     alone = Processes(0, 1, 0, trained.precision.device)
     readers = workers(trained.settings, alone) if len(paths) > config.batch_size else 0
     unreadable = 0
     with _bar(config.output) as bar, _output(config.output) as write:
         task = bar.add_task("predicting", total=len(paths))
-        write(writer.header())
+        write(head)
         for prediction in predictions(trained, paths, config.top, config.batch_size, readers):
             if prediction.guesses:
-                write(writer.row(prediction))
+                write(line(prediction))
             else:
                 unreadable += 1
                 bar.console.print(f"warning: {prediction.why}", soft_wrap=True, markup=False, highlight=False)
@@ -141,8 +139,3 @@ def _output(path: str | None) -> Iterator[Callable[[str], object]]:
             yield file.write
     except OSError as error:
         raise UserError(f"output={path} cannot be written: {error.strerror}") from error
-
-
-if __name__ == "__main__":
-    # The command line is a floor above, so it is imported by name and only here.
-    import_module("dat_train.cli.main").main("predict")

@@ -9,10 +9,9 @@ import numpy as np
 from PIL.Image import Image
 
 from dat_train.atomic import write_json
-from dat_train.commands.output_folder import folder_names
+from dat_train.commands.output_folder import folder_names, output_errors
 from dat_train.commands.trained_dense import TrainedDense
 from dat_train.data.images import UnreadableImage, printable, read_rgb
-from dat_train.errors import UserError
 from dat_train.evaluation.detection import coco_results
 from dat_train.evaluation.scenes_picture import (
     LEAST_SCORE,
@@ -38,7 +37,7 @@ def predict_dense(trained: TrainedDense, paths: Sequence[str], output: Path) -> 
     segmenting = trained.settings.task == "segmentation"
     predict = _predict_areas if segmenting else _predict_objects
     records, unreadable = [], 0
-    try:
+    with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         for path, name in zip(paths, folder_names(paths), strict=True):
             try:
@@ -52,8 +51,6 @@ def predict_dense(trained: TrainedDense, paths: Sequence[str], output: Path) -> 
             print(f"{printable(path)}: {text}")
         file = output / ("areas.json" if segmenting else "detections.json")
         write_json(file, records if segmenting else _coco(records, trained.classes))
-    except OSError as error:
-        raise UserError(f"output={output} cannot be written: {error.strerror or error}") from error
     print(f"in {output}: {file.name} and pictures")
     if unreadable:
         print(f"{unreadable:,} of {len(paths):,} images could not be read", file=sys.stderr)

@@ -3,8 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from dat_train.data.images import printable
 
@@ -27,66 +27,36 @@ class Prediction(NamedTuple):
     why: str = ""
 
 
-class Writer(Protocol):
-    """Text of the output, part by part; each part ends with a newline."""
+def row_writer(
+    form: str, paths: Sequence[str], classes: Sequence[str], top: int
+) -> tuple[str, Callable[[Prediction], str]]:
+    """Head of the output, and a function from a prediction to its line; both end with a newline if not empty.
 
-    def header(self) -> str: ...
-    def row(self, prediction: Prediction) -> str: ...
+    Args:
+        form: "table": aligned columns of path, probability and class of each guess; "csv": path, class and probability
+            of the first guess, of the second, ...; "jsonl": {"path", "top": [{"class", "index", "probability"}, ...]}.
+    """
+    path_width, class_width = (min(WIDEST, max(map(len, texts))) for texts in (map(printable, paths), classes))
 
+    def table(found: Prediction) -> str:
+        cells = (f"{100 * guess.probability:6.2f} %  {guess.name:<{class_width}}" for guess in found.guesses)
+        return "  ".join([f"{printable(found.path):<{path_width}}", *cells]).rstrip() + "\n"
 
-class TableWriter:
-    """Aligned columns: path, then probability and class of each guess."""
+    def csv_line(found: Prediction) -> str:
+        cells = (cell for guess in found.guesses for cell in (guess.name, f"{guess.probability:.6f}"))
+        return _csv_line([printable(found.path), *cells])
 
-    def __init__(self, paths: Sequence[str], classes: Sequence[str]) -> None:
-        self.path_width = _width(map(printable, paths))
-        self.class_width = _width(classes)
-
-    def header(self) -> str:
-        return ""
-
-    def row(self, prediction: Prediction) -> str:
-        cells = (f"{100 * guess.probability:6.2f} %  {guess.name:<{self.class_width}}" for guess in prediction.guesses)
-        return "  ".join([f"{printable(prediction.path):<{self.path_width}}", *cells]).rstrip() + "\n"
-
-
-class CsvWriter:
-    """A row for each image: path, class and probability of the first guess, of the second, ..."""
-
-    def __init__(self, top: int) -> None:
-        self.top = top
-
-    def header(self) -> str:
-        numbers = range(1, self.top + 1)
-        return _csv_line(["path", *(f"{name}_{number}" for number in numbers for name in ("class", "probability"))])
-
-    def row(self, prediction: Prediction) -> str:
-        cells = (cell for guess in prediction.guesses for cell in (guess.name, f"{guess.probability:.6f}"))
-        return _csv_line([printable(prediction.path), *cells])
-
-
-class JsonLinesWriter:
-    """An object for each image: {"path", "top": [{"class", "index", "probability"}, ...]}."""
-
-    def header(self) -> str:
-        return ""
-
-    def row(self, prediction: Prediction) -> str:
-        top = [
+    def json_line(found: Prediction) -> str:
+        guesses = [
             {"class": guess.name, "index": guess.index, "probability": round(guess.probability, 6)}
-            for guess in prediction.guesses
+            for guess in found.guesses
         ]
-        return json.dumps({"path": printable(prediction.path), "top": top}, ensure_ascii=False) + "\n"
+        return json.dumps({"path": printable(found.path), "top": guesses}, ensure_ascii=False) + "\n"
 
-
-def writer_for(format: str, paths: Sequence[str], classes: Sequence[str], top: int) -> Writer:
-    """Return the writer of `format`: table, csv or jsonl."""
-    if format == "csv":
-        return CsvWriter(min(top, len(classes)))
-    return JsonLinesWriter() if format == "jsonl" else TableWriter(paths, classes)
-
-
-def _width(texts) -> int:
-    return min(WIDEST, max(map(len, texts)))
+    numbers = range(1, min(top, len(classes)) + 1)
+    head = ["path", *(f"{name}_{number}" for number in numbers for name in ("class", "probability"))]
+    line = {"table": table, "csv": csv_line, "jsonl": json_line}[form]
+    return (_csv_line(head) if form == "csv" else ""), line
 
 
 def _csv_line(cells: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 
 from dat_train import __version__
 from dat_train.atomic import read_json, write_text
+from dat_train.choices import TEST_SETS
 from dat_train.commands.build_data import micro_batches
 from dat_train.commands.build_task import task_builders
 from dat_train.commands.build_training import new_state, new_training, run_plan
@@ -17,7 +18,6 @@ from dat_train.commands.model_defaults import with_model_defaults
 from dat_train.commands.request import Request
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.fingerprint import class_difference, data_difference, data_fingerprint, describe_data
-from dat_train.data.imagenet_tests import TEST_SETS
 from dat_train.errors import UserError
 from dat_train.models import count_macs, count_parameters, load_weights
 from dat_train.models.kernels import accelerate, is_accelerated, prefers_eager

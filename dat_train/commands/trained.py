@@ -12,18 +12,14 @@ from torch import Tensor, nn
 from dat_train.commands.build_data import VIEW
 from dat_train.commands.build_model import classifiers, new_model
 from dat_train.commands.checkpoint_settings import trained_with
-from dat_train.commands.model_defaults import with_model_defaults
-from dat_train.commands.open_checkpoint import open_checkpoint
-from dat_train.commands.request import Request
 from dat_train.data.augment import eval_transform
+from dat_train.data.class_names import IMAGENET_CLASSES
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.weights import LoadReport, count_classes, load_weights
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import resolve_device
 from dat_train.settings import Settings
-
-IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -46,20 +42,6 @@ class Trained:
     settings: Settings
     precision: Precision
     weights: LoadReport
-
-
-def load_trained(config: Settings, request: Request) -> Trained:
-    """Load the model of config.ckpt with the settings of a command.
-
-    Args:
-        config: with ckpt, model, data, img_size, eval, ema, device and dtype, as dat-eval's.
-
-    Raises:
-        UserError: a file that cannot be read, has no configuration, or has no classifier.
-    """
-    checkpoint = open_checkpoint(config)
-    settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), False))
-    return assemble(settings, checkpoint, config.ema, config.device)
 
 
 def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "auto") -> Trained:

@@ -1,7 +1,6 @@
 """dat-visualize: checkpoint and images -> sampling points and attention -> pictures and pages."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +10,7 @@ from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.inspect_scene import inspect_scene
 from dat_train.commands.model_defaults import with_model_defaults
 from dat_train.commands.open_checkpoint import open_checkpoint
-from dat_train.commands.output_folder import folder_names, run_subfolder
+from dat_train.commands.output_folder import folder_names, output_errors, output_folder
 from dat_train.commands.request import Request
 from dat_train.commands.trained import Trained, assemble
 from dat_train.commands.trained_dense import TrainedDense, assemble_dense
@@ -54,21 +53,20 @@ def run(config: Settings, request: Request) -> None:
         trained = assemble_dense(settings, checkpoint, config.ema, config.device)
         view = dense_view(config, trained)
     require_deformable(trained)
-    output = Path(config.output) if config.output else run_subfolder(checkpoint.path, "visualize")
+    output = output_folder(config.output, checkpoint.path, "visualize")
     terminal = Terminal()
     unreadable = []
     chosen = paths[: config.most_images]
     for path, name in zip(chosen, folder_names(chosen), strict=True):
+        folder = output / name
         try:
             image = read_rgb(path)
-            folder = output / name
-            prediction = view(image, Path(path).name, folder)
+            with output_errors(folder):
+                prediction = view(image, Path(path).name, folder)
         except UnreadableImage as error:
             terminal.warn(str(error))
             unreadable.append(path)
             continue
-        except OSError as error:
-            raise UserError(f"{folder} cannot be written ({error.strerror}); set output=FOLDER") from error
         result = folder / PAGE if config.page else folder
         terminal.say(f"{printable(path)}: {prediction}   {printable(result)}")
     if len(paths) > config.most_images:
@@ -162,8 +160,3 @@ def queries_of(query: list | None, size: tuple[int, int]) -> list[tuple[float, f
                 f"and {limits}"
             )
     return [(float(x), float(y)) for x, y in points]
-
-
-if __name__ == "__main__":
-    # The command line is a floor above, so it is imported by name and only here.
-    import_module("dat_train.cli.main").main("visualize")

@@ -13,11 +13,12 @@ from timm.data.transforms import str_to_interp_mode, str_to_pil_interp
 from torch import Tensor
 from torchvision import transforms
 
+from dat_train.choices import RESIZE
 from dat_train.data.crops import RandomResizedCrop
 from dat_train.data.erasing import Rectangle, draw_rectangle
 from dat_train.data.images import WHITE, Source, read_rgb
 from dat_train.data.shifts import FAST_OPERATIONS
-from dat_train.errors import UserError
+from dat_train.errors import UserError, require_one_of
 
 MAX_RESIZED_PIXELS = 2**24  # of a whole resized image; beyond, evaluation resizes the visible part only
 
@@ -259,8 +260,7 @@ def eval_transform(
     Raises:
         UserError: another value of `resize`.
     """
-    if resize not in ("short_side", "squash"):
-        raise UserError(f"eval.resize={resize} is not possible; one of short_side, squash")
+    require_one_of("eval.resize", resize, RESIZE)
     side = resized_side(image_size, crop_pct)
     return EvalTransform(image_size, side, resize == "squash", interpolation, background=background, mean=mean, std=std)
 

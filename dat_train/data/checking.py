@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from dat_train.data.class_names import IMAGENET_CLASSES
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.images import UnreadableImage, read_rgb
 
 CHUNK = 16  # images given to a process at a time
 IMAGENET_IMAGES = {"train": 1_281_167, "val": 50_000}
 IMAGENET_PER_CLASS = {"train": (732, 1300), "val": (50, 50)}
-IMAGENET_CLASSES = 1000
 
 _dataset: ImageDataset | None = None  # of a worker process
 

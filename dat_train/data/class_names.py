@@ -9,6 +9,8 @@ from dat_train.data.catalog import Catalog
 from dat_train.data.image_files import first_named
 from dat_train.errors import UserError
 
+IMAGENET_CLASSES = 1000
+
 
 def match_classes(catalog: Catalog, classes: Sequence[str], where: str, owner: str = "the model") -> Catalog:
     """Return `catalog` with the labels of `classes`, by name. Classes may be absent from it; a note says so.

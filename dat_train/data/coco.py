@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from dat_train.choices import DETECTION_KINDS
 from dat_train.data.digit_scenes import write_digit_scenes
 from dat_train.data.folders import existing_folder
 from dat_train.data.images import printable
-from dat_train.errors import UserError
+from dat_train.errors import UserError, require_one_of
 
-DETECTION_KINDS = ("coco", "boxes", "digit_scenes")
 LEAST_SIDE = 32  # pixels of an image that is trained on
 COCO_CLASSES = 80
 
@@ -105,8 +105,7 @@ def open_coco(kind: str, root: str | None) -> tuple[tuple[Path, CocoFile], tuple
     Raises:
         UserError: unknown kind, or a folder or file that is not as described.
     """
-    if kind not in DETECTION_KINDS:
-        raise UserError(f"data.kind={kind} is not one of {', '.join(DETECTION_KINDS)}, the kinds of task=detection")
+    require_one_of("task=detection needs other data: data.kind", kind, DETECTION_KINDS)
     if root is None:
         raise UserError(f"data.root is not set: data={kind} needs data.root=PATH")
     if kind == "digit_scenes":

@@ -124,17 +124,10 @@ class ImageDataset(Dataset):
         return self.read(index)
 
     def _sample(self, transformed: Tensor | Augmented, label: int, index: int, unreadable: list[str]) -> Sample:
-        if isinstance(transformed, Augmented):
-            numbers = self.transform.normalization
-            return Sample(
-                transformed.image,
-                label,
-                index=index,
-                unreadable=tuple(unreadable),
-                normalization=numbers,
-                rectangle=transformed.rectangle,
-            )
-        return Sample(transformed, label, index, tuple(unreadable))
+        if not isinstance(transformed, Augmented):
+            return Sample(transformed, label, index, tuple(unreadable))
+        sample = Sample(transformed.image, label, index, tuple(unreadable))
+        return sample._replace(normalization=self.transform.normalization, rectangle=transformed.rectangle)
 
     def fingerprint(self) -> str:
         """Hash of the class and name of every image, as 16 hexadecimal digits.

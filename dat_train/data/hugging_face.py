@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 
 from dat_train.data.catalog import Catalog, sorted_catalog
-from dat_train.data.class_names import imagenet_numbers, words_to_number
+from dat_train.data.class_names import IMAGENET_CLASSES, imagenet_numbers, words_to_number
 from dat_train.data.image_files import first_named
 from dat_train.errors import UserError
-
-IMAGENET_CLASSES = 1000
 
 
 class HuggingFace:

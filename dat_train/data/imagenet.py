@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from dat_train.data.catalog import Catalog, sorted_catalog
+from dat_train.data.class_names import IMAGENET_CLASSES
 from dat_train.data.folders import FolderStorage, scan
 from dat_train.data.image_files import image_paths, subfolders
 from dat_train.data.imagenet_labels import validation_labels
 from dat_train.data.split_names import find_split, is_split
 from dat_train.errors import UserError
 
-CLASSES = 1000
 FLAT_IMAGE = re.compile(r"ILSVRC2012_(val|test)_\d{8}\.jpe?g$", re.IGNORECASE)
 KAGGLE = ("ILSVRC", "Data", "CLS-LOC")  # folders above train/ and val/
 
 
 def check_classes(classes: Sequence[str]) -> None:
     """Raise a UserError unless there are as many classes as ImageNet-1K has."""
-    if len(classes) != CLASSES:
+    if len(classes) != IMAGENET_CLASSES:
         raise UserError(
-            f"the training set has {len(classes):,} classes, ImageNet-1K has {CLASSES}; for other data use data=folder"
+            f"the training set has {len(classes):,} classes, ImageNet-1K has {IMAGENET_CLASSES}; for other data use "
+            "data=folder"
         )
 
 

@@ -22,7 +22,6 @@ from dat_train.data.sample_list import SampleList
 from dat_train.data.split_names import find_split
 from dat_train.errors import UserError
 
-TEST_SETS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_real")
 VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.")
 
 

@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+from dat_train.choices import SEGMENTATION_KINDS
 from dat_train.data.ade20k_classes import ADE20K_CLASSES
 from dat_train.data.digit_scenes import write_digit_scenes
 from dat_train.data.folders import existing_folder
@@ -10,9 +11,8 @@ from dat_train.data.image_files import is_image, suffix_list
 from dat_train.data.images import printable
 from dat_train.data.randomness import keyed_seed
 from dat_train.data.segmentation_dataset import LabelEncoding, SegmentationImages
-from dat_train.errors import UserError
+from dat_train.errors import UserError, require_one_of
 
-SEGMENTATION_KINDS = ("ade20k", "masks", "digit_scenes")
 CHECKED = 8  # masks that are read on opening, from all over the set
 
 
@@ -36,10 +36,7 @@ def open_segmentation(
     Raises:
         UserError: unknown kind, or a folder or mask that is not as described.
     """
-    if kind not in SEGMENTATION_KINDS:
-        raise UserError(
-            f"data.kind={kind} is not one of {', '.join(SEGMENTATION_KINDS)}, the kinds of task=segmentation"
-        )
+    require_one_of("task=segmentation needs other data: data.kind", kind, SEGMENTATION_KINDS)
     if root is None:
         raise UserError(f"data.root is not set: data={kind} needs data.root=PATH")
     if kind == "ade20k":

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dat_train.choices import CLASSIFICATION_KINDS, TEST_SETS
 from dat_train.data.archives import OFFICIAL, ArchivedFolders, OfficialArchives, Shards, is_archive
 from dat_train.data.class_names import match_classes
 from dat_train.data.csv_table import CsvTable
@@ -14,11 +15,10 @@ from dat_train.data.folders import existing, existing_folder
 from dat_train.data.hugging_face import HuggingFace
 from dat_train.data.image_files import has_images, subfolders
 from dat_train.data.imagenet import ImageNetFolders, check_classes
-from dat_train.data.imagenet_tests import TEST_SETS, open_test_set
+from dat_train.data.imagenet_tests import open_test_set
 from dat_train.data.splits import HoldOut, Storage, open_evaluation_part, open_pair
-from dat_train.errors import UserError
+from dat_train.errors import UserError, require_one_of
 
-KINDS = ("digits", "folder", "imagenet", "hf", "shards", "csv", "fake", *TEST_SETS)
 SAVED = ("dataset_dict.json", "state.json")  # files of a data set saved by the package datasets
 
 
@@ -37,7 +37,7 @@ def open_datasets(
     """Return training and validation set, without transforms. A test set (TEST_SETS) has no training images.
 
     Args:
-        kind: one of KINDS.
+        kind: one of CLASSIFICATION_KINDS.
         root: where the images are; the digits are written there first.
         image_size: of fake images, pixels.
         val_fraction, split_seed, split_by: images held out where the data has no splits; see `HoldOut`.
@@ -153,7 +153,6 @@ def subfolders_of_images(root: Path) -> bool:
 
 
 def _check(kind: str, root: str | Path | None) -> None:
-    if kind not in KINDS:
-        raise UserError(f"data.kind={kind} is not possible; one of {', '.join(KINDS)}")
+    require_one_of("data.kind", kind, CLASSIFICATION_KINDS)
     if root is None and kind != "fake":
         raise UserError(f"data.root is not set: data={kind} needs data.root=PATH")

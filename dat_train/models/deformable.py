@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from dat_train.errors import UserError
+from dat_train.errors import UserError, require_one_of
 from dat_train.models.blocks import depthwise_conv
 from dat_train.models.legacy_names import accept_legacy_names
 
@@ -72,10 +72,8 @@ class DeformableAttention(nn.Module):
             raise UserError(
                 f"dim={dim} must be a multiple of num_heads={num_heads}, and num_heads a multiple of groups={groups}"
             )
-        if position_bias not in POSITION_BIASES:
-            raise UserError(f"position_bias={position_bias!r} is unknown; one of {', '.join(POSITION_BIASES)}")
-        if geometry not in GEOMETRIES:
-            raise UserError(f"geometry={geometry!r} is unknown; one of {', '.join(GEOMETRIES)}")
+        require_one_of("position_bias", position_bias, POSITION_BIASES)
+        require_one_of("geometry", geometry, GEOMETRIES)
         self.num_heads = num_heads
         self.groups = groups
         self.attn_drop = attn_drop

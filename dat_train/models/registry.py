@@ -124,61 +124,27 @@ def _create(
     return model.to(dtype=dtype)
 
 
-@register_model
-def dat_tiny(pretrained: bool = False, **kwargs) -> DAT:
-    """DAT-T (CVPR 2022, table 1)."""
-    return _create("dat_tiny", pretrained, **kwargs)
+def _register(name: str, description: str) -> None:
+    """Make a size a model of timm: timm.create_model(name, ...)."""
+
+    def create(pretrained: bool = False, **kwargs) -> DAT:
+        return _create(name, pretrained, **kwargs)
+
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = description
+    globals()[name] = register_model(create)
 
 
-@register_model
-def dat_small(pretrained: bool = False, **kwargs) -> DAT:
-    """DAT-S (CVPR 2022, table 1)."""
-    return _create("dat_small", pretrained, **kwargs)
-
-
-@register_model
-def dat_base(pretrained: bool = False, **kwargs) -> DAT:
-    """DAT-B (CVPR 2022, table 1)."""
-    return _create("dat_base", pretrained, **kwargs)
-
-
-@register_model
-def dat_base_384(pretrained: bool = False, **kwargs) -> DAT:
-    """DAT-B at 384 x 384 with windows of 12 (CVPR 2022, table 2)."""
-    return _create("dat_base_384", pretrained, **kwargs)
-
-
-@register_model
-def dat_nano(pretrained: bool = False, **kwargs) -> DAT:
-    """A DAT for images of about 32 pixels; not a published size."""
-    return _create("dat_nano", pretrained, **kwargs)
-
-
-@register_model
-def datpp_tiny(pretrained: bool = False, **kwargs) -> DAT:
-    """DAT-T++ (DAT++, table 1)."""
-    return _create("datpp_tiny", pretrained, **kwargs)
-
-
-@register_model
-def datpp_small(pretrained: bool = False, **kwargs) -> DAT:
-    """DAT-S++ (DAT++, table 1)."""
-    return _create("datpp_small", pretrained, **kwargs)
-
-
-@register_model
-def datpp_base(pretrained: bool = False, **kwargs) -> DAT:
-    """DAT-B++ (DAT++, table 1)."""
-    return _create("datpp_base", pretrained, **kwargs)
-
-
-@register_model
-def datpp_base_384(pretrained: bool = False, **kwargs) -> DAT:
-    """DAT-B++ run at 384 x 384 with the tables of 224 (DAT++)."""
-    return _create("datpp_base_384", pretrained, **kwargs)
-
-
-@register_model
-def datp_tiny(pretrained: bool = False, **kwargs) -> DAT:
-    """DAT-P: DAT-T++ before the convolutional improvements (DAT++, roadmap)."""
-    return _create("datp_tiny", pretrained, **kwargs)
+for _name, _description in {
+    "dat_tiny": "DAT-T (CVPR 2022, table 1).",
+    "dat_small": "DAT-S (CVPR 2022, table 1).",
+    "dat_base": "DAT-B (CVPR 2022, table 1).",
+    "dat_base_384": "DAT-B at 384 x 384 with windows of 12 (CVPR 2022, table 2).",
+    "dat_nano": "A DAT for images of about 32 pixels; not a published size.",
+    "datpp_tiny": "DAT-T++ (DAT++, table 1).",
+    "datpp_small": "DAT-S++ (DAT++, table 1).",
+    "datpp_base": "DAT-B++ (DAT++, table 1).",
+    "datpp_base_384": "DAT-B++ run at 384 x 384 with the tables of 224 (DAT++).",
+    "datp_tiny": "DAT-P: DAT-T++ before the convolutional improvements (DAT++, roadmap).",
+}.items():
+    _register(_name, _description)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dat_train.errors import UserError
+from dat_train.choices import DECODERS
+from dat_train.errors import require_one_of
 from dat_train.models.dense_backbone import (
     ConvNormAct,
     DenseBackbone,
@@ -174,8 +175,7 @@ def create_segmentation(
     Raises:
         UserError: unknown head, or a backbone without maps at strides 4, 8, 16 and 32.
     """
-    if head not in ("upernet", "semantic_fpn"):
-        raise UserError(f"head={head!r} must be upernet or semantic_fpn")
+    require_one_of("head", head, DECODERS)
     backbone = create_backbone(model, **kwargs)
     if head == "upernet":
         channels = channels or 512

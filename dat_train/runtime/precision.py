@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dat_train.errors import UserError
-
-NAMES = ("auto", "bf16", "fp16", "fp32", "fp64")
+from dat_train.choices import DTYPES
+from dat_train.errors import UserError, require_one_of
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
     Raises:
         UserError: an unknown name, or a format that the device does not support.
     """
-    if name not in NAMES:
-        raise UserError(f"dtype={name!r} is unknown; choose one of {', '.join(NAMES)}")
+    require_one_of("dtype", name, DTYPES)
     if name == "auto":
         name = "fp32"
         if device.type == "cuda":

@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dat_train.errors import UserError
+from dat_train.choices import DISTILLATION
+from dat_train.errors import require_one_of
 from dat_train.runtime.precision import Precision
-
-KINDS = ("soft", "hard")
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
@@ -47,8 +46,7 @@ class Distillation:
         teacher_mean: Sequence[float],
         teacher_std: Sequence[float],
     ) -> None:
-        if kind not in KINDS:
-            raise UserError(f"distill.kind={kind} is not possible; one of {', '.join(KINDS)}")
+        require_one_of("distill.kind", kind, DISTILLATION)
         self.teacher = teacher.eval().requires_grad_(False)
         self.kind = kind
         self.alpha = alpha

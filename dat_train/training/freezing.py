@@ -1,11 +1,10 @@
 """Freezing of modules: their parameters are not trained, and they stay in evaluation mode."""
 
-import difflib
 from collections.abc import Sequence
 
 from torch import nn
 
-from dat_train.errors import UserError
+from dat_train.errors import UserError, did_you_mean
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> None:
@@ -19,11 +18,10 @@ def freeze(model: nn.Module, names: Sequence[str]) -> None:
     modules = dict(model.named_modules())
     for name in names:
         if not name or name not in modules:
-            near = difflib.get_close_matches(name, modules, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
             parts = ", ".join(child for child, _ in model.named_children())
             raise UserError(
-                f"freeze={name} is not a module of the model{hint} (modules: {parts}; inside: stages.0, ...)"
+                f"freeze={name} is not a module of the model{did_you_mean(name, modules)} (modules: {parts}; inside: "
+                "stages.0, ...)"
             )
         modules[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -6,7 +6,7 @@ from unittest import mock
 
 from commands.composing import composed
 
-from dat_train.cli.settings import MAY_CHANGE
+from dat_train.cli.settings.train import MAY_CHANGE
 from dat_train.commands.request import Request
 from dat_train.commands.train import run
 

@@ -9,17 +9,7 @@ from pathlib import Path
 
 from dat_train.cli.main import main
 
-MODULES = {
-    "dat-train": "dat_train.commands.train",
-    "dat-eval": "dat_train.commands.evaluate",
-    "dat-predict": "dat_train.commands.predict",
-    "dat-export": "dat_train.commands.export",
-    "dat-average": "dat_train.commands.average",
-    "dat-visualize": "dat_train.commands.visualize",
-    "dat-report": "dat_train.commands.report",
-    "dat-bench": "dat_train.commands.bench",
-    "dat-check": "dat_train.commands.check",
-}
+MODULES = {"dat-train": "dat_train.commands.train", "dat-eval": "dat_train.commands.evaluate"}  # for torchrun
 
 
 def run(

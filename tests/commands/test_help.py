@@ -9,7 +9,7 @@ from commands.running import run
 
 from dat_train import __version__
 from dat_train.cli.conf import choices
-from dat_train.cli.settings import settings
+from dat_train.cli.settings.setting import settings
 from dat_train.cli.table import COMMANDS
 
 

@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 from commands.fitted_checkpoint import write_fitted_checkpoint
-from commands.running import MODULES, run_here
+from commands.running import run_here
 
 from dat_train.commands.trained import open_trained
 from dat_train.data.images import read_rgb
@@ -142,8 +142,16 @@ def test_mistakes_are_named_in_one_line(arguments, message, run):
 def test_on_a_terminal_there_is_a_bar_and_the_rows_are_whole(run):
     """In a process of its own, whose output and errors are one pseudo-terminal."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", MODULES["dat-predict"], "ckpt=checkpoints/best.pt", "digits/val/7", "top=1"]
-    process = subprocess.Popen(command, cwd=run, stdout=theirs, stderr=theirs, stdin=theirs)
+    command = [
+        sys.executable,
+        "-m",
+        "dat_train.cli.main",
+        "predict",
+        "ckpt=checkpoints/best.pt",
+        "digits/val/7",
+        "top=1",
+    ]
+    process = subprocess.Popen([sys.executable, *command], cwd=run, stdout=theirs, stderr=theirs, stdin=theirs)
     os.close(theirs)
     said = b""
     while True:
@@ -160,6 +168,6 @@ def test_on_a_terminal_there_is_a_bar_and_the_rows_are_whole(run):
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(run):
-    command = f"{sys.executable} -m {MODULES['dat-predict']} ckpt=checkpoints/best.pt digits/val top=9 | head -n 1"
+    command = f"{sys.executable} -m dat_train.cli.main predict ckpt=checkpoints/best.pt digits/val top=9 | head -n 1"
     result = subprocess.run(command, shell=True, cwd=run, capture_output=True, text=True)
     assert result.returncode == 0 and result.stderr == "" and result.stdout.startswith("digits/val/0/")

@@ -7,7 +7,7 @@ import pytest
 
 from dat_train.cli.arguments import read_arguments
 from dat_train.cli.main import run_command
-from dat_train.cli.settings import expand_home
+from dat_train.cli.settings.paths import expand_home
 from dat_train.cli.table import COMMANDS, PREDICT, TRAIN
 
 OK = ("model=dat_nano", "data=digits")

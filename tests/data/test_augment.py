@@ -208,7 +208,7 @@ def test_short_side_is_timms_evaluation(picture):
 
 
 def test_another_way_to_resize():
-    with pytest.raises(UserError, match=r"eval\.resize=stretch is not possible; one of short_side, squash"):
+    with pytest.raises(UserError, match=r"eval\.resize=stretch must be one of short_side, squash"):
         eval_transform(32, resize="stretch", **NORM)
 
 

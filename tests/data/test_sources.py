@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from dat_train.choices import CLASSIFICATION_KINDS
 from dat_train.data import digits
 from dat_train.data.digits import write_digits
 from dat_train.data.order import SampleKey
-from dat_train.data.sources import KINDS, open_datasets
+from dat_train.data.sources import open_datasets
 from dat_train.errors import UserError
 
 SPLIT = {"val_fraction": 0.2, "split_seed": 0}
@@ -143,7 +144,7 @@ def test_fake_images_go_through_the_same_path():
 
 
 def test_an_unknown_kind():
-    assert complaint("cifar", "x") == f"data.kind=cifar is not possible; one of {', '.join(KINDS)}"
+    assert complaint("cifar", "x") == f"data.kind=cifar must be one of {', '.join(CLASSIFICATION_KINDS)}"
 
 
 @pytest.mark.parametrize("kind", ["digits", "folder", "imagenet"])

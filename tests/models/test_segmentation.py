@@ -1,13 +1,13 @@
 """Segmentation models against the numbers of the published implementation."""
 
 import pytest
+import timm
 import torch
 from golden.dense import FOLDER, assert_buffers_agree, assert_gradients_agree, backbone, load_dense
 from golden.dense.weights import labels
 
 from dat_train.models.dense_backbone import Pyramid
 from dat_train.models.published_dense import is_published_dense
-from dat_train.models.registry import datpp_tiny
 from dat_train.models.segmentation import (
     AuxiliaryHead,
     SegmentationModel,
@@ -129,7 +129,7 @@ def test_probabilities_average_the_softmax_of_views_and_mirror_images():
 
 def test_weights_of_a_classifier_start_the_backbone(tmp_path):
     small = {"dims": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}
-    classifier = datpp_tiny(num_classes=3, **small)
+    classifier = timm.create_model("datpp_tiny", num_classes=3, **small)
     torch.save(classifier.state_dict(), tmp_path / "classifier.pt")
     model = create_segmentation("datpp_tiny", "semantic_fpn", 5, 16, **small)
     head = model.decode_head.conv_seg.weight.clone()

@@ -39,7 +39,7 @@ def test_a_gpu_gets_bf16_where_it_has_it(monkeypatch, has_bf16, name):
 
 
 def test_unknown_and_missing_formats_are_refused():
-    with pytest.raises(UserError, match="dtype='half' is unknown; choose one of auto, bf16, fp16, fp32, fp64"):
+    with pytest.raises(UserError, match="dtype=half must be one of auto, bf16, fp16, fp32, fp64"):
         resolve_precision("half", CPU)
     with pytest.raises(UserError, match="dtype=fp64 does not exist on mps; use dtype=fp32 or device=cpu"):
         resolve_precision("fp64", MPS)

@@ -73,5 +73,5 @@ def test_the_teacher_sees_images_as_it_wants_them_and_does_not_drop_out(batch):
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(UserError, match=r"distill\.kind=warm is not possible; one of soft, hard"):
+    with pytest.raises(UserError, match=r"distill\.kind=warm must be one of soft, hard"):
         distillation(kind="warm")

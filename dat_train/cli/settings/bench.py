@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from dat_train.cli.settings.limits import DEVICE, DTYPE, KERNELS, NOT_NEGATIVE, POSITIVE, Limit
-from dat_train.cli.settings.setting import setting
+from dat_train.cli.settings.limits import DTYPE, NOT_NEGATIVE, POSITIVE, Limit
+from dat_train.cli.settings.setting import device_setting, kernels_setting, setting
 from dat_train.cli.settings.train import AugmentConfig, MixingConfig, ModelConfig
 from dat_train.cli.settings.trained_model import OptionalDataConfig, ViewConfig
 
@@ -35,16 +35,14 @@ class BenchConfig:
     baseline: str | None = setting("timm model the others are compared with; null: no comparison")
     modes: list[str] = setting("inference; training: forward, backward and optimizer step", MODES)
     compile: list[bool] = setting("eager (false), by torch.compile (true), or both: compile=[false,true]", ONCE)
-    kernels: str = setting(
-        "auto: fastest measured kernels of the device; plain: none; triton, flex: on CUDA, not measured", KERNELS
-    )
+    kernels: str = kernels_setting()
     sizes: list[int] = setting("attention: sides of the maps", SIZES)
     workers: list[int] = setting("data: numbers of worker processes, one after the other", WORKERS)
     images: int = setting("data: image files to measure with, evenly spaced in the training set", POSITIVE)
     batch_size: int = setting("images of a call", POSITIVE)
     img_size: int | None = setting("side of the images, pixels; null: the model's", POSITIVE)
     dtype: str = setting("auto: bf16 on CUDA, else fp32; bf16 and fp16 by autocast", DTYPE)
-    device: str = setting("auto: the GPU if there is one; cpu, cuda or mps", DEVICE)
+    device: str = device_setting()
     threads: int | None = setting("CPU threads; null: PyTorch's choice", POSITIVE)
     repeats: int = setting("reported calls of each", POSITIVE)
     warmup: int = setting("calls of each before them", NOT_NEGATIVE)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from dat_train import choices
+
 
 class Limit(NamedTuple):
     """A condition on a value, and its text after "key=value" in an error."""
@@ -41,19 +43,18 @@ def one_of(*names: str) -> Limit:
     return Limit(names.__contains__, f"must be one of {', '.join(names)}")
 
 
-DTYPE = one_of("auto", "bf16", "fp16", "fp32", "fp64")
-KERNELS = one_of("auto", "plain", "triton", "flex")
-RESIZE = one_of("short_side", "squash")
+DTYPE = one_of(*choices.DTYPES)
+KERNELS = one_of(*choices.KERNELS)
+RESIZE = one_of(*choices.RESIZE)
 INTERPOLATION = one_of("bicubic", "bilinear", "nearest")
-TEST_SETS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_real")  # for dat-eval alone
 SAMPLING = one_of("uniform", "balanced")
 SHUFFLE = one_of("full", "blocks")
 SPLIT_BY = one_of("name", "order")
-DENSE_KINDS = ("ade20k", "masks", "coco", "boxes", "digit_scenes")  # of segmentation and detection
-KIND = one_of("digits", "folder", "imagenet", "hf", "shards", "csv", "fake", *TEST_SETS, *DENSE_KINDS)
-DENSE_HEAD = one_of("upernet", "semantic_fpn", "retinanet", "mask_rcnn", "cascade_mask_rcnn")
+DENSE_KINDS = dict.fromkeys((*choices.SEGMENTATION_KINDS, *choices.DETECTION_KINDS))  # one is in both
+KIND = one_of(*choices.CLASSIFICATION_KINDS, *DENSE_KINDS)
+DENSE_HEAD = one_of(*choices.DECODERS, *choices.DETECTORS)
 FALLING = one_of("poly", "step")
-DISTILLATION = one_of("soft", "hard")
+DISTILLATION = one_of(*choices.DISTILLATION)
 AVERAGE = one_of("uniform", "greedy")
 CLASS_WEIGHTS = one_of("balanced")
-TASK = one_of("classification", "segmentation", "detection")
+TASK = one_of(*choices.TASKS)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from dat_train.cli.settings.limits import KERNELS, POSITIVE, one_of
-from dat_train.cli.settings.setting import setting
+from dat_train.cli.settings.limits import POSITIVE, one_of
+from dat_train.cli.settings.setting import kernels_setting, setting
 from dat_train.cli.settings.trained_model import RunningModelConfig
 
 
@@ -12,9 +12,7 @@ class PredictConfig(RunningModelConfig):
     images: list[str] = setting("files, folders, quoted patterns, or - for a list on standard input", path=True)
     top: int = setting("number of classes for each image", POSITIVE)
     format: str = setting("output format", one_of("table", "csv", "jsonl"))
-    kernels: str = setting(
-        "auto: fastest measured kernels of the device; plain: none; triton, flex: on CUDA, not measured", KERNELS
-    )
+    kernels: str = kernels_setting()
     output: str | None = setting("file to write; null: standard output", default=None, path=True)
     batch_size: int = setting("images at a time", POSITIVE)
     timeout_minutes: float | None = setting(

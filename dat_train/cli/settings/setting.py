@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from dat_train.cli.settings.limits import Limit
+from dat_train.cli.settings.limits import DEVICE, KERNELS, Limit
 
 MISSING = "???"  # OmegaConf's mark of a value that must be given
 
@@ -27,6 +27,20 @@ def setting(
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def device_setting(**options: Any) -> Any:
+    """The setting `device` of every command that has one."""
+    return setting("auto: the GPU if there is one; cpu, cuda or mps", DEVICE, **options)
+
+
+def kernels_setting(**options: Any) -> Any:
+    """The setting `kernels` of every command that has one."""
+    return setting(
+        "auto: fastest measured kernels of the device; plain: none; triton, flex: on CUDA, not measured",
+        KERNELS,
+        **options,
+    )
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,11 @@ from dat_train.cli.settings.limits import (
     CLASS_WEIGHTS,
     COLOUR,
     CROP,
-    DEVICE,
     DISTILLATION,
     DTYPE,
     FALLING,
     FOLDER,
     INTERPOLATION,
-    KERNELS,
     KIND,
     NOT_NEGATIVE,
     PAIR,
@@ -31,7 +29,7 @@ from dat_train.cli.settings.limits import (
     TASK,
     one_of,
 )
-from dat_train.cli.settings.setting import setting, settings
+from dat_train.cli.settings.setting import device_setting, kernels_setting, setting, settings
 
 
 @dataclass
@@ -245,14 +243,10 @@ class TrainConfig:
     )
     freeze: list[str] = setting("parts of the model that are not trained, as in [stem,stages.0]")
     distill: DistillConfig = field(default_factory=DistillConfig)
-    device: str = setting("auto: the GPU if there is one; cpu, cuda or mps", DEVICE, harmless=True)
+    device: str = device_setting(harmless=True)
     dtype: str = setting("auto: bf16 on CUDA, else fp32", DTYPE)
     compile: bool = setting("torch.compile the model", harmless=True)
-    kernels: str = setting(
-        "auto: fastest measured kernels of the device; plain: none; triton, flex: on CUDA, not measured",
-        KERNELS,
-        harmless=True,
-    )
+    kernels: str = kernels_setting(harmless=True)
     deterministic: bool = setting("bit-exact on a GPU too, slower")
     eval: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

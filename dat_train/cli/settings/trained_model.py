@@ -4,8 +4,8 @@ import dataclasses
 import typing
 from dataclasses import dataclass, field
 
-from dat_train.cli.settings.limits import DEVICE, DTYPE, POSITIVE
-from dat_train.cli.settings.setting import setting
+from dat_train.cli.settings.limits import DTYPE, POSITIVE
+from dat_train.cli.settings.setting import device_setting, setting
 from dat_train.cli.settings.train import DataConfig, ModelConfig, ValidationConfig
 
 
@@ -49,7 +49,7 @@ class TrainedModelConfig:
 class RunningModelConfig(TrainedModelConfig):
     """A trained model on a device."""
 
-    device: str = setting("auto: the GPU if there is one; cpu, cuda or mps", DEVICE)
+    device: str = device_setting()
     dtype: str | None = setting("auto: bf16 on CUDA, else fp32; null: as in training", DTYPE, default=None)
 
 

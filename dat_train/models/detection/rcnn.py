@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dat_train.errors import UserError
+from dat_train.choices import DETECTORS
+from dat_train.errors import require_one_of
 from dat_train.models.dense_backbone import (
     DenseBackbone,
     PooledLevel,
@@ -20,7 +21,6 @@ from dat_train.models.detection.roi_heads import BoxHead, MaskHead, RoIHeads
 from dat_train.models.detection.rpn import ProposalLimits, RPNHead
 from dat_train.models.published_dense import adapt_state
 
-DETECTORS = ("retinanet", "mask_rcnn", "cascade_mask_rcnn")
 CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 
 
@@ -96,8 +96,7 @@ def create_detector(model: str, head: str, num_classes: int, channels: int = 256
     Raises:
         UserError: unknown head, or a backbone without maps at the strides that it needs.
     """
-    if head not in DETECTORS:
-        raise UserError(f"head={head!r} must be one of {', '.join(DETECTORS)}")
+    require_one_of("head", head, DETECTORS)
     if head == "retinanet":
         backbone = create_backbone(model, (8, 16, 32), **kwargs)
         neck = Pyramid(backbone.channels, channels, StridedLevels(backbone.channels[-1], channels, 2))

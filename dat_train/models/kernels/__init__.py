@@ -4,6 +4,6 @@ The models import nothing from here. Exporting, torch.compile, hooks inside modu
 work on the plain model.
 """
 
-from dat_train.models.kernels.accelerate import KERNELS, accelerate, is_accelerated, prefers_eager, restore
+from dat_train.models.kernels.accelerate import accelerate, is_accelerated, prefers_eager, restore
 
-__all__ = ["KERNELS", "accelerate", "is_accelerated", "prefers_eager", "restore"]
+__all__ = ["accelerate", "is_accelerated", "prefers_eager", "restore"]

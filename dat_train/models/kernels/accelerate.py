@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from dat_train.errors import UserError
+from dat_train.choices import KERNELS
+from dat_train.errors import UserError, require_one_of
 from dat_train.models.blocks import Block, Mlp
 from dat_train.models.deformable import DeformableAttention, SamplingPositions, TableBias
 from dat_train.models.kernels.cpu.deformable import CPUDeformableAttention
@@ -15,8 +16,6 @@ from dat_train.models.kernels.deterministic import DeterministicDeformableAttent
 from dat_train.models.kernels.flex import FlexDeformableAttention, FlexNeighborhoodAttention
 from dat_train.models.neighborhood import NeighborhoodAttention
 from dat_train.models.window import WindowAttention
-
-KERNELS = ("auto", "plain", "triton", "flex")
 
 CPU = {
     Block: CPUBlock,
@@ -86,8 +85,7 @@ def _is_kernel(module: nn.Module) -> bool:
 
 def _forms(device: torch.device, kernels: str) -> dict[type[nn.Module], type[nn.Module]]:
     """The faster class of each class of modules."""
-    if kernels not in KERNELS:
-        raise UserError(f"kernels={kernels} is unknown; one of {', '.join(KERNELS)}")
+    require_one_of("kernels", kernels, KERNELS)
     if kernels in ("triton", "flex") and device.type != "cuda":
         raise UserError(f"kernels={kernels} needs a CUDA device, this is {device.type}; kernels=auto works everywhere")
     if kernels == "flex":

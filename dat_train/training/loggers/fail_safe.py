@@ -1,7 +1,6 @@
 """Protection of a run from failing loggers."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from dat_train.training.loggers.logger import Logger
 
@@ -21,20 +20,9 @@ class FailSafeLogger:
         self.failed = False
         self._logger = self._try(make)
 
-    def log_step(self, row: dict) -> None:
-        self._try(lambda: self._logger.log_step(row))
-
-    def log_validation(self, row: dict) -> None:
-        self._try(lambda: self._logger.log_validation(row))
-
-    def log_picture(self, name: str, path: Path, step: int) -> None:
-        self._try(lambda: self._logger.log_picture(name, path, step))
-
-    def sync(self) -> None:
-        self._try(lambda: self._logger.sync())
-
-    def close(self) -> None:
-        self._try(lambda: self._logger.close())
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """A method of `Logger` that does nothing after a failure."""
+        return lambda *arguments: self._try(lambda: getattr(self._logger, name)(*arguments))
 
     def _try(self, action: Callable[[], Logger | None]) -> Logger | None:
         if self.failed:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-NOT_LOGGED = ("step", "epoch")  # the axes
+AXES = ("step", "epoch")
 
 
 class About(NamedTuple):
@@ -12,6 +12,12 @@ class About(NamedTuple):
     name: str
     config: dict
     environment: dict
+
+
+def named_values(group: str, row: dict) -> dict[str, float]:
+    """Numbers of a row by the names that loggers show, as "train/loss"; a skipped step has no loss."""
+    values = {name.replace("val_", ""): value for name, value in row.items() if name not in AXES}
+    return {f"{group}/{name}": value for name, value in values.items() if value is not None}
 
 
 class Logger(Protocol):

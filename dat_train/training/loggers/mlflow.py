@@ -9,7 +9,7 @@ from pathlib import Path
 from dat_train.atomic import write_text
 from dat_train.errors import UserError
 from dat_train.settings import flat
-from dat_train.training.loggers.logger import NOT_LOGGED, About
+from dat_train.training.loggers.logger import About, named_values
 
 ROWS = 100  # sent at a time, with a handful of numbers each; the server takes 1000 numbers
 PARAMETERS = 100  # the server takes at once
@@ -113,10 +113,9 @@ class MlflowLogger:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(f"{group}/{name.replace('val_', '')}", value, when, row["step"])
+            Metric(name, value, when, row["step"])
             for group, row, when in self._waiting
-            for name, value in row.items()
-            if name not in NOT_LOGGED and value is not None  # a skipped step's loss
+            for name, value in named_values(group, row).items()
         ]
         self._waiting.clear()
         for first in range(0, len(metrics), 1000):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from dat_train.training.loggers.logger import NOT_LOGGED, About
+from dat_train.training.loggers.logger import About, named_values
 
 
 class TensorBoardLogger:
@@ -36,10 +36,10 @@ class TensorBoardLogger:
             self._writer.close()
             self._open(row["step"] - 1)
         self._step = row["step"]
-        self._add("train", {name: row[name] for name in row if name not in NOT_LOGGED}, row)
+        self._add("train", row)
 
     def log_validation(self, row: dict) -> None:
-        self._add("validation", {name: row[name] for name in row if name not in NOT_LOGGED}, row)
+        self._add("validation", row)
         self._writer.flush()  # shows validations without delay
 
     def log_picture(self, name: str, path: Path, step: int) -> None:
@@ -52,10 +52,9 @@ class TensorBoardLogger:
         """Flush the events: those before a checkpoint are not written again."""
         self._writer.flush()
 
-    def _add(self, group: str, values: dict, row: dict) -> None:
-        for name, value in values.items():
-            if value is not None:  # a skipped step's loss
-                self._writer.add_scalar(f"{group}/{name.replace('val_', '')}", value, row["step"])
+    def _add(self, group: str, row: dict) -> None:
+        for name, value in named_values(group, row).items():
+            self._writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
         self._writer.close()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dat_train.atomic import write_text
-from dat_train.training.loggers.logger import NOT_LOGGED, About
+from dat_train.training.loggers.logger import About, named_values
 
 WANDB_PATIENCE = 30.0  # seconds to reach the server at the start, and to upload the rest at the end
 
@@ -63,18 +63,15 @@ class WandbLogger:
         )
 
     def log_step(self, row: dict) -> None:
-        self._log(row, {f"train/{name}": value for name, value in row.items() if name not in NOT_LOGGED})
+        self._log("train", row)
 
     def log_validation(self, row: dict) -> None:
-        values = {name.replace("val_", ""): value for name, value in row.items() if name not in NOT_LOGGED}
-        self._log(row, {f"validation/{name}": value for name, value in values.items()})
+        self._log("validation", row)
 
-    def _log(self, row: dict, values: dict) -> None:
+    def _log(self, group: str, row: dict) -> None:
         """Skip rows that W&B already has. They are identical, because runs are reproducible."""
-        if row["step"] < self._run.step:
-            return
-        known = {name: value for name, value in values.items() if value is not None}
-        self._run.log({"epoch": row["epoch"], **known}, step=row["step"])
+        if row["step"] >= self._run.step:
+            self._run.log({"epoch": row["epoch"], **named_values(group, row)}, step=row["step"])
 
     def log_picture(self, name: str, path: Path, step: int) -> None:
         if step >= self._run.step:

@@ -1,0 +1,13 @@
+"""Values that settings may take: for the command line, which imports no torch, and for the code that uses them."""
+
+TASKS = ("classification", "segmentation", "detection")
+TEST_SETS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_real")  # for dat-eval alone
+CLASSIFICATION_KINDS = ("digits", "folder", "imagenet", "hf", "shards", "csv", "fake", *TEST_SETS)  # of data
+SEGMENTATION_KINDS = ("ade20k", "masks", "digit_scenes")
+DETECTION_KINDS = ("coco", "boxes", "digit_scenes")
+RESIZE = ("short_side", "squash")  # of evaluation images
+DECODERS = ("upernet", "semantic_fpn")
+DETECTORS = ("retinanet", "mask_rcnn", "cascade_mask_rcnn")
+DISTILLATION = ("soft", "hard")
+DTYPES = ("auto", "bf16", "fp16", "fp32", "fp64")
+KERNELS = ("auto", "plain", "triton", "flex")

@@ -1,4 +1,4 @@
-"""Rules of the house that a tool can check. The floors themselves are import-linter's contracts in pyproject.toml."""
+"""Rules of the code that a test can check. import-linter's contracts in pyproject.toml check the floors."""
 
 import ast
 import re

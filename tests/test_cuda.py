@@ -50,7 +50,7 @@ def test_evaluating_first_and_training_after(model):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_compiled_with_open_batch_sizes_it_stays_whole():
+def test_compiled_with_dynamic_batch_sizes_it_is_one_graph():
     model = timm.create_model("dat_nano", num_classes=3).to(DEVICE).eval()
     compiled = torch.compile(model, fullgraph=True)
     with torch.no_grad():

@@ -72,11 +72,11 @@ def test_every_command_of_the_readme_is_installed():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_and_pictures_lead_somewhere(page):
+def test_links_and_pictures_exist(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
 
 
-def test_the_reference_of_commands_is_what_they_say():
+def test_the_reference_of_commands_is_their_help():
     subprocess.run([sys.executable, ROOT / "scripts" / "command_reference.py", "--check"], check=True)

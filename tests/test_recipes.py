@@ -61,14 +61,14 @@ def test_dat_p_is_trained_as_dat_pp():
     assert dat_p == datpp
 
 
-def test_the_learning_rate_follows_the_batch_size_unless_it_is_said():
+def test_the_learning_rate_follows_the_batch_size_unless_it_is_set():
     assert imagenet("model=dat_t", "batch_size=256").optim.lr == pytest.approx(2.5e-4)
     assert imagenet("model=dat_t", "batch_size=256", "optim.lr=3e-4").optim.lr == 3e-4
     assert imagenet("model=dat_t", "batch_size=256").schedule.warmup_lr == pytest.approx(2.5e-7)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_schedule_at_its_corners(name):
+def test_the_schedule_at_its_start_and_end(name):
     config = imagenet(f"model={name}")
     plan = RunPlan(
         train_size=IMAGENET, epochs=config.epochs, max_steps=None, batch_size=config.batch_size,

@@ -1,4 +1,4 @@
-"""docs/reliability.md says what is so: the tests it names exist, and its list of harmless settings is the schema's."""
+"""docs/reliability.md: the tests it names exist, and its list of settings that may change is the schema's."""
 
 import ast
 import re

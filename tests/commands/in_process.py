@@ -1,4 +1,4 @@
-"""A dat-train in this process, without the seconds a process of its own takes to import."""
+"""dat-train in this process, without the seconds that a separate process needs for imports."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Running the real commands in processes of their own, as a user does."""
+"""Running the real commands in separate processes, as a user does."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""dat-average from the command line: what it writes is a checkpoint that dat-eval takes."""
+"""dat-average from the command line; its result is a checkpoint for dat-eval."""
 
 import json
 
@@ -16,7 +16,7 @@ HERE = [
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Three checkpoints of one model: the second is the first a little moved, the third is far away."""
+    """Three checkpoints of one model: the second is near the first, the third far away."""
     folder = tmp_path_factory.mktemp("average")
     write_small_checkpoint(folder / "a.pt")
     content = Checkpoint.open(folder / "a.pt").content
@@ -65,7 +65,7 @@ def test_a_greedy_average_is_not_worse_than_the_best(home):
         (["a.pt", "b.pt", "kind=mean"], "kind=mean must be one of uniform, greedy"),
     ],
 )
-def test_what_cannot_be_averaged_is_one_line(arguments, message, home):
+def test_checkpoints_that_cannot_be_averaged_give_one_line(arguments, message, home):
     result = average(home, *arguments, "output=none.pt")
     assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
     assert not (home / "none.pt").exists()

@@ -24,7 +24,7 @@ def test_attention_alone(tmp_path):
     assert "plain 7x7" in result.stdout and "auto 7x7" in result.stdout
 
 
-def test_mistakes_are_one_line(tmp_path):
+def test_errors_of_the_user_are_one_line(tmp_path):
     wrong = run("dat-bench", "pictures", cwd=tmp_path)
     assert wrong.returncode == 2 and "must be models, attention or data" in wrong.stderr
 

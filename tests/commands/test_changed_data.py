@@ -1,4 +1,4 @@
-"""Data and settings are part of a run: other ones are refused with the difference, or accepted by a setting."""
+"""Changed data and settings of a run: refused with the difference, or accepted by a setting."""
 
 import numpy as np
 import pytest

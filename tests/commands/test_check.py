@@ -1,4 +1,4 @@
-"""dat-check: unreadable images, duplicates between splits, and what is missing of ImageNet, with the exit code."""
+"""dat-check: unreadable images, duplicates between splits, missing images of ImageNet, and the exit code."""
 
 import json
 import os

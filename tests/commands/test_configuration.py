@@ -80,7 +80,7 @@ class Result(NamedTuple):
 
 @pytest.fixture
 def train(monkeypatch, capsys, tmp_path):
-    """A dat-train in this process, which is quicker: call it with the command line, and what to do."""
+    """dat-train in this process, which is quicker: called with the command line and the function to run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # it sets this; taken back after the test
 
@@ -94,14 +94,14 @@ def train(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
-def test_what_is_wrong_is_named_in_one_line(arguments, train):
+def test_errors_are_named_in_one_line(arguments, train):
     code, out, err = train(*arguments)
     assert err.startswith("error: ") and err.count("\n") == 1, err
     assert WRONG[arguments] in err
     assert (code, out) == (2, "")
 
 
-def test_frequent_mistakes_are_on_the_page_of_troubleshooting(train):
+def test_frequent_errors_are_on_the_page_of_troubleshooting(train):
     assert entry("unknown-setting").fullmatch(train("lr=1", *OK).err.strip())
     assert entry("unknown-choice").search(train("model=dat_q", "data=digits").err)
     assert entry("sweep").fullmatch(train("epochs=1,2", *OK).err.strip())
@@ -109,7 +109,7 @@ def test_frequent_mistakes_are_on_the_page_of_troubleshooting(train):
     assert entry("init").fullmatch(train("model=dat_b_384", "data=digits").err.strip())
 
 
-def test_the_commands_themselves_answer_so(tmp_path):
+def test_commands_in_separate_processes_give_the_same_errors(tmp_path):
     result = run("dat-train", "optim.lrr=1", *OK, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "") and "did you mean optim.lr?" in result.stderr
     result = run("dat-eval", "batch_sizes=8", cwd=tmp_path)
@@ -119,7 +119,7 @@ def test_the_commands_themselves_answer_so(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_one_process_of_a_torchrun_speaks(tmp_path):
+def test_only_one_process_of_torchrun_prints_the_error(tmp_path):
     torchrun = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     result = run("dat-train", "lr=1", *OK, cwd=tmp_path, **torchrun)
     assert result.returncode == 2 and result.stderr == ""
@@ -161,7 +161,7 @@ def test_a_sweep_over_models_takes_the_recipe_of_each(train):
     assert result.out.split() == ["5.0", "1.0"], result.err
 
 
-def test_a_run_is_named_by_model_and_data_or_as_told(train, tmp_path):
+def test_the_default_name_of_a_run_is_model_and_data(train, tmp_path):
     assert train(*OK).out == "dat_nano-digits\n"
     assert train(*OK, "name=mine").out == "mine\n"
     assert list(tmp_path.iterdir()) == []  # Hydra leaves no folders of its own
@@ -173,7 +173,7 @@ def test_cfg_job_shows_the_settings_and_runs_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_info_tells_where_settings_come_from(tmp_path):
+def test_info_shows_the_source_of_settings(tmp_path):
     result = run("dat-train", "experiment=digits", "--info", "defaults", cwd=tmp_path)
     assert result.returncode == 0 and "experiment/digits" in result.stdout
 
@@ -183,7 +183,7 @@ def test_options_may_stand_anywhere(train):
     assert result.code == 0 and "seed: 5" in result.out
 
 
-def test_an_experiment_chooses_and_the_command_line_has_the_last_word(train):
+def test_the_command_line_overrides_an_experiment(train):
     shown = train("experiment=digits", "model=dat_b", "epochs=3", "--cfg", "job").out
     assert "timm_name: dat_base" in shown and "epochs: 3" in shown
     assert "kind: digits" in shown and "clip_grad: 1.0" in shown  # the model's own recipe with it
@@ -194,7 +194,7 @@ def test_any_argument_of_the_model_can_be_given(train):
     assert result.out == "{'depths': [1, 1, 1, 1]}\n", result.err
 
 
-def test_a_folder_of_own_configurations_is_taken(train, tmp_path):
+def test_a_folder_of_own_configurations_is_searched(train, tmp_path):
     experiment = "# @package _global_\ndefaults:\n  - override /model: mine\n  - override /data: digits\nepochs: 7\n"
     model = "name: mine\ntimm_name: dat_nano\nimg_size: 64\ndrop_path_rate: 0.0\nargs: {window_size: 8}\n"
     for folder, text in {"experiment": experiment, "model": model}.items():
@@ -214,7 +214,7 @@ def test_a_folder_of_own_configurations_is_taken(train, tmp_path):
         ("optim: [", "mine.yaml"),
     ],
 )
-def test_mistakes_in_own_files_are_named_too(text, message, train, tmp_path):
+def test_errors_in_own_files_are_named_too(text, message, train, tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
     result = train(*OK, "--config-dir", ".", "experiment=mine")
@@ -237,7 +237,7 @@ def test_only_changes_that_matter_are_differences():
     assert differences(old, old | {"model": {"name": "a", "args": {"x": 2}}}, MAY_CHANGE) == [("model.args.x", None, 2)]
 
 
-def test_what_decides_the_numbers_is_not_harmless():
+def test_settings_that_affect_the_numbers_may_not_change():
     assert {
         "device",
         "data.workers",

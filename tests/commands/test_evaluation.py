@@ -1,4 +1,4 @@
-"""dat-eval from the command line: its numbers, its settings, and whatever file it is given."""
+"""dat-eval from the command line: numbers, settings, and files of every kind as checkpoint."""
 
 import json
 import pickle
@@ -42,7 +42,7 @@ def _evaluate(folder, *arguments, ckpt="ckpt.pt"):
 
 
 def refusal(folder, *arguments):
-    """The one line with which dat-eval refuses."""
+    """The one-line error of dat-eval."""
     result = run_here("dat-eval", *HERE, *arguments, cwd=folder)
     assert result.returncode == 2 and result.stdout == "" and result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("error: ")
@@ -53,7 +53,7 @@ def numbers(found):
     return {name: found[name] for name in NUMBERS}
 
 
-def test_the_reports_lie_where_output_says(home):
+def test_reports_are_written_to_the_output_folder(home):
     assert {path.name for path in (home / "first").iterdir()} == {
         "confused.csv",
         "per_class.csv",
@@ -86,19 +86,19 @@ def test_two_processes_give_the_numbers_of_one(home):
         assert (home / "two" / name).read_bytes() == (home / "one" / name).read_bytes()
 
 
-def test_averaged_and_plain_weights_are_told_apart(home):
+def test_averaged_and_plain_weights_are_distinguished(home):
     averaged, plain = _evaluate(home, "ema=true", "output=a"), _evaluate(home, "ema=false", "output=b")
     assert "EMA" in averaged["weights"] and "EMA" not in plain["weights"]
     assert averaged["loss"] == json.loads((home / "first" / "result.json").read_text())["loss"] != plain["loss"]
 
 
-def test_asking_for_averaged_weights_where_none_are_is_refused(home, tmp_path):
+def test_averaged_weights_that_do_not_exist_are_refused(home, tmp_path):
     write_small_checkpoint(tmp_path / "plain.pt")
     shutil.copytree(home / "data", tmp_path / "data")
     assert "has no averaged weights" in refusal(tmp_path, "ckpt=plain.pt", "ema=true")
 
 
-def test_resolution_and_crop_are_what_was_said(home):
+def test_resolution_and_crop_follow_the_settings(home):
     found = _evaluate(home, "img_size=48", "eval.resize=squash", "eval.crop_pct=0.75", "output=view")
     assert (found["img_size"], found["resize"], found["crop_pct"]) == (48, "squash", 0.75)
     first = json.loads((home / "first" / "result.json").read_text())
@@ -131,7 +131,7 @@ def test_other_images_with_other_classes_are_refused(home, tmp_path):
     )
 
 
-def test_released_weights_are_evaluated_as_a_recipe_says(tmp_path):
+def test_released_weights_are_evaluated_with_the_settings_of_a_recipe(tmp_path):
     record = json.loads((FOLDER / "dat_cvpr_micro.json").read_text())["config"]
     arguments = {
         "dims": record["dims"],
@@ -165,7 +165,7 @@ class Hostile:
         return open, ("executed", "w")
 
 
-def test_files_that_are_no_checkpoints_get_one_line_and_execute_nothing(home, tmp_path):
+def test_files_that_are_not_checkpoints_give_one_line_and_execute_nothing(home, tmp_path):
     whole = (home / "ckpt.pt").read_bytes()
     (tmp_path / "truncated.pt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.pt").write_text("I am no checkpoint\n")

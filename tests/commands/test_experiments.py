@@ -1,4 +1,4 @@
-"""Every `experiment=` is a run: it composes, and takes two real steps. Every `ablation=` is another model."""
+"""Every `experiment=` composes and trains two steps; every `ablation=` is another model."""
 
 import copy
 import importlib.util
@@ -24,7 +24,7 @@ WITHOUT_MODEL = ("finetune", "linear_probe")
 
 
 def swept(experiment: str) -> list[str]:
-    """The ablations a sweep's file names; none for a single run's."""
+    """Ablations in the file of a sweep; an empty list for a single run."""
     lines = (ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     return next((line.split(": ")[1].split(",") for line in lines if line.startswith("      ablation: ")), [])
 
@@ -73,7 +73,7 @@ def test_every_ablation_is_in_a_table_of_its_own_and_in_that_of_all():
 
 
 def is_the_same(model, other) -> bool:
-    """Returns True if two models with equal weights give equal outputs."""
+    """Return True if two models with equal weights give equal outputs."""
     state = other.state_dict()
     if {name: value.shape for name, value in model.state_dict().items()} != {n: v.shape for n, v in state.items()}:
         return False

@@ -1,4 +1,4 @@
-"""Starting from weights, training a part of them, and learning from a teacher, as the commands do it."""
+"""Fine-tuning, frozen modules and distillation by the commands."""
 
 import shutil
 from pathlib import Path
@@ -41,7 +41,7 @@ def halves(tmp_path_factory):
     return root
 
 
-def test_what_half_of_the_digits_taught_helps_with_the_other_half(halves, tmp_path):
+def test_fine_tuning_on_other_digits_beats_training_from_scratch(halves, tmp_path):
     """Fine-tuning beats training from scratch at equal steps."""
     learning = (
         "experiment=digits", "data=folder", "batch_size=32", "micro_batch_size=32", "augment=none", SMALL,
@@ -68,22 +68,22 @@ def start(tmp_path_factory):
 
 
 @pytest.mark.parametrize("source", ["seven/checkpoints/last.pt", "weights.safetensors", "local-dir:timm"])
-def test_any_kind_of_weights_starts_a_run_with_other_classes_resolution_and_channels(source, start, tmp_path, capsys):
+def test_every_form_of_weights_starts_a_run_with_other_classes_resolution_and_channels(source, start, tmp_path, capsys):
     kind, colon, name = source.rpartition(":")
     other = ("model.img_size=64", "img_size=48", "data.mean=[0.5]", "data.std=[0.25]", *STILL, "max_steps=1")
     train(tmp_path, "run", *FAKE, *other, f"init='{kind}{colon}{start / name}'")
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        "7 classes, the model 4: a newly initialized one stays" in said
-        and "adapted the stem from 3 to 1 channels" in said
+        "7 classes, the model 4: a newly initialized one stays" in output
+        and "adapted the stem from 3 to 1 channels" in output
     )
-    assert "resized table" in said
+    assert "resized table" in output
     before, after = weights(start / "seven"), weights(tmp_path / "run")
     assert after["head.fc.weight"].shape == (4, 24) and after["stem.conv.weight"].shape[1] == 1
     assert torch.equal(before["stages.2.blocks.1.attn.kv.weight"], after["stages.2.blocks.1.attn.kv.weight"])
 
 
-def test_classes_of_other_names_get_a_fresh_classifier(start, tmp_path, capsys):
+def test_classes_of_other_names_get_a_new_classifier(start, tmp_path, capsys):
     model = new_model(composed(*FAKE), 4)
     content = {"model": model.state_dict(), "classes": ["a", "b", "c", "d"]}
     torch.save(content, tmp_path / "named.pt")
@@ -154,7 +154,7 @@ def test_a_distilled_run_resumes_exactly(kind, teachers, tmp_path):
         ("distill.teacher=resnet10t distill.weights={start}/weights.safetensors", "belongs to another architecture"),
     ],
 )
-def test_a_teacher_that_cannot_teach_is_refused_in_one_line(settings, message, start):
+def test_an_unsuitable_teacher_is_refused_in_one_line(settings, message, start):
     if "vit" in settings:
         save_file(timm.create_model("vit_tiny_patch16_224", num_classes=4).state_dict(), start / "vit.safetensors")
     config = composed(*FAKE, *settings.format(start=start).split())

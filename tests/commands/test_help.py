@@ -25,7 +25,7 @@ def test_help_names_every_setting_and_choice(command, tmp_path):
 
 
 @pytest.mark.parametrize("command", [f"dat-{name}" for name in COMMANDS])
-def test_without_arguments_it_says_what_to_type(command, tmp_path):
+def test_without_arguments_the_usage_is_printed(command, tmp_path):
     result = run(command, cwd=tmp_path)
     assert result.returncode == 0 and f"{command} --help" in result.stdout and len(result.stdout.splitlines()) < 15
 

@@ -1,4 +1,4 @@
-"""Labels are class names: evaluation, averaging and export give the right numbers whatever the folders' order."""
+"""Labels are class names: evaluation, averaging and export are right for any order of the folders."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """words.pt, a model of digits that knows its classes as words, and folders with images under these names."""
+    """words.pt, a model of digits with words as class names, and folders with images under these names."""
     folder = tmp_path_factory.mktemp("names")
     path = write_fitted_checkpoint(folder / "run")
     content = Checkpoint.open(path).content

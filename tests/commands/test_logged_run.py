@@ -1,4 +1,4 @@
-"""A run that is logged everywhere has the same numbers everywhere, also after it was continued."""
+"""All loggers have the same numbers, also of a run that was continued."""
 
 import json
 import sys
@@ -67,7 +67,7 @@ def test_mlflow_has_one_run_with_the_rows_and_pictures(run):
     assert found.data.params["data.fake_classes"] == "4" and found.info.status == "FINISHED"
 
 
-def test_mlflow_that_is_not_installed_is_named_and_the_run_goes_on(tmp_path, monkeypatch):
+def test_missing_mlflow_is_named_and_the_run_continues(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     result = run_here("dat-train", *SMALL, "log.mlflow=true", "max_steps=1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""A run moves from one form of storage to another: killed, and continued with the same weights as without."""
+"""A killed run that continues on another form of storage ends with the same weights."""
 
 import io
 import shutil

@@ -11,7 +11,7 @@ from dat_train.errors import UserError
 COMMAND = dataclasses.replace(EVALUATE, positional="images")
 
 
-def test_arguments_without_a_name_are_told_from_settings(tmp_path, monkeypatch):
+def test_arguments_without_a_name_are_distinguished_from_settings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lr=1.png").touch()
     names = ["a b.png", "-", "folder/x=1.png", "lr=1.png", "*.jpg", "it's {this}, [that].png"]

@@ -1,4 +1,4 @@
-"""dat-predict: the model's classes for every image that was named, in that order, whatever the format."""
+"""dat-predict: classes of every image in the given order, in every output format."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from dat_train.data.images import read_rgb
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run's folder with a checkpoint that tells most digits apart, and images in it."""
+    """A run folder with a checkpoint that classifies most digits correctly, and images."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     write_fitted_checkpoint(folder)
     return folder
@@ -53,7 +53,7 @@ def test_predictions_are_the_models_in_the_order_of_the_images(run):
     assert right / len(paths) > 0.6
 
 
-def test_the_formats_tell_the_same(run):
+def test_all_formats_have_the_same_content(run):
     folder = "digits/val/4"
     objects = rows(predict(run, folder, "format=jsonl", "top=2"))
     table = predict(run, folder, "top=2").stdout.splitlines()
@@ -68,7 +68,7 @@ def test_the_formats_tell_the_same(run):
                                 f"{100 * second['probability']:.2f}", "%", second["class"]]  # fmt: skip
 
 
-def test_what_cannot_be_read_is_reported_skipped_and_in_the_exit_code(run):
+def test_unreadable_images_are_reported_skipped_and_change_the_exit_code(run):
     (run / "no image.png").write_text("not an image")
     result = predict(run, "digits/val/1", "no image.png", "digits/val/2", "gone.jpg", "format=csv", "batch_size=8")
     assert result.returncode == 1
@@ -99,7 +99,7 @@ def test_an_exported_folder_predicts_the_same(run):
     assert predict(run, "digits/val/9", "format=csv", ckpt="export/safetensors/model.safetensors").stdout == wanted
 
 
-def test_released_weights_know_imagenets_classes(run):
+def test_released_weights_have_the_class_names_of_imagenet(run):
     import timm
 
     torch.manual_seed(0)
@@ -132,7 +132,7 @@ def test_output_goes_into_a_file(run):
         (("digits/val/0", "output=nowhere/x.csv"), "output=nowhere/x.csv cannot be written: No such file"),
     ],
 )
-def test_mistakes_are_named_in_one_line(arguments, message, run):
+def test_errors_of_the_user_are_named_in_one_line(arguments, message, run):
     (run / "empty").mkdir(exist_ok=True)
     result = predict(run, *arguments)
     assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
@@ -140,10 +140,9 @@ def test_mistakes_are_named_in_one_line(arguments, message, run):
 
 
 def test_on_a_terminal_there_is_a_bar_and_the_rows_are_whole(run):
-    """In a process of its own, whose output and errors are one pseudo-terminal."""
+    """In a separate process with a pseudo-terminal for output and errors."""
     ours, theirs = pty.openpty()
     command = [
-        sys.executable,
         "-m",
         "dat_train.cli.main",
         "predict",
@@ -153,21 +152,21 @@ def test_on_a_terminal_there_is_a_bar_and_the_rows_are_whole(run):
     ]
     process = subprocess.Popen([sys.executable, *command], cwd=run, stdout=theirs, stderr=theirs, stdin=theirs)
     os.close(theirs)
-    said = b""
+    output = b""
     while True:
         try:
             if not (part := os.read(ours, 4096)):
                 break
         except OSError:  # the other end was closed
             break
-        said += part
+        output += part
     assert process.wait() == 0
-    assert "━".encode() in said, "a bar"
+    assert "━".encode() in output, "a bar"
     wanted = predict(run, "digits/val/7", "top=1").stdout.splitlines()
-    assert all(line.encode() in said for line in wanted)
+    assert all(line.encode() in output for line in wanted)
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(run):
+def test_a_closed_pipe_is_not_an_error(run):
     command = f"{sys.executable} -m dat_train.cli.main predict ckpt=checkpoints/best.pt digits/val top=9 | head -n 1"
     result = subprocess.run(command, shell=True, cwd=run, capture_output=True, text=True)
     assert result.returncode == 0 and result.stderr == "" and result.stdout.startswith("digits/val/0/")

@@ -67,7 +67,7 @@ def test_five_commands_use_the_published_weights_and_download_them_once(home):
     assert len(server.requests) == 1
 
 
-def test_without_a_checkpoint_or_published_weights_one_line_says_what_to_type(home):
+def test_without_checkpoint_and_published_weights_one_line_has_the_command(home):
     result = command(home, "dat-predict", "images/val/class0/0.png")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert "ckpt is not set: ckpt=PATH, e.g. runs/digits, or model=NAME for its published weights" in result.stderr

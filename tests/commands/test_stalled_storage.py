@@ -1,4 +1,4 @@
-"""Storage that does not answer, and files that are not regular, end no command in an endless wait."""
+"""Storage that does not answer, and files that are not regular, do not make a command wait forever."""
 
 import os
 import shutil

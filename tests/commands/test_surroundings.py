@@ -1,4 +1,4 @@
-"""Terminals, pipes and environments in which a command still works, or ends in one line."""
+"""Terminals, pipes and environments: a command works, or ends with one line."""
 
 import os
 import subprocess

@@ -33,7 +33,7 @@ def test_the_launcher_for_slurm_composes_with_one_gpu_a_run(tmp_path):
     assert launcher["max_num_timeout"] > 1 and list(tmp_path.iterdir()) == []
 
 
-def test_without_the_launcher_it_says_what_to_install():
+def test_a_missing_launcher_is_named_with_the_package():
     error = MissingConfigException("not found", missing_cfg_file="hydra/launcher/submitit_slurm", options=["basic"])
     assert composition_error(TRAIN, error).endswith("pip install 'dat-train[slurm]'")
 

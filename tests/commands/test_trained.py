@@ -1,4 +1,4 @@
-"""A trained model knows its classes and transform without its data."""
+"""A trained model with its classes and transform, without its data."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""dat-train from the command line to the run's folder. One training run serves most claims."""
+"""dat-train from the command line to the run's folder. Most tests share one training run."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_the_run_is_a_folder_with_everything_in_it(home):
     assert sorted(path.name for path in home.iterdir()) == ["data", "runs", "said.txt"]  # nothing of Hydra's
 
 
-def test_the_rows_are_one_a_step_and_one_a_validation(home):
+def test_metrics_have_one_row_for_each_step_and_each_validation(home):
     rows = read_rows(home / "runs" / "digits" / "metrics.jsonl")
     steps = [row for row in rows if "val_loss" not in row]
     assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
@@ -83,7 +83,7 @@ def test_the_summary_has_the_names_scripts_rely_on(home):
     assert {"model", "ema", "optimizer", "step", "epoch", "config", "best"} <= set(saved) and saved["step"] == 10
 
 
-def test_the_plan_comes_first_and_the_result_last(home):
+def test_the_output_starts_with_the_plan_and_ends_with_the_result(home):
     lines = (home / "said.txt").read_text().splitlines()
     topics = [line.split()[0] for line in lines[:9]]
     assert topics == ["run", "model", "data", "classes", "length", "batch", "lr", "device", "memory"]
@@ -92,7 +92,7 @@ def test_the_plan_comes_first_and_the_result_last(home):
     assert lines[-1] == "  dat-eval ckpt=runs/digits/checkpoints/best.pt"
 
 
-def test_the_command_it_names_gives_the_accuracy_it_reported_to_the_last_image(home):
+def test_the_printed_evaluation_command_gives_exactly_the_reported_accuracy(home):
     command = (home / "said.txt").read_text().splitlines()[-1].split()
     result = run_here(*command, cwd=home)
     assert result.returncode == 0, result.stderr
@@ -113,7 +113,7 @@ def test_tensorboard_reads_the_curves(home):
     assert [event.step for event in events.Scalars("validation/top1")] == [5, 10]
 
 
-def test_a_finished_run_says_so_and_a_longer_one_goes_on(copy):
+def test_a_finished_run_is_reported_and_a_longer_schedule_continues_it(copy):
     before = (copy / "runs" / "digits" / "checkpoints" / "last.pt").read_bytes()
     again = run_here("dat-train", *DIGITS, cwd=copy)
     assert again.returncode == 0 and "is finished; a larger epochs=... would continue it" in again.stdout
@@ -132,7 +132,7 @@ def test_other_settings_are_refused_with_the_difference(home):
         assert part in result.stderr
 
 
-def test_never_begins_afresh_and_a_path_begins_there(copy):
+def test_resume_never_starts_a_new_run_and_a_path_starts_from_it(copy):
     afresh = run_here("dat-train", *DIGITS, "resume=never", "max_steps=1", cwd=copy)
     assert afresh.returncode == 0 and "the earlier run was moved to runs/digits.old-1" in afresh.stdout
     assert Checkpoint.open(copy / "runs" / "digits" / "checkpoints" / "last.pt").content["step"] == 1
@@ -185,7 +185,7 @@ def test_a_sweep_trains_every_run_in_a_folder_of_its_own(tmp_path):
     assert not weights[0]["model"]["head.fc.weight"].equal(weights[1]["model"]["head.fc.weight"])
 
 
-def test_two_processes_train_and_one_speaks(tmp_path):
+def test_two_processes_train_and_one_prints(tmp_path):
     result = torchrun("dat-train", *FAKE, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("best top-1") == 1 and result.stdout.count("  model ") == 1

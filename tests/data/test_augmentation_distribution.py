@@ -53,7 +53,7 @@ def histogram(images):
 
 @pytest.mark.long
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_two_thousand_pictures_are_those_of_timm_with_the_same_draws(recipe, photos):
+def test_two_thousand_augmented_images_equal_timms_with_the_same_draws(recipe, photos):
     ours = train_transform(SIZE, mean=MEAN, std=STD, **CROP, **RECIPES[recipe])
     timms = timms_transform(**RECIPES[recipe], use_prefetcher=True)
     decoded = [read_rgb(file) for file in photos]

@@ -1,4 +1,4 @@
-"""Crops of encoded images: the pixels of Pillow, whatever the format and however the file is damaged."""
+"""Crops of encoded images have Pillow's pixels, for all formats and damaged files."""
 
 import io
 import random

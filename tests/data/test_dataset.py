@@ -1,4 +1,4 @@
-"""A sample follows from its key; what cannot be read is reported and stood in for."""
+"""Samples as a function of their key; unreadable images are reported and replaced."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def damaged(tmp_path):
     return ImageDataset(samples, [str(i) for i in range(71)], grey)
 
 
-def test_an_image_with_its_label_and_place(damaged):
+def test_a_sample_has_image_label_and_index(damaged):
     sample = damaged[SampleKey(0, 5, 0)]
     assert (sample.image == 5).all() and sample.image.shape == (3, 8, 8)
     assert (sample.label, sample.index, sample.unreadable) == (50, 5, ())
@@ -55,7 +55,7 @@ def test_in_evaluation_nothing_stands_in(damaged):
     assert damaged[SampleKey(0, 2, 0)].image.shape == damaged[SampleKey(0, 1, 0)].image.shape == (3, 24, 24)
 
 
-def test_too_many_in_a_row_end_it(damaged, monkeypatch):
+def test_too_many_consecutive_unreadable_images_end_the_run(damaged, monkeypatch):
     monkeypatch.setattr(module, "MAX_STAND_INS", 2)
     with pytest.raises(UserError) as caught:
         damaged[SampleKey(0, 2, 0)]
@@ -83,7 +83,7 @@ def test_an_image_that_cannot_be_transformed_is_unreadable(error, damaged):
     assert not sample.image.any()
 
 
-def test_a_users_mistake_in_a_transform_is_not_an_unreadable_image(damaged):
+def test_a_user_error_in_a_transform_is_not_an_unreadable_image(damaged):
     def transform(_image):
         raise UserError("a setting")
 
@@ -92,7 +92,7 @@ def test_a_users_mistake_in_a_transform_is_not_an_unreadable_image(damaged):
         damaged[SampleKey(0, 5, 0)]
 
 
-def test_a_set_of_which_nothing_can_be_read_does_not_go_round_for_ever(tmp_path):
+def test_a_set_without_readable_images_is_an_error(tmp_path):
     nothing = ImageDataset([(f"{tmp_path}/{i}.png", 0) for i in range(3)], ["a"], grey)
     with pytest.raises(UserError, match=r"^3 consecutive images"):
         nothing[SampleKey(0, 1, 0)]

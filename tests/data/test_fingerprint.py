@@ -1,4 +1,4 @@
-"""The fingerprint of the data: equal wherever the same images are, and different with a reason where they are not."""
+"""Fingerprint of the data: equal for the same images in any place; differences are described."""
 
 import json
 
@@ -19,7 +19,7 @@ def fingerprint(root):
     return data_fingerprint(*open_datasets("folder", root))
 
 
-def test_it_does_not_depend_on_the_root_or_the_form_of_the_files(tmp_path):
+def test_the_fingerprint_does_not_depend_on_root_or_file_format(tmp_path):
     here = fingerprint(made(tmp_path / "here"))
     assert here == fingerprint(made(tmp_path / "there", suffix=".bmp"))
     assert json.loads(json.dumps(here)) == here
@@ -27,7 +27,7 @@ def test_it_does_not_depend_on_the_root_or_the_form_of_the_files(tmp_path):
     assert here["train"]["per_class"] == [6, 5]
 
 
-def test_what_differs_is_described(tmp_path):
+def test_differences_are_described(tmp_path):
     before = fingerprint(made(tmp_path / "a"))
     after = fingerprint(made(tmp_path / "b", cats=9, val=3))
     assert data_difference(before, after) == (

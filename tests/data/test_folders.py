@@ -1,4 +1,4 @@
-"""Image folders: what is found in them, and the messages about folders that cannot be used."""
+"""Image folders: classes, splits and images in them, and errors about unusable folders."""
 
 import os
 import socket

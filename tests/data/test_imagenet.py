@@ -10,7 +10,7 @@ SYNSETS = [f"n{i:08d}" for i in range(1000)]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """ImageNet's folders with two empty files a class: names are all that opening looks at."""
+    """ImageNet's folders with two empty files in each class; opening reads names only."""
     root = tmp_path_factory.mktemp("imagenet")
     for part in ("train", "val"):
         for synset in SYNSETS:

@@ -1,4 +1,4 @@
-"""Test sets beside ImageNet's validation set: folders as their authors pack them, labels as timm ships them."""
+"""Test sets for ImageNet models: folders as published by their authors, labels from timm."""
 
 import pytest
 from data.files import write_image

@@ -1,4 +1,4 @@
-"""Image files of every kind become RGB, or are reported as unreadable."""
+"""Decoding of image files to RGB; unreadable files are reported."""
 
 import io
 import os
@@ -157,7 +157,7 @@ def test_of_an_animation_the_first_frame_is_read(kind, picture, tmp_path):
     assert distance(read, picture) < 6 < distance(read, frames[1])
 
 
-def test_a_damaged_exif_block_does_not_cost_the_image(picture, tmp_path):
+def test_an_image_with_a_damaged_exif_block_is_read(picture, tmp_path):
     orientation = struct.pack("<HHII", 0x0112, 3, 1, 6)
     date_that_is_a_float = struct.pack("<HHII", 0x0132, 11, 1, 0)
     head = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2)

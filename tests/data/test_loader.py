@@ -80,7 +80,7 @@ def test_evaluation_over_processes_covers_the_set(photos):
     assert [path for batch in batches for path in batch.unreadable] == [photos.samples[4][0]]
 
 
-def test_a_mistake_is_one_line_wherever_it_is_met(photos, monkeypatch):
+def test_a_user_error_in_a_worker_is_one_line(photos, monkeypatch):
     monkeypatch.setattr(module, "MAX_STAND_INS", 1)
     texts = []
     for workers in (0, 1):

@@ -79,7 +79,7 @@ def test_another_micro_batch_size_cuts_the_same_batch_in_other_places():
 
 
 @pytest.mark.parametrize("first_step", [1, 3, 5, 7, 8])
-def test_from_any_step_on_it_is_the_rest_of_the_whole(first_step):
+def test_a_later_first_step_gives_the_remaining_batches(first_step):
     rest = sampler(first_step=first_step)
     assert list(rest) == list(sampler())[first_step * 4 :]
     assert len(rest) == max(0, 7 - first_step) * 4

@@ -1,4 +1,4 @@
-"""Keyed draws: the same for ever, and nobody else's draws are disturbed."""
+"""Keyed random draws: the same in every version, without effect on other draws."""
 
 import random
 
@@ -45,7 +45,7 @@ def test_draws_follow_from_the_key_alone():
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_afterwards_the_generators_are_as_before_also_after_an_error(fails):
+def test_the_generators_are_restored_also_after_an_error(fails):
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
     undisturbed = draws()
     random.seed(3), np.random.seed(3), torch.manual_seed(3)

@@ -1,4 +1,4 @@
-"""Names of a million images: a plain sequence to look at, a few blocks of memory underneath."""
+"""Compact list of a million image names."""
 
 import gc
 import os
@@ -12,7 +12,7 @@ from dat_train.data.sample_list import SampleList
 PAIRS = [("a/1.png", 0), ("", 3), ("a/ü.jpg", 1), (os.fsdecode(b"a/caf\xe9.jpg"), 2)]
 
 
-def test_it_reads_like_the_pairs_it_was_made_of():
+def test_the_list_equals_its_pairs():
     samples = SampleList(iter(PAIRS))
     assert list(samples) == PAIRS
     assert [samples[i] for i in range(len(samples))] == PAIRS
@@ -25,11 +25,11 @@ def test_it_reads_like_the_pairs_it_was_made_of():
     assert list(SampleList([])) == []
 
 
-def test_it_goes_to_other_processes():
+def test_the_list_can_be_sent_to_other_processes():
     assert list(pickle.loads(pickle.dumps(SampleList(PAIRS)))) == PAIRS
 
 
-def test_it_has_no_object_for_each_image():
+def test_the_list_has_no_object_for_each_image():
     # each would be copied into each data worker as soon as the worker looks at it
     paths = [f"/data/imagenet/train/n01440764/n01440764_{i}.JPEG" for i in range(10_000)]
     samples = SampleList((path, i % 10) for i, path in enumerate(paths))

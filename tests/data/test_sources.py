@@ -1,4 +1,4 @@
-"""The kinds of data: digits written once, fake images from their index, and what is said when a root is missing."""
+"""Kinds of data: digits written once, fake images from their index, errors about a missing root."""
 
 import multiprocessing
 import os
@@ -63,7 +63,7 @@ def test_they_are_written_once(written, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in written.rglob("*")} == before
 
 
-def test_another_split_is_not_passed_off_as_the_one_asked_for(written):
+def test_an_existing_folder_with_another_split_is_refused(written):
     assert complaint("digits", str(written), val_fraction=0.5) == (
         f"data.root={written} has the digits split by val_fraction=0.2 split_seed=0, not val_fraction=0.5 "
         "split_seed=0; name another folder"
@@ -92,7 +92,7 @@ def test_an_empty_folder_is_filled_and_home_is_found(written, tmp_path, monkeypa
     assert not (tmp_path / "~").exists()
 
 
-def test_a_folder_of_other_things_is_left_alone(tmp_path):
+def test_a_folder_with_other_content_is_not_changed(tmp_path):
     (tmp_path / "photo.jpg").touch()
     text = complaint("digits", str(tmp_path), **SPLIT)
     assert text.startswith(f"the digits cannot be written to data.root={tmp_path}: Directory not empty; name a folder")

@@ -137,7 +137,7 @@ def test_a_split_of_a_folder_without_splits(tmp_path):
         evaluated(tmp_path, split="val")
 
 
-def test_a_training_split_alone_is_not_evaluated_without_a_word(tmp_path):
+def test_a_training_split_alone_is_evaluated_only_on_request(tmp_path):
     write_images(tmp_path / "train/a", 2)
     with pytest.raises(UserError, match=r"has only train; data.split=train evaluates it"):
         evaluated(tmp_path)

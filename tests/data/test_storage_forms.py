@@ -240,7 +240,7 @@ def test_official_archives_without_labels(roots, tmp_path):
         open_evaluation_set("folder", tmp_path)
 
 
-def test_data_imagenet_wants_all_classes_in_every_form(roots):
+def test_data_imagenet_requires_all_classes_in_every_form(roots):
     for form in ("folders", "official", "parquet", "shards", "zip"):
         with pytest.raises(UserError, match="the training set has 3 classes, ImageNet-1K has 1000"):
             open_datasets("imagenet", roots[form])
@@ -263,7 +263,7 @@ def test_a_table_of_several_labels(tmp_path):
     ("path,label\na.png,\n", r"line 2: no path or no label"),
     ("path,label\n", r"lists no images"),
 ])  # fmt: skip
-def test_mistakes_in_a_table_are_named(text, message, tmp_path):
+def test_errors_in_a_table_are_named(text, message, tmp_path):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         open_datasets("csv", tmp_path / "t.csv")

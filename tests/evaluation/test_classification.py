@@ -1,4 +1,4 @@
-"""Accuracy and loss equal those of a plain loop, for any batch size and any number of processes."""
+"""Accuracy and loss equal those of a plain loop, for any batch size and number of processes."""
 
 import math
 import pickle

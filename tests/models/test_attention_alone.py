@@ -1,4 +1,4 @@
-"""DeformableAttention by itself: any (B, H, W, C) map, any of its kinds."""
+"""DeformableAttention alone, on any (B, H, W, C) map, in all its variants."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Soups: means of weights, and which to take."""
+"""Model soups: means of weights, uniform and greedy."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_other_models_are_refused(other, message):
         average_states([state(0.0), other])
 
 
-def test_a_greedy_soup_takes_what_helps_the_best_first():
+def test_a_greedy_soup_adds_models_best_first_if_they_help():
     # closeness to 1: 0.9 is the best, 1.3 beside it makes 1.1, as good; 3.0 would spoil it; 0.6 brings 1.1 to 0.933
     scores, lines = [], []
 

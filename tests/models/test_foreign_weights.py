@@ -157,7 +157,7 @@ FOREIGN = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", FOREIGN)
-def test_files_that_are_no_weights_are_named_for_what_they_are(name, tmp_path):
+def test_files_without_weights_are_named_with_their_format(name, tmp_path):
     write, kind = FOREIGN[name]
     write(tmp_path / name)
     with pytest.raises(UserError, match=rf"{name} is .*{kind}.*[:;] ") as caught:

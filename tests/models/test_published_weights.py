@@ -71,7 +71,7 @@ def test_a_download_that_was_given_up_is_resumed_by_the_next_process(server, tmp
     assert server.requests == [("/weights.pth", "bytes=1000000-")]
 
 
-def test_a_file_that_changed_between_two_parts_is_downloaded_afresh(server, tmp_path):
+def test_a_file_that_changed_between_two_parts_is_downloaded_again(server, tmp_path):
     server.cut_after = [1_000_000] + [0] * 10
     with pytest.raises(DownloadError):
         fetch(f"{server.url}/weights.pth", tmp_path, "weights.pth")
@@ -84,21 +84,21 @@ def test_a_server_without_ranges_sends_the_file_again(server, tmp_path):
     assert fetch(f"{server.url}/weights.pth", tmp_path, "weights.pth").read_bytes() == CONTENT
 
 
-def test_a_login_page_is_not_taken_for_the_file(server, tmp_path):
+def test_a_login_page_is_not_stored_as_the_file(server, tmp_path):
     server.page = True
     with pytest.raises(DownloadError, match=r"the server sent a web page \(HTML\)"):
         fetch(f"{server.url}/weights.pth", tmp_path, "weights.pth")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_login_page_without_its_content_type_is_not_taken_either(server, tmp_path):
+def test_a_login_page_without_content_type_is_not_stored_either(server, tmp_path):
     server.files["weights.pth"] = b"\n<HTML><body>Log in</body></HTML>"
     with pytest.raises(DownloadError, match="the server sent a web page"):
         fetch(f"{server.url}/weights.pth", tmp_path, "weights.pth")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_nothing_behind(server, tmp_path):
+def test_a_full_disk_leaves_no_files(server, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
@@ -116,7 +116,7 @@ def test_a_full_disk_leaves_nothing_behind(server, tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_what_cannot_be_reached_is_a_few_words(server, tmp_path):
+def test_an_unreachable_server_is_reported_in_a_few_words(server, tmp_path):
     with pytest.raises(DownloadError, match=r"^HTTP 404 Not Found$"):
         fetch(f"{server.url}/absent.pth", tmp_path, "absent.pth")
     with pytest.raises(DownloadError, match=r"^Connection refused$"):
@@ -216,7 +216,7 @@ def test_weights_of_another_model_are_never_taken(other, place, released, tmp_pa
     assert not list((tmp_path / "cache" / "hub" / "checkpoints").glob("dat_tiny*"))
 
 
-def test_what_cannot_be_downloaded_is_one_line_with_link_and_folder(place, tmp_path):
+def test_a_failed_download_is_one_line_with_link_and_folder(place, tmp_path):
     place.files = {}
     with pytest.raises(UserError) as caught:
         load_weights(timm.create_model("dat_tiny"), "published:dat_tiny")
@@ -226,7 +226,7 @@ def test_what_cannot_be_downloaded_is_one_line_with_link_and_folder(place, tmp_p
     assert "\n" not in text and entry("published-weights").search(text)
 
 
-def test_models_without_published_weights_say_so():
+def test_models_without_published_weights_are_reported():
     with pytest.raises(RuntimeError, match="No pretrained weights exist for dat_nano"):
         timm.create_model("dat_nano", pretrained=True)
     with pytest.raises(UserError, match="no published weights for dat_nano; there are some for dat_tiny, "):

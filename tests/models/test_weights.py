@@ -1,4 +1,4 @@
-"""Reading weights: ours, safetensors and released ones, whatever the resolution; and nothing but weights."""
+"""Reading weights: checkpoints, safetensors and released files, at any resolution, without executing code."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_fixed_tables_are_resized_along_queries_and_keys(tmp_path):
     assert model.stages[2].blocks[1].attn.bias.table.shape == (4, 256, 64)
 
 
-def test_another_class_count_keeps_a_fresh_classifier_and_says_so():
+def test_another_number_of_classes_keeps_a_new_classifier_and_reports_it():
     model = build(golden_config("dat_cvpr_micro"), num_classes=5)
     before = model.head.fc.weight.clone()
     report = load_weights(model, FOLDER / "official_dat_cvpr_micro.pth")
@@ -150,7 +150,7 @@ def test_a_hostile_pickle_executes_nothing(tmp_path, zipped):
     assert proof.exists()
 
 
-def test_files_that_are_no_whole_checkpoints_get_one_line(tmp_path):
+def test_incomplete_checkpoints_give_one_line(tmp_path):
     whole = tmp_path / "whole.pt"
     torch.save({"model": nano().state_dict()}, whole)
     save_file(nano().state_dict(), tmp_path / "whole.safetensors")

@@ -1,4 +1,4 @@
-"""Weights by timm's names for places: folders really, the hub through its own client and cache."""
+"""Weights by timm's names: local folders, and the hub through its client and cache."""
 
 import hashlib
 
@@ -26,7 +26,7 @@ def test_a_folder_that_timm_wrote_is_read(file, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), model.parameters(), strict=True))
 
 
-def test_a_folder_without_weights_is_told_from_none(tmp_path):
+def test_a_folder_without_weights_and_a_missing_folder_are_distinguished(tmp_path):
     with pytest.raises(UserError, match=r"has no model\.safetensors"):
         weights_file(f"local-dir:{tmp_path}")
     with pytest.raises(UserError, match="is not a folder"):
@@ -35,7 +35,7 @@ def test_a_folder_without_weights_is_told_from_none(tmp_path):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """The hub's client, offline, with one repository in its cache, laid out as the client does it."""
+    """The hub's client offline, with one repository in its cache."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     repository = tmp_path / "models--somebody--dat"
@@ -56,7 +56,7 @@ def test_a_repository_of_the_hub_is_read_from_its_cache(hub):
 
 
 @pytest.mark.parametrize("name", ["somebody/other", "a name/with/slashes", "somebody/dat@v9", "a@b@c"])
-def test_what_the_hub_does_not_have_is_one_line(name, hub):
+def test_weights_missing_on_the_hub_are_one_line(name, hub):
     with pytest.raises(UserError, match="has no weights that can be downloaded") as caught:
         weights_file(f"hf-hub:{name}")
     assert "\n" not in str(caught.value)

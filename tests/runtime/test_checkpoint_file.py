@@ -1,4 +1,4 @@
-"""Files that are old and whole, or new and whole, and in which one changed bit is noticed."""
+"""Atomic writing of checkpoint files, and detection of a changed bit."""
 
 import os
 import random
@@ -37,19 +37,19 @@ def same(a, b) -> bool:
     return type(a) is type(b) and a == b
 
 
-def test_what_was_saved_is_loaded(tmp_path):
+def test_a_saved_state_is_loaded_unchanged(tmp_path):
     save_checkpoint(a_state(), tmp_path / "a.pt")
     assert same(Checkpoint.open(tmp_path / "a.pt").content, {**a_state(), "model": dict(a_state()["model"])})
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
-def test_torch_alone_reads_it_as_data(tmp_path):
+def test_torch_load_reads_the_file_without_code(tmp_path):
     save_checkpoint(a_state(), tmp_path / "a.pt")
     assert same(torch.load(tmp_path / "a.pt", weights_only=True)["model"], dict(a_state()["model"]))
 
 
 def test_equal_states_give_equal_bytes(tmp_path):
-    """Also when one of them shares what the other has twice, strings or tensors' memory, or holds views."""
+    """Also if one of them shares strings or tensor memory that the other has twice, or holds views."""
     shared = a_state()
     shared["again"] = shared["best"] = {"name": shared["config"]["name"]}
     shared["view"] = shared["model"]["weight"]
@@ -68,7 +68,7 @@ def load_saved(state, folder):
     return Checkpoint.open(folder / "first.pt").content
 
 
-def test_the_copy_stays_what_it_is_while_training_goes_on():
+def test_the_copy_does_not_change_while_training_continues():
     layer = torch.nn.Linear(2, 2)
     copy = canonical({"weight": layer.weight, "all": [layer.weight]})
     before = layer.weight.detach().clone()
@@ -79,13 +79,13 @@ def test_the_copy_stays_what_it_is_while_training_goes_on():
 
 
 @pytest.mark.parametrize("value", [Path("x"), {1, 2}, np.int64(3), np.zeros(2), object, b"bytes", 1j])
-def test_what_is_no_plain_data_is_refused(tmp_path, value):
+def test_values_that_are_not_plain_data_are_refused(tmp_path, value):
     with pytest.raises(TypeError, match=f"a checkpoint cannot hold {type(value).__name__}"):
         save_checkpoint({"config": [value]}, tmp_path / "a.pt")
     assert not list(tmp_path.iterdir())
 
 
-def test_numbers_that_only_look_plain_become_plain():
+def test_numpy_numbers_become_plain_numbers():
     copy = canonical([np.float64(0.5), True, 7, np.str_("a")])
     assert copy == [0.5, True, 7, "a"] and [type(item) for item in copy] == [float, bool, int, str]
 
@@ -118,7 +118,7 @@ def test_a_file_that_ends_early_or_late_is_noticed(tmp_path):
         Checkpoint.open(path)
 
 
-def test_another_programs_file_is_not_resumed_from(tmp_path):
+def test_a_file_of_another_program_is_not_resumed(tmp_path):
     torch.save(a_state(), tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="not written by dat-train; use another one"):
         Checkpoint.open(tmp_path / "a.pt").training_state()
@@ -126,7 +126,7 @@ def test_another_programs_file_is_not_resumed_from(tmp_path):
 
 @contextmanager
 def small_disk(folder: Path):
-    """A file system of 256 kB; skips where one may not mount any."""
+    """A file system of 256 kB; skipped where mounting is not permitted."""
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True).returncode:
         pytest.skip("needs the right to mount a small file system")
@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path):
 
 
 def test_nothing_is_renamed_before_its_bytes_are_on_the_disk(tmp_path, monkeypatch):
-    """A power cut after a rename must not find an empty file under the new name."""
+    """After a power cut, the renamed file must not be empty."""
     done = []
     fsync, replace = os.fsync, Path.replace
 

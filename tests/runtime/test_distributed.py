@@ -20,7 +20,7 @@ def gpus(monkeypatch):
     return see
 
 
-def test_a_device_is_chosen_by_itself(gpus):
+def test_auto_chooses_the_device(gpus):
     gpus(4)
     assert [resolve_device("auto", rank, 4).index for rank in range(4)] == [0, 1, 2, 3]
     assert resolve_device("cuda:2") == torch.device("cuda", 2)
@@ -54,7 +54,7 @@ def test_metal_is_for_one_process(gpus):
         resolve_device("mps", 0, 2)
 
 
-def test_one_process_talks_to_itself(monkeypatch):
+def test_collective_operations_of_a_single_process_return_its_values(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     alone = start_processes("cpu")
@@ -66,7 +66,7 @@ def test_one_process_talks_to_itself(monkeypatch):
     alone.wait()
 
 
-def test_deterministic_refuses_what_is_not(monkeypatch):
+def test_deterministic_refuses_other_algorithms(monkeypatch):
     before = torch.backends.cudnn.benchmark
     try:
         start_processes("cpu", deterministic=True)
@@ -83,7 +83,7 @@ def refused(action) -> str:
 
 
 def talk(processes) -> None:
-    """Values on which two processes agree; an assertion that fails ends the process with an error."""
+    """Exchange of values between two processes; a failed assertion ends the process with an error."""
     rank = processes.rank
     assert processes.total(rank + 1, True) == [3, 2]
     assert processes.gather({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
@@ -107,5 +107,5 @@ def talk(processes) -> None:
     assert "'' on rank 0, 'b: 2' on rank 1" in longer
 
 
-def test_two_processes_agree_and_say_where_they_do_not():
+def test_two_processes_exchange_values_and_report_differences():
     in_processes(2, talk)

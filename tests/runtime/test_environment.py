@@ -28,7 +28,7 @@ def test_the_commit_of_a_folder_and_whether_files_differ_from_it(tmp_path):
     assert git_commit(tmp_path) == f"{commit}+"
 
 
-def test_there_need_be_no_git(tmp_path, monkeypatch):
+def test_git_is_not_required(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert git_commit(tmp_path) is None
 

@@ -24,10 +24,10 @@ def content(folder) -> dict[str, bytes]:
 
 
 class Deadly:
-    """A data set that kills the worker process which is asked for one of its images for the first time.
+    """A data set that kills the worker process at the first read of one of its images.
 
     Args:
-        index: of the image; mark: a file that says that it has happened.
+        index: of the image; mark: a file that exists after the kill.
     """
 
     def __init__(self, dataset, index: int, mark) -> None:
@@ -44,14 +44,14 @@ class Deadly:
 
 
 def deadly(loader, index: int, mark):
-    """`loader`, with a data set that is deadly once."""
+    """`loader` with a data set that kills a worker once."""
     object.__setattr__(loader, "dataset", Deadly(loader.dataset, index, mark))
     return loader
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """torch looks after its workers every 5 seconds; 0.2 here."""
+    """torch checks its workers every 5 seconds; every 0.2 seconds here."""
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
 
 
@@ -80,7 +80,7 @@ def dying_loader(first: int):
     raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. \nmore")
 
 
-def test_batches_go_on_at_the_turn_where_the_worker_died():
+def test_batches_continue_at_the_micro_batch_at_which_the_worker_died():
     """Two micro-batches a step; a loader gives one batch of a step, then dies."""
     starts, warnings = [], []
 
@@ -123,7 +123,7 @@ def test_workers_that_keep_dying_end_the_run(error):
     assert len(warnings) == MAX_DEATHS and all("a data worker died at step 0 (" in line for line in warnings)
 
 
-def test_other_errors_of_the_data_are_real_ones():
+def test_other_errors_of_the_data_are_raised():
     warnings = []
     feed = Feed(failing(RuntimeError("sizes do not match")), warnings.append)
     with pytest.raises(RuntimeError, match="sizes do not match"):
@@ -132,7 +132,7 @@ def test_other_errors_of_the_data_are_real_ones():
 
 
 def test_a_worker_that_dies_does_not_interrupt_an_update(tmp_path):
-    """torch's own handler would raise in the main thread, wherever it is."""
+    """torch's own handler would raise an error anywhere in the main thread."""
     training = small_training(tmp_path, workers=1)
     iter(training.val_loader)  # torch sets its handler with the first workers: here, a validation's
     before = signal.getsignal(signal.SIGCHLD)

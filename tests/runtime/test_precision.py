@@ -22,7 +22,7 @@ CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
         ("auto", torch.float32, torch.float32),
     ],
 )
-def test_weights_and_products_have_the_format_the_name_says(name, weights, inside):
+def test_weights_and_products_have_the_named_format(name, weights, inside):
     precision = resolve_precision(name, CPU)
     layer = torch.nn.Linear(2, 2).to(precision.weights)
     with precision.context():
@@ -32,7 +32,7 @@ def test_weights_and_products_have_the_format_the_name_says(name, weights, insid
 
 
 @pytest.mark.parametrize(("has_bf16", "name"), [(True, "bf16"), (False, "fp16")])
-def test_a_gpu_gets_bf16_where_it_has_it(monkeypatch, has_bf16, name):
+def test_auto_is_bf16_on_a_gpu_that_supports_it(monkeypatch, has_bf16, name):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
     assert resolve_precision("auto", CUDA).name == name
     assert resolve_precision("auto", MPS).name == "fp32"
@@ -67,7 +67,7 @@ def test_half_precision_trains_like_single_and_resumes_exactly(tmp_path, dtype):
     assert half["scaler"] == twice["scaler"] and (half["scaler"] is not None) == (dtype == "fp16")
 
 
-def test_a_run_with_loss_scaling_does_not_go_on_from_one_without(tmp_path):
+def test_a_run_with_loss_scaling_is_not_resumed_from_one_without(tmp_path):
     run_small(tmp_path, max_steps=1)
     with pytest.raises(UserError, match="no scaler state, which this configuration needs"):
         small_training(tmp_path, dtype="fp16")

@@ -27,7 +27,7 @@ def through(tmp_path_factory):
     return content(run.run)
 
 
-def said(runs: list[RealRun]) -> list[str]:
+def error_lines(runs: list[RealRun]) -> list[str]:
     """The lines that begin with "error", of all processes."""
     return [line for run in runs for line in run.output.splitlines() if line.startswith("error")]
 
@@ -58,7 +58,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
     assert "stopped by another process after step" in runs[0].output
 
 
-def test_before_training_begins_there_is_nothing_to_wait_for(tmp_path):
+def test_a_signal_before_training_ends_the_process_at_once(tmp_path):
     run = RealRun(tmp_path, ALONE, sabotage=slow_to_read)
     with ended(run):
         run.wait_for(lambda: "reading" in run.output)
@@ -75,13 +75,13 @@ def slow_to_read() -> None:
     FakeImages.__init__ = read
 
 
-def test_a_rank_that_hangs_is_named_and_so_is_the_collective_and_a_second_signal_ends_the_wait(tmp_path):
+def test_a_hanging_rank_and_the_collective_are_named_and_a_second_signal_ends_the_wait(tmp_path):
     runs = ranks(tmp_path, 2, ALONE, "timeout_minutes=0.1")
     with ended(*runs):
         runs[0].wait_for_step(6)
         runs[1].send(signal.SIGSTOP)
         assert runs[0].wait(60) == 2
-    (line,) = said(runs)
+    (line,) = error_lines(runs)
     assert line.startswith("error: rank 1 does not answer (it hangs or is cut off): the all_")
     assert "timeout_minutes=... waits longer" in line
     assert Checkpoint.open(runs[0].run / "checkpoints/last.pt").content["step"] >= 5
@@ -99,29 +99,31 @@ def test_a_rank_that_hangs_is_named_and_so_is_the_collective_and_a_second_signal
 
 def broken_mixing() -> None:
     def broken(self, images, labels, *key):
-        raise ValueError(f"nobody expected\nstep {key[2]}")
+        raise ValueError(f"unexpected value\nstep {key[2]}")
 
     Mixing.__call__ = broken
 
 
-def test_a_crash_of_one_rank_is_one_line_that_says_which_and_why(tmp_path):
+def test_a_crash_of_one_rank_is_one_line_with_rank_and_reason(tmp_path):
     runs = ranks(tmp_path, 2, ALONE, sabotage={1: broken_mixing})
     with ended(*runs):
         assert [run.wait(60) for run in runs] == [2, 1]
-    (lost,), (crash,) = said(runs[:1]), said(runs[1:])
+    (lost,), (crash,) = error_lines(runs[:1]), error_lines(runs[1:])
     assert crash.startswith(
-        f"error on rank 1 ({os.uname().nodename}): ValueError: nobody expected step 0; the traceback"
+        f"error on rank 1 ({os.uname().nodename}): ValueError: unexpected value step 0; the traceback"
     )
     assert lost.startswith("error: rank 1 has ended: the ")
     log = (runs[0].run / "log-rank1.txt").read_text()
-    assert crash.endswith("runs/run/log-rank1.txt") and "Traceback" in log and 'raise ValueError(f"nobody' in log
+    assert (
+        crash.endswith("runs/run/log-rank1.txt") and "Traceback" in log and 'raise ValueError(f"unexpected value' in log
+    )
 
 
 def test_ranks_that_disagree_stop_with_the_difference(tmp_path):
     first, second = ranks(tmp_path, 2, extra={1: ["optim.lr=0.1"]})
     with ended(first, second):
         assert (first.wait(), second.wait()) == (2, 2)
-    (line,) = said([first, second])
+    (line,) = error_lines([first, second])
     assert line == (
         "error: the processes disagree on the configuration: 'lr: 0.002' on rank 0, 'lr: 0.1' on rank 1; start every "
         "process with the same command"
@@ -147,7 +149,7 @@ def test_a_gradient_of_one_rank_that_is_not_finite_is_skipped_by_all_and_too_man
     assert [row["skipped"] for row in rows] == [0, 0, 0, 1] + [2] * 16 + [3, 4, 5, 6, 7]
     assert [row["step"] for row in rows if row["loss"] is None] == [4, 5, 21, 22, 23, 24, 25]
     assert runs[0].output.count("going back to") == 1
-    (line,) = said(runs)
+    (line,) = error_lines(runs)
     assert "the last 5 steps up to step 25 had a loss or gradient that is not finite, again" in line
 
 

@@ -49,7 +49,7 @@ def test_training_and_evaluation_work(tmp_path):
     assert evaluated.returncode == 0, evaluated.stderr
 
 
-def test_shared_memory_that_is_too_small_all_the_same_is_one_line(tmp_path):
+def test_shared_memory_that_is_still_too_small_is_one_line(tmp_path):
     program = "import dat_train.data.loader as loader; loader.MIN_SHARED_MEMORY = 0; " + dat("train")
     settings = [*SETTINGS, *BATCHES, "max_steps=3", "epochs=1", "schedule.warmup_epochs=0"]
     failed = with_shared_memory(1, program, *settings, cwd=tmp_path)

@@ -18,7 +18,7 @@ def test_the_first_signal_is_remembered(number):
         assert stop.requested and stop.name == signal.Signals(number).name
 
 
-def test_the_former_handlers_come_back():
+def test_the_former_handlers_are_restored():
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopRequest():
         assert [signal.getsignal(number) for number in SIGNALS] != before
@@ -26,7 +26,7 @@ def test_the_former_handlers_come_back():
 
 
 def in_a_child(action) -> int:
-    """The exit code of a forked process that does `action` and would then end with 0."""
+    """Exit code of a forked process that runs `action`; 0 without a signal."""
     if (child := os.fork()) == 0:
         try:
             action()
@@ -48,11 +48,11 @@ def test_the_second_signal_exits_at_once(monkeypatch):
 
 
 def test_one_signal_that_comes_twice_counts_once():
-    """From the terminal to the whole group, and passed on by torchrun."""
+    """From the terminal to the process group, and again from torchrun."""
     assert in_a_child(lambda: twice(0.01)) == 0
 
 
-def test_a_data_worker_is_not_asked():
+def test_a_data_worker_ignores_the_request():
     with StopRequest() as stop:
         assert in_a_child(lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)]) == 0
         assert not stop.requested

@@ -28,7 +28,7 @@ def test_durations_are_formatted_in_the_largest_units(seconds, text):
     assert duration(seconds) == text
 
 
-def test_lines_go_to_the_screen_and_with_the_time_to_the_file(tmp_path, capsys):
+def test_lines_are_written_to_the_screen_and_with_the_time_to_the_file(tmp_path, capsys):
     terminal = Terminal(tmp_path / "log.txt")
     terminal.say("one\n  two")
     terminal.warn("three")
@@ -60,7 +60,7 @@ def test_a_full_disk_does_not_end_the_run(monkeypatch):
         Terminal(Path("/dev/full")).say("a line of the run")
 
 
-def test_on_a_terminal_a_bar_stands_below_the_lines(monkeypatch):
+def test_on_a_terminal_a_progress_bar_is_below_the_lines(monkeypatch):
     leader, follower = pty.openpty()
     with os.fdopen(follower, "w") as screen:
         monkeypatch.setattr(sys, "stdout", screen)

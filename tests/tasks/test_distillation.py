@@ -17,7 +17,7 @@ STATISTICS = {
 
 
 class Teacher(torch.nn.Module):
-    """Linear in the image's channel means; counts what it is asked."""
+    """Linear in the image's channel means; counts its calls."""
 
     def __init__(self):
         super().__init__()
@@ -63,7 +63,7 @@ def test_hard_distillation_follows_the_teachers_decision(batch):
     assert loss(*batch).item() == pytest.approx(want.item(), rel=1e-12)
 
 
-def test_the_teacher_sees_images_as_it_wants_them_and_does_not_drop_out(batch):
+def test_the_teacher_gets_images_in_its_normalization_and_has_no_dropout(batch):
     loss = distillation()
     first, second = loss.answers(batch[2]), loss.answers(batch[2])
     assert torch.equal(first, second)

@@ -1,4 +1,4 @@
-"""Real dat-train processes, forked from a server that has imported everything: one second to start instead of five."""
+"""Real dat-train processes, forked from a server with all imports: one second to start instead of five."""
 
 import multiprocessing
 import os
@@ -34,7 +34,7 @@ class RealRun:
     """One process of `dat-train SETTINGS...` in `folder`; what it prints is in `output`.
 
     Args:
-        sabotage: called in the process before the command.
+        sabotage: function called in the process before the command.
         environment: further variables, as torchrun sets them.
     """
 
@@ -67,14 +67,14 @@ class RealRun:
         return self.process.exitcode
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
-        """Until `condition()`; the process must not end before."""
+        """Wait until `condition()`; the process must not end before."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.process.is_alive() and time.monotonic() < deadline, self.output
             time.sleep(0.002)
 
     def wait_for_step(self, step: int) -> None:
-        """Until the row of `step` is in metrics.jsonl."""
+        """Wait until the row of `step` is in metrics.jsonl."""
         self.wait_for(lambda: steps_done(self.run) >= step)
 
 
@@ -100,7 +100,7 @@ def ranks(
     sabotage: dict[int, Callable[[], None]] | None = None,
     extra: dict[int, list[str]] | None = None,
 ) -> list[RealRun]:
-    """The processes of one run, with the environment torchrun would give them.
+    """Processes of one run with the environment of torchrun.
 
     Args:
         sabotage: by rank; extra: further settings, by rank.
@@ -125,7 +125,7 @@ def ranks(
 
 @contextmanager
 def ended(*runs: RealRun):
-    """None of `runs` outlives the block."""
+    """End all `runs` at the end of the block."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A real training run of a second or two: a tiny DAT on fake images, all parts as `dat-train` puts them together."""
+"""A real training run of a second or two: a tiny DAT on fake images, with all parts of `dat-train`."""
 
 import multiprocessing.forkserver
 import os
@@ -149,7 +149,7 @@ def small_training(
 
 
 def run_small(path: Path, **settings) -> bool:
-    """Run `small_training` as one process would, and leave the folder."""
+    """Run `small_training` in one process and unlock the folder."""
     training = small_training(path, **settings)
     try:
         return training.run()
@@ -159,7 +159,7 @@ def run_small(path: Path, **settings) -> bool:
 
 
 def warm_context() -> multiprocessing.context.ForkServerContext:
-    """For processes that are children of a server which has done already what `training.warm` does."""
+    """Multiprocessing context of a fork server that has imported `training.warm`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["training.warm"])
     before = os.environ.get("PYTHONPATH")

@@ -1,4 +1,4 @@
-"""Times and places of checkpoints, and failures to write them."""
+"""Intervals, files and write errors of checkpoints."""
 
 import os
 import shutil
@@ -63,7 +63,7 @@ def test_another_thread_writes_a_copy_while_training_goes_on(folder, monkeypatch
     assert checkpoints.pause < 1
 
 
-def test_the_best_is_there_before_a_last_that_knows_of_it(folder, written):
+def test_best_is_written_before_the_last_that_refers_to_it(folder, written):
     checkpoints = a_writer(folder)
     checkpoints.save(state(1), best=True)
     checkpoints.save(state(2))
@@ -82,7 +82,7 @@ def test_keep_bounds_the_history(folder):
     assert [Checkpoint.open(path).content["step"] for path in (folder.last, *folder.history())] == [6, 5, 4]
 
 
-def test_a_rewound_run_keeps_nothing_of_its_former_future(folder):
+def test_a_rewound_run_removes_later_checkpoints(folder):
     checkpoints = a_writer(folder, keep=5)
     for step in range(1, 5):
         checkpoints.save(state(step))
@@ -105,7 +105,7 @@ def test_without_hard_links_older_ones_are_copies(folder, monkeypatch):
     assert Checkpoint.open(folder.history()[0]).content["step"] == 1
 
 
-def test_the_next_one_is_due_after_the_time_that_was_asked_for(folder, monkeypatch):
+def test_the_next_checkpoint_is_due_after_the_interval(folder, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     checkpoints = a_writer(folder, every_minutes=10)
@@ -119,7 +119,7 @@ def test_the_next_one_is_due_after_the_time_that_was_asked_for(folder, monkeypat
     assert a_writer(folder, every_minutes=0).due()
 
 
-def test_what_could_not_be_written_is_owed_and_tried_again_soon(folder, monkeypatch):
+def test_a_failed_write_is_repeated_soon(folder, monkeypatch):
     now, warnings = [1000.0], []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     checkpoints = a_writer(folder, warnings)
@@ -145,7 +145,7 @@ def test_what_could_not_be_written_is_owed_and_tried_again_soon(folder, monkeypa
     assert len(warnings) == 1
 
 
-def test_nothing_is_saved_while_its_metrics_are_not_on_the_disk(folder):
+def test_no_checkpoint_is_written_before_its_metrics_are_on_the_disk(folder):
     full, warnings = [True], []
 
     def before():
@@ -162,7 +162,7 @@ def test_nothing_is_saved_while_its_metrics_are_not_on_the_disk(folder):
     assert Checkpoint.open(folder.last).content["step"] == 2
 
 
-def test_at_the_end_it_tries_again_and_then_fails_loudly(folder, monkeypatch):
+def test_at_the_end_writes_are_repeated_and_then_raise_an_error(folder, monkeypatch):
     pauses, warnings = [], []
     monkeypatch.setattr(time, "sleep", pauses.append)
     checkpoints = a_writer(folder, warnings)

@@ -24,7 +24,7 @@ def test_the_average_is_the_recursion_and_short_at_the_beginning():
         assert (ema.model[0].weight - expected).abs().max() < 1e-12
 
 
-def test_buffers_are_the_models_own_of_now():
+def test_buffers_are_copies_of_the_current_ones():
     model = a_model()
     ema = Ema(model, 0.9)
     model(torch.randn(8, 3))
@@ -33,7 +33,7 @@ def test_buffers_are_the_models_own_of_now():
     assert torch.equal(ema.model[1].running_mean, model[1].running_mean)
 
 
-def test_the_average_evaluates_and_trains_nothing():
+def test_the_average_is_in_evaluation_mode_without_gradients():
     model = a_model()
     ema = Ema(model, 0.9)
     assert not ema.model.training and model.training
@@ -41,7 +41,7 @@ def test_the_average_evaluates_and_trains_nothing():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_an_average_that_follows_at_once_is_the_model():
+def test_an_average_with_decay_zero_equals_the_model():
     model = a_model()
     ema = Ema(model, 0.0)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Training and evaluation as a CUDA device gets them: every tensor lies there, and no number is asked for.
+"""Training and evaluation on a fake CUDA device: all tensors are there, and the host does not wait for it.
 
 Of tensors without content torch computes shapes and devices alone, refuses to mix devices, and refuses to hand out a
 number. Its engine of gradients wants a real device: gradients are ones here.
@@ -25,7 +25,7 @@ DAT_PP = {
 
 
 def move(model: nn.Module, mode: FakeTensorMode) -> None:
-    """Weights and buffers without content, on a GPU that need not be there."""
+    """Weights and buffers without content on a GPU, which need not exist."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             setattr(module, name, nn.Parameter(mode.from_tensor(parameter.detach()).to(CUDA)))
@@ -77,11 +77,11 @@ def test_a_training_step_stays_on_the_device(variant, deterministic, tmp_path, m
 
 
 class TransferError(Exception):
-    """The one at the end."""
+    """The transfer at the end."""
 
 
 def test_evaluation_stays_on_the_device_until_its_end(tmp_path, monkeypatch):
-    """With a test set's subset of classes and several right labels for an image."""
+    """With a subset of the classes and several valid labels for an image."""
     one = small_training(tmp_path)
     model, batches = one.state.model, list(one.val_loader)
 

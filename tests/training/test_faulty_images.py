@@ -1,4 +1,4 @@
-"""A truncated JPEG, a decompression bomb and a file deleted while training: the same to one process and to two."""
+"""A truncated JPEG, a decompression bomb and a file deleted during training, with one and two processes."""
 
 import struct
 import zlib
@@ -19,7 +19,7 @@ SETTINGS = ("data=folder", "data.workers=0", "data.val_fraction=0.2", "data.max_
 
 @pytest.fixture
 def photos(tmp_path):
-    """56 images of two classes, of which one is cut off in the middle and one claims to have 10^10 pixels."""
+    """56 images of two classes; one is truncated, one has 10^10 pixels according to its header."""
     draw = np.random.default_rng(0)
     folder = tmp_path / "photos"
     for number in range(55):
@@ -48,7 +48,7 @@ def counts(run) -> list[int]:
     return [row["unreadable"] for row in read_rows(run / "metrics.jsonl") if "lr" in row]
 
 
-def test_faulty_images_are_met_alike_by_one_process_and_by_two(photos, tmp_path):
+def test_faulty_images_have_the_same_effect_on_one_and_two_processes(photos, tmp_path):
     settings = (*SETTINGS, f"data.root={photos}")
     one = RealRun(tmp_path / "one", *settings, "epochs=4")
     two = ranks(tmp_path / "two", 2, *settings, "epochs=4")

@@ -12,7 +12,7 @@ from dat_train.tasks.distillation import Distillation
 from dat_train.training.freezing import freeze, training_mode
 
 
-def test_what_is_frozen_wholly_behaves_as_in_evaluation():
+def test_wholly_frozen_modules_are_in_evaluation_mode():
     model = tiny_model()
     freeze(model, ["stem", "stages.0", "stages.2.blocks.1.attn.q"])
     training_mode(model)

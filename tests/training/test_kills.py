@@ -71,7 +71,7 @@ class Kill:
 
 
 def kills(number: int, seed: int) -> list[Kill]:
-    """Random ones, of every moment nearly equally many."""
+    """Random kills, nearly equally many of every kind."""
     draw = random.Random(seed)
     moments = [MOMENTS[position % len(MOMENTS)] for position in range(number)]
     draw.shuffle(moments)
@@ -85,7 +85,7 @@ def kills(number: int, seed: int) -> list[Kill]:
 
 
 def run_with_kills(folder: Path, schedule: list[Kill], *settings: str) -> Path:
-    """Start the command again and again until it ends by itself; every kill of `schedule` must have come before."""
+    """Start the command repeatedly until it ends without a kill; every kill of `schedule` must have happened."""
     for kill in schedule:
         process = RealRun(folder, *settings, sabotage=kill)
         with ended(process):

@@ -83,7 +83,7 @@ def test_a_run_may_move_between_layouts_in_the_middle_of_epochs(alone, tmp_path)
 
 
 def test_resuming_on_four_processes_is_exact(tmp_path):
-    """More than two summands: gradients have to be added in the same order before and after."""
+    """More than two summands: gradients must be added in the same order before and after."""
     run(tmp_path / "through", 4, max_steps=4, eval_every=9)
     run(tmp_path / "twice", 4, max_steps=2, eval_every=9)
     run(tmp_path / "twice", 4, max_steps=4, eval_every=9)

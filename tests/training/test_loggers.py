@@ -1,4 +1,4 @@
-"""TensorBoard and W&B with their own readers and clients; none of them can end a run."""
+"""TensorBoard, W&B and MLflow with their own readers and clients; their failures do not end a run."""
 
 import json
 import time
@@ -105,8 +105,8 @@ def offline(tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
-def opened(folder, said, mode=None) -> WandbLogger:
-    return WandbLogger(folder, ABOUT, project="p", mode=mode, say=said.append)
+def opened(folder, lines, mode=None) -> WandbLogger:
+    return WandbLogger(folder, ABOUT, project="p", mode=mode, say=lines.append)
 
 
 def records(data: bytes):
@@ -125,7 +125,7 @@ def records(data: bytes):
 
 
 def written(folder) -> list:
-    """The .wandb files of a run, by time and complete: W&B's process writes on after a run's end, until its own."""
+    """The .wandb files of a run by time, complete: W&B's process still writes after the end of the run."""
     import wandb
 
     wandb.teardown()
@@ -146,20 +146,20 @@ def history(file) -> list[dict]:
     return rows
 
 
-def test_wandb_writes_offline_without_a_login_and_goes_on_under_the_same_id(offline):
-    said = []
-    first = opened(offline, said)
+def test_wandb_writes_offline_without_a_login_and_continues_under_the_same_id(offline):
+    lines = []
+    first = opened(offline, lines)
     first.log_step(row(1, loss=2.0))
     first.log_step(row(2, loss=None))
     first.log_validation({"step": 2, "epoch": 0.2} | VALIDATION)
     first.sync()
     first.close()
-    assert said[0] == "W&B: no login is known; logging offline"
-    assert said[1].startswith("W&B: offline; to upload: wandb sync ")
+    assert lines[0] == "W&B: no login is known; logging offline"
+    assert lines[1].startswith("W&B: offline; to upload: wandb sync ")
     identity = (offline / "wandb_id").read_text().strip()
 
     time.sleep(1)  # W&B names folders by the second
-    second = opened(offline, said, mode="offline")
+    second = opened(offline, lines, mode="offline")
     assert second._run.id == identity
     second.log_step(row(3, loss=1.0))
     second.close()
@@ -194,7 +194,7 @@ def test_wandb_has_pictures_configuration_and_environment(offline, picture):
 # MLflow
 
 
-def test_mlflow_goes_on_with_the_same_run_and_has_every_step_once(tmp_path, picture, monkeypatch):
+def test_mlflow_continues_the_same_run_and_has_every_step_once(tmp_path, picture, monkeypatch):
     from mlflow import MlflowClient
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -227,14 +227,14 @@ def test_mlflow_goes_on_with_the_same_run_and_has_every_step_once(tmp_path, pict
     assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["picture.png"]
 
 
-def test_an_mlflow_server_that_is_away_is_warned_of_once(tmp_path, monkeypatch):
+def test_an_unreachable_mlflow_server_gives_one_warning(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    said = []
+    lines = []
     settings = OFF | {"mlflow": True, "mlflow_uri": "http://127.0.0.1:9"}
-    (logger,) = open_loggers(tmp_path, ABOUT, terminal(said), step=0, **settings)
+    (logger,) = open_loggers(tmp_path, ABOUT, terminal(lines), step=0, **settings)
     logger.log_step(row(1))
     logger.close()
-    assert len(said) == 1 and said[0].startswith("MLflow failed (MlflowException: ")
+    assert len(lines) == 1 and lines[0].startswith("MLflow failed (MlflowException: ")
 
 
 # None of them can end a run
@@ -253,7 +253,7 @@ class Broken:
 
 
 @pytest.mark.parametrize("call", ["log_step", "log_validation"])
-def test_a_logger_that_fails_says_so_once_and_is_left_alone(call):
+def test_a_failing_logger_is_reported_once_and_not_used_again(call):
     warnings = []
     logger = FailSafeLogger("W&B", Broken, warnings.append)
     for _ in range(2):
@@ -264,7 +264,7 @@ def test_a_logger_that_fails_says_so_once_and_is_left_alone(call):
     assert warnings == ["W&B failed (ValueError: the server said no); the run continues without it"]
 
 
-def test_a_logger_that_cannot_be_opened_is_gone_without(tmp_path):
+def test_a_logger_that_cannot_be_opened_is_left_out(tmp_path):
     (tmp_path / "tensorboard").write_text("a file")
     warnings = []
     settings = OFF | {"tensorboard": True}
@@ -287,13 +287,13 @@ def test_a_server_that_cannot_be_used_leaves_the_run_offline(offline, monkeypatc
 
     monkeypatch.setattr(wandb, "login", lambda **_: True)
     monkeypatch.setattr(wandb, "init", init)
-    said = []
-    opened(offline, said).close()
+    lines = []
+    opened(offline, lines).close()
     assert [settings["mode"] for settings in started] == ["online", "offline"]
     assert started[0]["id"] == started[1]["id"] and started[0]["resume"] == "allow" and started[1]["resume"] is None
-    assert said[0] == "W&B: the server cannot be used (no answer); logging offline"
+    assert lines[0] == "W&B: the server cannot be used (no answer); logging offline"
 
 
-def test_no_logger_is_opened_that_is_not_asked_for(tmp_path):
+def test_only_requested_loggers_are_opened(tmp_path):
     assert not open_loggers(tmp_path, ABOUT, terminal([]), step=0, **OFF)
     assert not list(tmp_path.iterdir())

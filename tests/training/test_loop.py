@@ -1,4 +1,4 @@
-"""The training loop: what a step does, and what it does when something is wrong."""
+"""Steps of the training loop, and its reactions to errors."""
 
 import copy
 import re
@@ -22,7 +22,7 @@ PLAIN = {"drop_path_rate": 0.0, "proj_drop_rate": 0.0, "attn_drop_rate": 0.0}
 
 @pytest.fixture
 def training(tmp_path):
-    """Makes trainings in a folder of their own, and unlocks it."""
+    """Function that builds a training in a separate folder, which is unlocked afterwards."""
     made = []
 
     def make(name="run", **settings):
@@ -46,9 +46,9 @@ class Poisoned(torch.nn.Module):
     """A tiny DAT whose logits of some steps are not finite.
 
     Args:
-        steps: of these numbers (1-based), counted in forward passes in training mode.
+        steps: numbers (1-based) of the steps, counted in forward passes in training mode.
         micro_batches: of one step.
-        value: what logits are multiplied with then.
+        value: factor of the logits in these steps.
     """
 
     def __init__(self, steps, micro_batches: int = 1, value: float = float("nan")) -> None:
@@ -121,7 +121,7 @@ def test_every_update_has_the_rate_of_its_step(training):
 
 
 def test_gradient_checkpointing_changes_no_bit(training):
-    """Dropout and drop path draw the same again in the second forward pass."""
+    """Dropout and drop path repeat their draws in the second forward pass."""
     plain, saving = training("plain", max_steps=3), training("saving", max_steps=3, model=tiny_model())
     saving.state.model.set_grad_checkpointing()
     plain.run()
@@ -130,7 +130,7 @@ def test_gradient_checkpointing_changes_no_bit(training):
 
 
 class Waits(TorchDispatchMode):
-    """Counts what makes the host wait for the device: a number or a mask that Python or a shape needs."""
+    """Counts operations that make the host wait for the device."""
 
     NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
 
@@ -145,7 +145,7 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_no_step_waits_for_the_device(training, dtype):
-    """With the plain model, as on CUDA. Batches are made before: the data pipeline runs on the host."""
+    """With the plain model, as on CUDA. Batches are made before, because the data pipeline runs on the host."""
     one = training(epochs=1, images=96, dtype=dtype, clip_grad=1.0, log_every=1000)
     batches = list(one.make_loader(0))
     one.make_loader = lambda first: iter(batches)
@@ -186,7 +186,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(training, valu
     assert steps == {5}  # the optimizer's bias correction knows of five updates
 
 
-def test_too_many_in_a_row_go_back_once_and_then_name_the_checkpoint(training):
+def test_too_many_consecutive_failures_go_back_once_and_then_name_the_checkpoint(training):
     one = training(model=Poisoned(range(6, 99), 4), epochs=6, log_every=3, nonfinite_limit=6, keep=9)
     with pytest.raises(UserError) as end:
         one.run()
@@ -200,8 +200,8 @@ def test_too_many_in_a_row_go_back_once_and_then_name_the_checkpoint(training):
     assert Checkpoint.open(good).content["counters"]["consecutive_failures"] == 0
 
 
-def test_a_run_that_recovers_after_going_back_ends_as_if_nothing_had_been(training):
-    """A machine that computed nonsense for a while."""
+def test_a_run_that_recovers_after_going_back_ends_with_the_same_bytes(training):
+    """A machine with wrong results for some steps."""
     settings = {"epochs": 4, "log_every": 3, "nonfinite_limit": 5, "keep": 9}
     well = training("well", model=Poisoned((), 4), **settings)
     ill = training("ill", model=Poisoned(range(4, 10), 4), **settings)
@@ -234,7 +234,7 @@ class Steep(torch.nn.Module):
         return logits
 
 
-def test_a_loss_scale_that_is_too_large_is_halved_and_that_is_no_failure(training):
+def test_a_loss_scale_that_is_too_large_is_halved_without_a_failure(training):
     """torch.amp's contract: a step whose gradient overflows is skipped and lowers the scale, until none does."""
     one = training(model=Steep(2.0), dtype="fp16", images=200, epochs=2, nonfinite_limit=3, log_every=1)
     scales = watch(one, lambda training: training.state.scaler.get_scale())
@@ -262,7 +262,7 @@ def test_a_gradient_that_overflows_at_any_scale_is_a_failure_in_the_end(training
 # Between steps
 
 
-def test_validation_leaves_the_model_training(training):
+def test_validation_restores_the_training_mode(training):
     one = training(epochs=2)
     modes = watch(one, lambda training: {module.training for module in training.state.model.modules()})
     inside, evaluate = [], one._evaluate
@@ -271,7 +271,7 @@ def test_validation_leaves_the_model_training(training):
     assert modes == [{True}] * 6 and len(inside) == 4
 
 
-def test_the_best_is_the_first_of_the_highest_and_its_file_is_of_that_step(training):
+def test_the_best_checkpoint_is_of_the_first_highest_score(training):
     one, tops = training(epochs=4, decay=0), [10.0, 50.0, 50.0, 20.0]
     one._evaluate = lambda model: Evaluation({"loss": 1.0, "top1": tops[one.state.step // 3 - 1], "top5": 100.0}, "")
     one.run()
@@ -289,7 +289,7 @@ def test_a_run_shorter_than_its_validations_validates_at_its_end(training):
 
 
 class Unreadable(torch.utils.data.Dataset):
-    """A data set in which reading some images meets unreadable files; others stand in."""
+    """A data set with unreadable files that are replaced by others."""
 
     def __init__(self, dataset, indices) -> None:
         self.dataset, self.indices = dataset, indices

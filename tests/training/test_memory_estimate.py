@@ -40,7 +40,7 @@ def test_activations_are_what_autograd_keeps(dtype, kernels):
 
 @pytest.mark.parametrize("name", ["dat_nano", "datpp_tiny"])
 def test_the_estimate_is_made_before_the_model_is_on_the_device(name):
-    """On tensors without content, which need no GPU."""
+    """With fake tensors, which need no GPU."""
     model = timm.create_model(name, num_classes=10).train()
     size = (3, *model.img_size)
     on_cuda = estimate_memory(model, size, 2, Precision("fp32", torch.float32, None, torch.device("cuda")), ema=True)

@@ -1,4 +1,4 @@
-"""AdamW in two groups, and how it skips a step."""
+"""AdamW with two parameter groups, and skipped steps."""
 
 import pytest
 import torch
@@ -91,7 +91,7 @@ def test_a_step_with_found_inf_leaves_weights_moments_and_count():
     assert not torch.equal(content(), before)
 
 
-def test_layers_learn_slower_the_nearer_they_are_to_the_image(model):
+def test_layers_nearer_to_the_image_have_lower_learning_rates(model):
     scales = learning_rate_scales(model, 0.5, 1.0)
     assert scales["head.fc.weight"] == 1.0 and scales["stem.conv.weight"] == min(scales.values())
     blocks = [scales[f"stages.{i}.blocks.{j}.mlp.fc1.weight"] for i, j in ((0, 0), (1, 0), (2, 0), (2, 1), (3, 0))]
@@ -107,7 +107,7 @@ def test_groups_of_layers_are_those_of_timm(model):
     assert got == want
 
 
-def test_the_schedule_moves_every_group_at_its_own_rate(model):
+def test_the_schedule_scales_the_rate_of_every_group(model):
     optimizer = build_optimizer(model, lr=1.0, weight_decay=0.05, layer_decay=0.5, head_lr_factor=3.0)
     set_learning_rate(optimizer, 0.1)
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}

@@ -41,7 +41,7 @@ def test_max_steps_beyond_the_epochs_changes_nothing():
     assert plan(max_steps=10_000).steps == 780
 
 
-def test_validation_comes_every_so_many_epochs_and_at_the_end():
+def test_validation_follows_every_n_epochs_and_the_end():
     every_seventh = [step for step in range(1, 781) if plan().validates(step, 7)]
     assert every_seventh == [182, 364, 546, 728, 780]
     assert [step for step in range(1, 781) if plan().validates(step, 1000)] == [780]
@@ -92,7 +92,7 @@ def test_the_warm_up_may_be_part_of_an_epoch():
         ({"micro_batch_size": -4}, "micro_batch_size=-4 must be at least 1"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_nearest_that_can(settings, message):
+def test_impossible_batch_sizes_are_refused_with_the_nearest_possible(settings, message):
     with pytest.raises(UserError) as refusal:
         plan(**settings)
     assert str(refusal.value) == message
@@ -110,7 +110,7 @@ def proposals(message: str) -> list[dict[str, int]]:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
-def test_what_a_refusal_proposes_is_accepted(world_size):
+def test_proposed_settings_are_accepted(world_size):
     refused = 0
     for train_size, batch_size, micro_batch_size in itertools.product(
         (1, 2, 3, 5, 10, 11, 48, 100, 383), (1, 2, 7, 10, 12, 24, 36, 64, 100, 384), (1, 2, 3, 4, 5, 8, 12, 32, 128)
@@ -134,7 +134,7 @@ def test_what_a_refusal_proposes_is_accepted(world_size):
     assert refused > 100
 
 
-def test_the_description_says_what_is_unusual():
+def test_the_description_mentions_unusual_settings():
     usual = dict(plan(micro_batch_size=384, world_size=1, warmup_epochs=0).describe())
     assert usual == {
         "length": "780 steps = 30 epochs of 26",

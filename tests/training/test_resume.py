@@ -1,4 +1,4 @@
-"""A run that was interrupted, anywhere, ends as one that was not: byte by byte."""
+"""An interrupted run ends with the same bytes as an uninterrupted one."""
 
 import random
 
@@ -28,11 +28,11 @@ def uninterrupted(tmp_path_factory):
 
 
 class Killed(BaseException):
-    """Ends a run like a kill: it is not caught, and nothing more is written."""
+    """Exception that ends a run like a kill: it is not caught, and nothing else is written."""
 
 
 def run_until_killed(folder, arrange, **settings) -> None:
-    """Run after `arrange(training)` made it raise Killed somewhere."""
+    """Run a training in which `arrange(training)` has planned a kill."""
     training = small_training(folder, **{"every_minutes": 0} | settings)  # 0: a checkpoint after every step
     arrange(training)
     with pytest.raises(Killed):
@@ -41,7 +41,7 @@ def run_until_killed(folder, arrange, **settings) -> None:
 
 
 def killed_after(step):
-    """Arranges for a kill at the end of `step`."""
+    """Plan a kill at the end of `step`."""
 
     def arrange(training):
         note = training.log.step
@@ -111,7 +111,7 @@ def test_half_written_rows_and_leftovers_of_a_kill_do_not_matter(uninterrupted, 
     assert content(tmp_path) == uninterrupted
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(uninterrupted, tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_starts_again(uninterrupted, tmp_path):
     run_until_killed(tmp_path, killed_after(2), every_minutes=10)
     assert not (tmp_path / "checkpoints" / "last.pt").exists()
     assert run_small(tmp_path)
@@ -119,7 +119,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(uninterrupted, tmp
 
 
 class AskedToStop(StopRequest):
-    """A request that comes while something is asked for the `count`-th time whether there is one."""
+    """A stop request that appears at the `count`-th check."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class AskedToStop(StopRequest):
 
 
 @pytest.mark.parametrize("count", [0, 2, 4, 14])  # in steps 1 and 3, in two validations
-def test_a_run_that_was_asked_to_stop_goes_on_as_if_nothing_had_happened(uninterrupted, tmp_path, count):
+def test_a_stopped_run_continues_to_the_same_bytes(uninterrupted, tmp_path, count):
     assert not run_small(tmp_path, stop=AskedToStop(count))
     state = Checkpoint.open(tmp_path / "checkpoints" / "last.pt").content
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl") if "loss" in row][-1] == state["step"] < 9
@@ -162,7 +162,7 @@ def test_a_folder_with_damaged_checkpoints_alone_is_refused(tmp_path):
         small_training(tmp_path)
 
 
-def test_never_moves_the_earlier_run_aside_and_begins_afresh(uninterrupted, tmp_path):
+def test_resume_never_renames_the_earlier_run_and_starts_a_new_one(uninterrupted, tmp_path):
     run = tmp_path / "run"
     for _ in range(2):
         run_until_killed(run, killed_after(3), resume="never")
@@ -172,7 +172,7 @@ def test_never_moves_the_earlier_run_aside_and_begins_afresh(uninterrupted, tmp_
     assert Checkpoint.open(tmp_path / "run.old-1" / "checkpoints" / "last.pt").content["step"] == 2
 
 
-def test_never_does_not_begin_afresh_when_torchrun_starts_the_processes_again(uninterrupted, tmp_path, monkeypatch):
+def test_resume_never_does_not_start_a_new_run_after_a_restart_by_torchrun(uninterrupted, tmp_path, monkeypatch):
     run_until_killed(tmp_path / "run", killed_after(5), resume="never")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     training = small_training(tmp_path / "run", resume="never")
@@ -217,7 +217,7 @@ def test_a_kill_right_after_a_start_from_elsewhere_keeps_the_start(uninterrupted
     assert source.read_bytes() == before
 
 
-def test_a_path_elsewhere_is_where_a_run_begins_and_not_where_it_goes_on(uninterrupted, tmp_path):
+def test_a_checkpoint_of_another_folder_starts_a_run_and_does_not_continue_it(uninterrupted, tmp_path):
     run_until_killed(tmp_path / "a", killed_after(4))
     source = str(tmp_path / "a" / "checkpoints" / "last.pt")  # three steps
     run_until_killed(tmp_path / "b", killed_after(6), resume=source)
@@ -234,7 +234,7 @@ def test_a_path_that_is_no_file_is_refused(tmp_path):
 
 
 def test_going_back_makes_the_good_checkpoint_the_last_one(tmp_path):
-    """Else a run killed right after it would go on from the former last.pt, whose metrics are forgotten."""
+    """Otherwise a run killed right afterwards would continue from the former last.pt, whose metrics are removed."""
     run_until_killed(tmp_path, killed_after(5), keep=3)
     training = small_training(tmp_path)
     folder = training.log.folder

@@ -48,7 +48,7 @@ def test_a_second_process_is_refused_and_the_error_names_the_first(folder):
     process.join()
 
 
-def test_the_lock_goes_with_a_killed_process_though_its_workers_live(folder):
+def test_the_lock_ends_with_a_killed_process_whose_workers_live(folder):
     process, worker = holder(folder, fork=True)
     process.kill()
     process.join()
@@ -99,7 +99,7 @@ def checkpoint(path, step, **more):
     return path
 
 
-def test_the_newest_checkpoint_is_the_last_or_what_comes_closest(folder):
+def test_the_newest_checkpoint_is_the_last_or_the_most_advanced(folder):
     lines = []
     assert folder.newest_checkpoint(lines.append) is None
     older = checkpoint(folder.checkpoints / "last-000000004.pt", 4)
@@ -134,14 +134,14 @@ ROWS = [{"step": 1, "lr": 1}, {"step": 2, "lr": 1}, {"step": 2, "val_map": 1.0},
 @pytest.mark.parametrize(
     ("step", "validated", "left"), [(3, False, 4), (2, True, 3), (2, False, 2), (1, True, 1), (0, True, 0)]
 )
-def test_metrics_are_cut_to_what_a_checkpoint_knows(folder, step, validated, left):
+def test_metrics_are_cut_to_the_step_of_a_checkpoint(folder, step, validated, left):
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in ROWS) + '{"step": 4, "lo')
     folder.truncate_metrics(step, validated)
     assert read_rows(folder.metrics) == ROWS[:left]
     assert folder.metrics.read_bytes().count(b"\n") == left and b"lo" not in folder.metrics.read_bytes()[-3:]
 
 
-def test_there_may_be_no_metrics_and_lines_that_are_none(folder):
+def test_missing_metrics_and_incomplete_lines_are_accepted(folder):
     folder.truncate_metrics(3, True)
     assert read_rows(folder.metrics) == []
     folder.metrics.write_text('{"step": 1}\nrubbish\n{"step": 2}\n')

@@ -32,7 +32,7 @@ PLAN = RunPlan(
 
 
 class Recorder:
-    """A logger that keeps what it gets."""
+    """A logger that keeps its rows."""
 
     def __init__(self) -> None:
         self.calls = []
@@ -52,7 +52,7 @@ class Recorder:
 
 @pytest.fixture
 def now(monkeypatch):
-    """The time, in a list, to be set."""
+    """The current time in a list, which tests set."""
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
@@ -85,7 +85,7 @@ def zero() -> dict:
     return {"skipped": 0, "consecutive_failures": 0}
 
 
-def test_rows_say_what_happened_in_every_step(tmp_path):
+def test_rows_have_the_numbers_of_every_step(tmp_path):
     log, counters = a_log(tmp_path), zero()
     log.step(1, 1e-3, 0, numbers())
     log.step(2, 5e-4, 3, numbers(math.nan, math.inf, 1, 1))
@@ -109,7 +109,7 @@ def test_all_waiting_steps_are_one_transfer(tmp_path, monkeypatch):
     assert transfers == [(5, 4)]
 
 
-def test_failures_in_a_row_are_counted_over_flushes_and_end_with_a_step_that_was_done(tmp_path):
+def test_consecutive_failures_are_counted_over_flushes_and_reset_by_a_good_step(tmp_path):
     log, counters = a_log(tmp_path), zero()
     story = [(1, 1), (1, 1), (1, 0), (1, 1), (0, 0), (1, 1)]  # the third: a loss scale that was too large
     seen = []
@@ -144,7 +144,7 @@ def test_throughput_and_time_left_leave_validation_and_other_pauses_out(tmp_path
     ]
 
 
-def test_lines_say_when_steps_were_skipped_and_what_the_average_reached(tmp_path):
+def test_lines_have_skipped_steps_and_the_score_of_the_average(tmp_path):
     log = a_log(tmp_path)
     log.step(1, 1e-3, 0, numbers(math.nan, math.nan, 1, 1))
     log.flush(zero())
@@ -199,7 +199,7 @@ def test_a_resumed_run_writes_after_the_last_whole_row(tmp_path):
     assert [json.loads(line)["step"] for line in log.folder.metrics.read_text().splitlines()] == [1, 2]
 
 
-def test_what_a_full_disk_refuses_is_written_later(tmp_path):
+def test_rows_that_a_full_disk_refused_are_written_later(tmp_path):
     log = a_log(tmp_path)
     log.step(1, 1e-3, 0, numbers())
     log.flush(zero())
@@ -217,7 +217,7 @@ def test_what_a_full_disk_refuses_is_written_later(tmp_path):
     assert [row["step"] for row in read_rows(log.folder.metrics)] == [1, 2, 3]
 
 
-def test_on_a_terminal_the_numbers_stand_in_the_bar(tmp_path, monkeypatch):
+def test_on_a_terminal_the_numbers_are_in_the_progress_bar(tmp_path, monkeypatch):
     log, shown = a_log(tmp_path), []
     monkeypatch.setattr(log.terminal, "live", True)
     monkeypatch.setattr(log.terminal, "progress", lambda step, steps, text=None: shown.append((step, steps, text)))

@@ -1,4 +1,4 @@
-"""Loggers receive the pictures of a run, and no picture can end it."""
+"""Pictures of a run for its loggers; a failed picture does not end the run."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from dat_train.training.run_pictures import RunPictures
 
 
 class Notes:
-    """A logger that notes which pictures it got."""
+    """A logger that records its pictures."""
 
     def __init__(self):
         self.pictures = []
@@ -22,7 +22,7 @@ class Notes:
 
 
 def trained(folder, **settings):
-    """A run of two epochs of two steps with pictures, and what its logger and its terminal got."""
+    """A run of two epochs of two steps with pictures; the records of its logger and its terminal."""
     training = small_training(folder, epochs=2, batch_size=8, micro_batch_size=4, images=20, decay=0, **settings)
     notes, warnings = Notes(), []
     training.task.classes = [f"class {label}" for label in range(CLASSES)]
@@ -43,7 +43,7 @@ def test_a_run_has_its_first_micro_batch_confusions_and_curves(tmp_path):
     assert confusions and confusions[-1] == training.state.best["step"], "of the best validations"
 
 
-def test_a_picture_that_cannot_be_written_is_warned_of_once(tmp_path):
+def test_a_picture_that_cannot_be_written_gives_one_warning(tmp_path):
     training, notes, warnings = trained(tmp_path)
     training.log.folder.picture("batch").mkdir()
     (tmp_path / ".confusion.png.new").mkdir()
@@ -54,7 +54,7 @@ def test_a_picture_that_cannot_be_written_is_warned_of_once(tmp_path):
 
 
 @pytest.mark.parametrize("number", [3, 100])
-def test_the_confusion_matrix_shows_where_a_class_goes(number, tmp_path):
+def test_the_confusion_matrix_shows_the_predictions_of_a_class(number, tmp_path):
     labels = np.repeat(np.arange(number), 10)
     predicted = labels.copy()
     predicted[labels == 1] = 2  # all of one class, which is dark off the diagonal

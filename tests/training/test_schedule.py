@@ -1,4 +1,4 @@
-"""The learning rate of every step: a warm-up inside the epochs, then the cosine of the whole run."""
+"""Learning rate of every step: warm-up inside the epochs, then the cosine of the whole run."""
 
 import pytest
 import torch
@@ -33,5 +33,5 @@ def test_the_first_step_has_the_warm_ups_rate_and_none_is_above_the_base():
     assert max(rates) < 1e-3 and min(rates[40:]) >= 1e-5
 
 
-def test_the_warm_up_meets_the_cosine_where_it_would_be_without():
+def test_the_cosine_after_the_warm_up_is_that_without_warm_up():
     assert learning_rate(40, **RECIPE) == learning_rate(40, **RECIPE | {"warmup_steps": 0})

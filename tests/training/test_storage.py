@@ -1,4 +1,4 @@
-"""A real run while its disk is full, read-only or gone, and with a last.pt that was damaged."""
+"""A real run with a full, read-only or missing disk, and with a damaged last.pt."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def through(tmp_path_factory):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A folder that is a file system of its own, of 12 MB, which may be taken away and come back."""
+    """A folder that is a separate file system of 12 MB, which can be unmounted and mounted again."""
     if os.geteuid():
         pytest.skip("needs root, to mount file systems")
     backing, disk = tmp_path / "backing", tmp_path / "disk"
@@ -76,7 +76,7 @@ class Gone:
 
 
 def make_read_only(disk) -> None:
-    """Nothing below `disk` can be written any more, as after an error of the disk; open files stay open."""
+    """Make the file system of `disk` read-only, as after an error of the disk; open files stay open."""
     aside = disk.parent / "aside"  # in place, the run might open a file before it is read-only, which is refused then
     aside.mkdir(exist_ok=True)
     subprocess.run(["mount", "--bind", disk.parent / "backing", aside], check=True)
@@ -90,7 +90,7 @@ def make_writable(disk) -> None:
 
 
 @pytest.mark.parametrize("fault", [Full(), ReadOnly(), Gone()], ids=lambda fault: type(fault).__name__)
-def test_a_run_survives_its_disk_and_ends_as_if_nothing_had_been(fault, through, disk, tmp_path):
+def test_a_run_survives_faults_of_its_disk_and_ends_with_the_same_bytes(fault, through, disk, tmp_path):
     run = RealRun(tmp_path, *SETTINGS, f"runs_dir={disk}/runs")
     place = disk / "runs" / "run"
     with ended(run):
@@ -111,7 +111,7 @@ def test_a_run_survives_its_disk_and_ends_as_if_nothing_had_been(fault, through,
         assert repr(saved) == repr({k: v for k, v in Checkpoint.open(tmp_path / name).content.items() if k != "config"})
 
 
-def test_a_run_whose_last_state_cannot_be_written_fails_loudly(disk, tmp_path):
+def test_a_run_whose_last_state_cannot_be_written_ends_with_an_error(disk, tmp_path):
     run = RealRun(tmp_path, "data.workers=0", "max_steps=30", f"runs_dir={disk}/runs")
     place = disk / "runs" / "run"
     with ended(run):
@@ -124,7 +124,7 @@ def test_a_run_whose_last_state_cannot_be_written_fails_loudly(disk, tmp_path):
     assert 4 <= Checkpoint.open(place / "checkpoints/last.pt").content["step"] < 30
 
 
-def test_a_run_that_cannot_begin_to_write_says_so_in_one_line(disk, tmp_path):
+def test_a_run_folder_that_cannot_be_written_is_one_line(disk, tmp_path):
     (disk / "runs" / "run" / "checkpoints").mkdir(parents=True)
     make_read_only(disk)
     run = RealRun(tmp_path, "data.workers=0", f"runs_dir={disk}/runs")

@@ -33,7 +33,7 @@ EMA = {"ema_val_loss": 0.9, "ema_val_top1": 71.0, "ema_val_top5": 96.0}
 
 @pytest.fixture
 def folder(tmp_path):
-    """A run of 6 steps, killed after the fifth and done again from the fourth."""
+    """A run of 6 steps, killed after the fifth and repeated from the fourth."""
     folder = RunFolder(tmp_path / "run")
     folder.create()
     steps = [{"step": step, "epoch": step / 2, "loss": 1.0, "lr": 1e-3} for step in range(1, 7)]
@@ -72,7 +72,7 @@ def test_the_summary_adds_up_all_processes_of_the_run(folder):
         assert min(picture.size) > 300
 
 
-def test_without_an_average_the_weights_own_accuracy_counts(folder):
+def test_without_an_average_the_accuracy_of_the_weights_is_reported(folder):
     write(folder.metrics, [VALIDATION | {"val_loss": None}])  # it was not finite
     write(folder.timing, [])
     summary = summarize(folder, a_state(), SCORE, 64, {})
@@ -81,7 +81,7 @@ def test_without_an_average_the_weights_own_accuracy_counts(folder):
     assert "images/s" not in result_text(summary, SCORE, folder)
 
 
-def test_the_last_lines_say_the_best_and_how_to_evaluate_it(folder):
+def test_the_last_lines_have_the_best_score_and_the_evaluation_command(folder):
     assert result_text(summarize(folder, a_state(), SCORE, 64, {}), SCORE, folder).splitlines() == [
         "best top-1 71.50 % (epoch 2), last top-1 71.00 %, in 8 s at 75 images/s",
         f"all files are in {folder.path}; to evaluate the best model:",

@@ -1,4 +1,4 @@
-"""Runs under the real torchrun: a killed rank, a machine cut off, a job whose time is over, and back to one process.
+"""Runs under the real torchrun: a killed rank, a disconnected machine, a requeued job, and back to one process.
 
 The scripts for SLURM are real, and run by bash; SLURM's own commands are small stand-ins with their behaviour.
 """
@@ -41,7 +41,7 @@ esac
 
 
 class Job:
-    """A shell command in a process group of its own, in `folder`, with `output` of everything it starts."""
+    """A shell command in a separate process group, in `folder`, with the `output` of all its processes."""
 
     def __init__(self, folder: Path, *command: str | Path, **environment: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ class Job:
             time.sleep(0.02)
 
     def processes(self, *marks: str) -> list[int]:
-        """Process ids of the job whose environment has all `marks`, as in RANK=1."""
+        """Ids of the job's processes with all `marks` in their environment, as RANK=1."""
         found = []
         for path in Path("/proc").glob("[0-9]*/environ"):
             try:
@@ -108,8 +108,8 @@ def commands(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory, commands):
-    """A run that began on one process, was stopped, moved to two of torchrun in a SLURM job, lost one of them, was
-    requeued because its time was over, and ended on one process; and the run nobody disturbed."""
+    """A run that began on one process, was stopped, continued on two of torchrun in a SLURM job, lost one of them, was
+    requeued at its time limit, and ended on one process; and an undisturbed run."""
     folder = tmp_path_factory.mktemp("moved")
     through = RealRun(folder / "through", *LONG)
     alone = RealRun(folder / "moved", *LONG)
@@ -161,7 +161,7 @@ def test_a_job_whose_time_is_over_requeues_itself(moved, commands):
     assert moved["left"] == []
 
 
-def test_rank_0_is_on_the_screen_and_every_rank_in_its_file(moved):
+def test_rank_0_prints_and_every_rank_writes_its_log_file(moved):
     lines = moved["job"].output.splitlines()
     steps = [line for line in lines if line.startswith("step ")]
     assert len(steps) > 10 and len(steps) == len(set(steps))

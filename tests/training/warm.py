@@ -1,4 +1,4 @@
-"""Imports and slow first calls, done once by the server of `real_run` for all its child processes."""
+"""Imports and slow first calls, made once in the server of `real_run` for all child processes."""
 
 import matplotlib.pyplot  # noqa: F401
 import torch

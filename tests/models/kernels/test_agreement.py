@@ -226,7 +226,7 @@ def swapped(module, forms):
 @pytest.mark.parametrize("offsets", [0, 1])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_a_bias_by_products_has_the_sampled_values_and_gradients(geometry, offsets):
-    """Without offsets positions lie on the table's cells, where the slope is that of the following cell."""
+    """Without offsets, positions lie on cells of the table, where the slope is that of the following cell."""
     H = W = 4
     torch.manual_seed(0)
     bias = TableBias(4, 2, (H, W), geometry).double()

@@ -9,7 +9,7 @@ from dat_train.errors import UserError
 
 OTHERS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_TRACKING_URI")
 CACHES = ("TORCH_HOME", "HF_HOME", "XDG_CACHE_HOME", "TMPDIR")
-FEWEST_FILES, MANY_FILES = 256, 65536  # open files that a command with data processes needs, and that are plenty
+MIN_FILES, WANTED_FILES = 256, 65536  # open files that a command with data processes needs, and that are plenty
 TOO_MANY_FILES = "Too many open files"  # strerror of EMFILE; also the text of PyTorch's RuntimeError
 
 
@@ -27,8 +27,8 @@ def check_environment() -> None:
     except FileNotFoundError:
         raise UserError("the working directory was deleted: cd to another folder first") from None
     limit = _raise_file_limit()
-    if limit is not None and limit < FEWEST_FILES:
-        raise UserError(f"the limit of open files is {limit}, which is too low: ulimit -n {MANY_FILES}")
+    if limit is not None and limit < MIN_FILES:
+        raise UserError(f"the limit of open files is {limit}, which is too low: ulimit -n {WANTED_FILES}")
     found = [name for name in TORCHRUN if name in os.environ]
     missing = [name for name in TORCHRUN if name not in os.environ]
     if {"RANK", "WORLD_SIZE"} & set(found) and missing:
@@ -65,7 +65,7 @@ def _raise_file_limit() -> int | None:
     except ImportError:  # Windows
         return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, WANTED_FILES)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return None if soft == resource.RLIM_INFINITY else soft
     try:

@@ -59,7 +59,7 @@ def run(config: Settings, request: Request) -> None:
         report["problems"].append(f"{len(report['duplicates']):,} images are in two splits with the same content")
     with output_errors(config.output, "FILE.json"):
         write_json(Path(config.output), report)
-    say(report, config.output)
+    print_report(report, config.output)
     if report["problems"]:
         sys.exit(PROBLEMS)
 
@@ -118,7 +118,7 @@ def duplicates(parts: dict[str, ImageDataset], found: dict[str, list[CheckedImag
     return pairs
 
 
-def say(report: dict[str, Any], output: str) -> None:
+def print_report(report: dict[str, Any], output: str) -> None:
     """Print the report: unreadable files and duplicates, then one line for each split."""
     for part in report["splits"].values():
         for item in part["unreadable"][:MAX_NAMED]:

@@ -78,7 +78,7 @@ def _run(
             facts |= {"images_per_second": round(len(val_set) / seconds, 2)}
             folder = output / str(size) if config.img_sizes else output
             results.append(write_report(evaluation, val_set.classes, val_set.samples, folder, facts))
-            say(terminal, evaluation, val_set=val_set, facts=results[-1], weights=weights, output=folder)
+            print_result(terminal, evaluation, val_set=val_set, facts=results[-1], weights=weights, output=folder)
     if config.img_sizes and processes.is_main:
         write_text(output / "resolutions.csv", resolutions_csv(results))
         terminal.say(f"\n{resolutions_text(results)}\n")
@@ -117,7 +117,7 @@ def facts_of(settings: Settings, model: nn.Module, weights: LoadReport, precisio
     }
 
 
-def say(
+def print_result(
     terminal: Terminal,
     evaluation: Evaluation,
     val_set: ImageDataset,

@@ -33,7 +33,7 @@ from dat_train.runtime.processes import Processes
 from dat_train.runtime.terminal import Terminal
 from dat_train.settings import Settings
 
-ALONE = Processes(0, 1, 0, torch.device("cpu"))  # on the CPU, in one process
+SINGLE = Processes(0, 1, 0, torch.device("cpu"))  # on the CPU, in one process
 EXPORTED = (  # file names; an earlier export is replaced as a whole
     "README.md",
     "accuracy.json",
@@ -63,7 +63,7 @@ def run(config: Settings, request: Request) -> None:
     trained = assemble(settings, checkpoint, config.ema, "cpu")
     steps = preprocessing(trained.settings)
     # opened before the export, which takes longer
-    val_set = evaluation_set(settings, checkpoint, ALONE) if measure else None
+    val_set = evaluation_set(settings, checkpoint, SINGLE) if measure else None
     output = output_folder(config.output, checkpoint.path, f"export/{config.format}")
     terminal = Terminal()
     terminal.say(str(trained.weights))
@@ -165,7 +165,7 @@ def accuracy(model: nn.Module, trained: Trained, val_set: ImageDataset) -> Evalu
     settings = trained.settings
     return evaluate(
         model,
-        evaluation_batches(settings, val_set, ALONE),
+        evaluation_batches(settings, val_set, SINGLE),
         num_classes=len(trained.classes),
         precision=trained.precision,
         subset=val_set.subset,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from dat_train.data.images import printable
 
-WIDEST = 60  # characters of a path or class name that a table's column grows to
+MAX_WIDTH = 60  # characters of a path or class name that a table's column grows to
 
 
 class Guess(NamedTuple):
@@ -36,7 +36,7 @@ def row_writer(
         form: "table": aligned columns of path, probability and class of each guess; "csv": path, class and probability
             of the first guess, of the second, ...; "jsonl": {"path", "top": [{"class", "index", "probability"}, ...]}.
     """
-    path_width, class_width = (min(WIDEST, max(map(len, texts))) for texts in (map(printable, paths), classes))
+    path_width, class_width = (min(MAX_WIDTH, max(map(len, texts))) for texts in (map(printable, paths), classes))
 
     def table(found: Prediction) -> str:
         cells = (f"{100 * guess.probability:6.2f} %  {guess.name:<{class_width}}" for guess in found.guesses)

@@ -23,7 +23,7 @@ ARCHIVES = (".tar", ".zip")
 STORED, DEFLATED = 0, 8  # compression methods of zip files
 GZIP = b"\x1f\x8b"  # first bytes of a compressed file
 MAX_SIDECAR = 1 << 20  # bytes of a file next to an image in a shard
-FORGET_EVERY = 1000  # members after which tarfile's list of them is emptied
+MEMBERS_PER_UPDATE = 1000  # members after which tarfile's list of them is emptied
 
 
 class Member(NamedTuple):
@@ -90,7 +90,7 @@ def _index(paths: Sequence[Path], wanted: Callable[[str], bool], sidecars: Seque
                 for member in walk(path, sidecars):
                     if member.text or wanted(member.name):
                         members.append((number, member))
-                    if len(members) % FORGET_EVERY == 0:
+                    if len(members) % MEMBERS_PER_UPDATE == 0:
                         progress.update(task, completed=before + member.offset)
             except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
                 raise UserError(
@@ -118,7 +118,7 @@ def _tar_members(path: Path, sidecars: Sequence[str]) -> Iterator[Member]:
         raise
     with archive:
         for number, member in enumerate(archive):
-            if number % FORGET_EVERY == 0:
+            if number % MEMBERS_PER_UPDATE == 0:
                 archive.members = []  # tarfile keeps every header otherwise
             if not member.isreg():
                 continue

@@ -98,19 +98,19 @@ def _write_folder(root: Path, numbers: dict[str, int], seed: int, note: str) -> 
 
     digits = load_digits()
     root.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
+    temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
     try:
         for part, number in numbers.items():
-            _write_part(beside, part, number, seed, (digits.images, digits.target))
-        (beside / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
-        (beside / NOTE).write_text(f"{note}\n", encoding="utf-8")
-        beside.chmod(0o755)
-        os.rename(beside, root)  # noqa: PTH104  replaces an empty folder, refuses a full one
+            _write_part(temporary, part, number, seed, (digits.images, digits.target))
+        (temporary / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+        (temporary / NOTE).write_text(f"{note}\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        os.rename(temporary, root)  # noqa: PTH104  replaces an empty folder, refuses a full one
     except OSError:
         if not (root / NOTE).exists():  # otherwise another process was faster
             raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_part(folder: Path, part: str, number: int, seed: int, digits: tuple[np.ndarray, np.ndarray]) -> None:

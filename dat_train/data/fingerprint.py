@@ -34,18 +34,18 @@ def data_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
         return text
     texts = []
     for part, name in (("train", "training"), ("val", "validation")):
-        then, since = before[part], now[part]
-        if then == since:
+        old, new = before[part], now[part]
+        if old == new:
             continue
-        if then["per_class"] == since["per_class"]:
+        if old["per_class"] == new["per_class"]:
             texts.append(f"{name}: as many images of each class, with other file names")
             continue
         changed = [
             f"{now['classes'][label]} {was:,} -> {is_:,}"
-            for label, (was, is_) in enumerate(zip(then["per_class"], since["per_class"], strict=True))
+            for label, (was, is_) in enumerate(zip(old["per_class"], new["per_class"], strict=True))
             if was != is_
         ]
-        texts.append(f"{name}: {then['images']:,} images -> {since['images']:,} ({first_named(changed, MAX_CLASSES)})")
+        texts.append(f"{name}: {old['images']:,} images -> {new['images']:,} ({first_named(changed, MAX_CLASSES)})")
     return "; ".join(texts)
 
 

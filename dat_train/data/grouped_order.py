@@ -25,8 +25,8 @@ def grouped_order(seed: int, epoch: int, groups: np.ndarray, micro_batch_size: i
         members = random.permutation(np.flatnonzero(groups == group))
         number = -(-len(members) // micro_batch_size)
         micro_batches.append(np.resize(members, number * micro_batch_size).reshape(number, micro_batch_size))
-    joined = np.concatenate(micro_batches)
-    return joined[random.permutation(len(joined))].ravel()[: len(groups)]
+    batches = np.concatenate(micro_batches)
+    return batches[random.permutation(len(batches))].ravel()[: len(groups)]
 
 
 class GroupedSampler(MicroBatchSampler):

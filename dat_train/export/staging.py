@@ -34,12 +34,12 @@ def staged_folder(folder: Path, replaceable: Collection[str]) -> Iterator[Path]:
         OSError: the folder is not writable.
     """
     folder = Path(folder).resolve()
-    beside, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
+    temporary, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
     folder.parent.mkdir(parents=True, exist_ok=True)
     if old.exists() and not folder.exists():  # interrupted between the two renames below
         old.rename(folder)
     exchange = not folder.exists() or _is_exchangeable(folder, replaceable)
-    new = beside if exchange else folder / ".new"
+    new = temporary if exchange else folder / ".new"
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir()

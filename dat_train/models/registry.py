@@ -11,7 +11,7 @@ from dat_train.models.legacy_names import current_arguments
 from dat_train.models.published_names import rename_published
 from dat_train.models.published_weights import PUBLISHED, SCHEME
 
-CVPR = {  # arguments of all CVPR models, besides the defaults of DAT
+CVPR = {  # arguments of all CVPR models, in addition to the defaults of DAT
     "blocks": ("LS", "LS", "LD", "LD"),
     "offset_kernels": (9, 7, 5, 3),
     "strides": 1,

@@ -15,7 +15,7 @@ NO_SHARED_MEMORY = ("unable to write to file", "unable to allocate shared memory
 MAX_DEATHS = 3  # consecutive deaths of workers before the run ends
 TIMEOUT_MINUTES = 30.0
 POLL_SECONDS = 0.2  # between checks of the stop request while no batch arrives
-STOP_PATIENCE = 10.0  # seconds that a stop request waits for the batch that is being read
+STOP_SECONDS = 10.0  # seconds that a stop request waits for the batch that is being read
 WAYS_OUT = (
     "give the container more shared memory (docker run --shm-size=8g or --ipc=host), or set data.workers=0 or a "
     "smaller batch"
@@ -110,7 +110,7 @@ class Feed:
             now = time.monotonic()
             if self._stop and self._stop.requested:
                 stopping_since = stopping_since or now
-            if stopping_since and now - stopping_since > STOP_PATIENCE:
+            if stopping_since and now - stopping_since > STOP_SECONDS:
                 self._abandon()
                 raise Stopped(f"stopped by {self._stop.name} while no batch arrived at {self._unit} {step:,}")
             if now - start > self._timeout:

@@ -15,9 +15,9 @@ import torch.distributed as dist
 
 from dat_train.errors import UserError
 
-NCCL_PATIENCE = timedelta(minutes=2)  # added to gloo's time-out for NCCL
-START_PATIENCE = timedelta(minutes=10)  # for processes that import and start more slowly than this one
-NOTICE_PATIENCE = 5.0  # seconds in which all processes notice that one is lost
+NCCL_MARGIN = timedelta(minutes=2)  # added to gloo's time-out for NCCL
+START_TIMEOUT = timedelta(minutes=10)  # for processes that start more slowly than this one
+NOTICE_SECONDS = 5.0  # seconds in which all processes notice that one is lost
 
 
 class ProcessLost(UserError):  # noqa: N818  names the event
@@ -84,15 +84,15 @@ class Processes:
         Raises:
             UserError: in all processes, if `action` raises one.
         """
-        value, complaint = None, None
+        value, message = None, None
         if self.is_main:
             try:
                 value = action()
             except UserError as error:
-                complaint = str(error)
-        value, complaint = self.from_main((value, complaint))
-        if complaint:
-            raise UserError(complaint)
+                message = str(error)
+        value, message = self.from_main((value, message))
+        if message:
+            raise UserError(message)
         return value
 
     def sum_(self, value: torch.Tensor) -> torch.Tensor:
@@ -161,21 +161,21 @@ class Processes:
         if not self.is_main:
             time.sleep(1.0)
         count = [1]  # two reports are better than none
-        _try_for(NOTICE_PATIENCE, lambda: count.append(self.store.add(f"reported/{topic}", 1)))
+        _try_for(NOTICE_SECONDS, lambda: count.append(self.store.add(f"reported/{topic}", 1)))
         return count[-1] == 1
 
     def _missing(self) -> list[int]:
-        """Ranks that have not reported the failure to the store within NOTICE_PATIENCE: the cause of the failure."""
+        """Ranks that have not reported the failure to the store within NOTICE_SECONDS: the cause of the failure."""
         missing = set(range(self.world_size)) - {self.rank}
 
         def ask() -> None:
             self.store.set(f"noticed/{self.rank}", "")
-            deadline = time.monotonic() + NOTICE_PATIENCE
+            deadline = time.monotonic() + NOTICE_SECONDS
             while missing and time.monotonic() < deadline:
                 missing.difference_update([rank for rank in missing if self.store.check([f"noticed/{rank}"])])
                 time.sleep(0.1)
 
-        _try_for(NOTICE_PATIENCE + 1, ask)
+        _try_for(NOTICE_SECONDS + 1, ask)
         return sorted(missing)
 
 
@@ -215,7 +215,7 @@ def start_processes(device: str = "auto", timeout_minutes: float = 10.0, determi
     if world_size == 1:
         return Processes(rank, world_size, local_rank, where)
     timeout = timedelta(minutes=timeout_minutes)
-    store = _meet(rank, world_size, max(timeout, START_PATIENCE))
+    store = _rendezvous(rank, world_size, max(timeout, START_TIMEOUT))
     cuda = where.type == "cuda"
     dist.init_process_group(
         "nccl" if cuda else "gloo",
@@ -223,14 +223,14 @@ def start_processes(device: str = "auto", timeout_minutes: float = 10.0, determi
         rank=rank,
         world_size=world_size,
         # longer than gloo's on CUDA: gloo's error names missing ranks, but NCCL's watchdog ends the process
-        timeout=timeout + NCCL_PATIENCE if cuda else timeout,
+        timeout=timeout + NCCL_MARGIN if cuda else timeout,
         device_id=where if cuda else None,
     )
     control = dist.new_group(backend="gloo", timeout=timeout)
     return Processes(rank, world_size, local_rank=local_rank, device=where, control=control, store=store)
 
 
-def _meet(rank: int, world_size: int, patience: timedelta) -> dist.Store:
+def _rendezvous(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
     """Wait until all processes have started, and return a store for this start of the run.
 
     torchrun keeps its store when it restarts processes, with the addresses of the former ones. Therefore rank 0 creates
@@ -239,30 +239,30 @@ def _meet(rank: int, world_size: int, patience: timedelta) -> dist.Store:
     Raises:
         UserError: ranks that did not start in time.
     """
-    store, _, _ = next(dist.rendezvous("env://", timeout=patience))
-    minutes = f"within {patience.total_seconds() / 60:g} minutes"
+    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+    minutes = f"within {timeout.total_seconds() / 60:g} minutes"
     if rank == 0:
-        meeting = uuid.uuid4().hex
-        deadline = time.monotonic() + patience.total_seconds()
-        while absent := [r for r in range(1, world_size) if not store.check([f"here/{meeting}/{r}"])]:
+        prefix = uuid.uuid4().hex
+        deadline = time.monotonic() + timeout.total_seconds()
+        while absent := [r for r in range(1, world_size) if not store.check([f"here/{prefix}/{r}"])]:
             for other in absent:
-                if store.check([f"question/{other}"]):
-                    question = store.get(f"question/{other}").decode()
-                    store.set(f"answer/{question}", meeting)
+                if store.check([f"request/{other}"]):
+                    request = store.get(f"request/{other}").decode()
+                    store.set(f"reply/{request}", prefix)
             if time.monotonic() > deadline:
                 raise UserError(f"{_ranks(absent)} did not start {minutes}; check the output of these processes")
             time.sleep(0.02)
-        store.set(f"begin/{meeting}", "")
+        store.set(f"begin/{prefix}", "")
     else:
-        question = uuid.uuid4().hex
-        store.set(f"question/{rank}", question)
+        request = uuid.uuid4().hex
+        store.set(f"request/{rank}", request)
         try:
-            meeting = store.get(f"answer/{question}").decode()
-            store.set(f"here/{meeting}/{rank}", "")
-            store.wait([f"begin/{meeting}"])
+            prefix = store.get(f"reply/{request}").decode()
+            store.set(f"here/{prefix}/{rank}", "")
+            store.wait([f"begin/{prefix}"])
         except RuntimeError as error:
             raise UserError(f"rank 0 did not start {minutes}; check the output of rank 0") from error
-    return dist.PrefixStore(meeting, store)
+    return dist.PrefixStore(prefix, store)
 
 
 def _ranks(ranks: Sequence[int]) -> str:

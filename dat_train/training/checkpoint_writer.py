@@ -9,8 +9,8 @@ from dat_train.runtime.checkpoint_file import canonical, write_checkpoint
 from dat_train.training.run_folder import RunFolder, link
 
 RETRY_SECONDS = 60.0  # after a failed write
-LAST_TRIES = 5  # at the end of the run, because there is no later checkpoint
-LAST_PAUSE = 2.0  # seconds between these tries
+LAST_ATTEMPTS = 5  # at the end of the run, because there is no later checkpoint
+LAST_PAUSE_SECONDS = 2.0  # seconds between these tries
 
 
 class CheckpointWriter:
@@ -39,7 +39,7 @@ class CheckpointWriter:
         self.pause = 0.0  # seconds that all saves together delayed the training thread
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future | None = None
-        self._owed_best: dict | None = None  # a best state that is not in best.pt yet
+        self._unwritten_best: dict | None = None  # a best state that is not in best.pt yet
         self._failed: OSError | None = None  # of the newest state, which is in no file then
         self._next = time.monotonic() + self.every_seconds
 
@@ -59,7 +59,7 @@ class CheckpointWriter:
         self._next = begin + self.every_seconds
         snapshot = canonical(state)
         if best:
-            self._owed_best = snapshot
+            self._unwritten_best = snapshot
         try:
             self.before()
             self._writing = self._thread.submit(self._write, snapshot)
@@ -77,10 +77,10 @@ class CheckpointWriter:
             UserError: the state could not be written.
         """
         self.wait()
-        for _ in range(LAST_TRIES):
+        for _ in range(LAST_ATTEMPTS):
             if self._failed is None:
                 break
-            time.sleep(LAST_PAUSE)
+            time.sleep(LAST_PAUSE_SECONDS)
             self.save(state)
             self.wait()
         self._thread.shutdown()
@@ -109,9 +109,9 @@ class CheckpointWriter:
     def _write(self, snapshot: dict) -> OSError | None:
         """Write the files, in the thread. best.pt is first, because last.pt refers to it."""
         try:
-            if self._owed_best is not None:
-                write_checkpoint(self._owed_best, self.folder.best)
-                self._owed_best = None
+            if self._unwritten_best is not None:
+                write_checkpoint(self._unwritten_best, self.folder.best)
+                self._unwritten_best = None
             if self.keep:
                 self._keep_older(snapshot["step"])
             write_checkpoint(snapshot, self.folder.last)

@@ -94,7 +94,7 @@ class Training:
         with self.processes.collective("first all_reduce of gradients"):
             self.forward = self._wrap()
         self.feed = Feed(self.make_loader, self.terminal.warn, **self._waiting())
-        self.named: set[str] = set()  # unreadable files that were reported
+        self.reported: set[str] = set()  # unreadable files that were reported
         self.went_back = False
         self.log.start(self.state.step)
         try:
@@ -125,8 +125,8 @@ class Training:
             state.step += 1
 
             # Exchange between the hosts while the devices compute.
-            stopping, met = self.processes.total(self.context.stop.requested, len(unreadable))
-            self._count_unreadable(met, unreadable)
+            stopping, count = self.processes.total(self.context.stop.requested, len(unreadable))
+            self._count_unreadable(count, unreadable)
             self.log.step(state.step, plan.learning_rate(state.step - 1), counters["unreadable"], numbers)
             if parts:
                 self.log.add({f"loss_{name}": value for name, value in parts.items()})
@@ -244,28 +244,28 @@ class Training:
             state.ema.update(state.model, state.step)
         return torch.stack([loss, *(number.to(loss.dtype) for number in (norm, skip, failed))])
 
-    def _count_unreadable(self, met: int, own: list[str]) -> None:
+    def _count_unreadable(self, count: int, own: list[str]) -> None:
         """Count unreadable images of all processes, report each file once, and stop if there are too many.
 
         Args:
-            met: number over all processes in this step.
+            count: number over all processes in this step.
             own: paths in this process.
         """
         counters, plan = self.state.counters, self.plan
         if (self.state.step - 1) % plan.steps_per_epoch == 0:
             counters["unreadable_in_epoch"] = 0
-        if not met:
+        if not count:
             return
-        counters["unreadable"] += met
-        counters["unreadable_in_epoch"] += met
-        for path in sorted({path for paths in self.processes.gather(own) for path in paths} - self.named):
-            self.named.add(path)
+        counters["unreadable"] += count
+        counters["unreadable_in_epoch"] += count
+        for path in sorted({path for paths in self.processes.gather(own) for path in paths} - self.reported):
+            self.reported.add(path)
             self.terminal.warn(f"{path} cannot be read; it is replaced by another image")
         share = counters["unreadable_in_epoch"] / (plan.steps_per_epoch * plan.batch_size)
         if share > self.options.max_unreadable:
             raise UserError(
                 f"{share:.1%} of this epoch's images cannot be read ({counters['unreadable_in_epoch']:,} so far), more "
-                f"than data.max_unreadable={self.options.max_unreadable:g}; check the files named above"
+                f"than data.max_unreadable={self.options.max_unreadable:g}; check the files reported above"
             )
 
     # Between steps
@@ -316,7 +316,7 @@ class Training:
 
     def _go_back(self) -> None:
         """Go back once to the last good checkpoint, in case the machine failed; the second time, end the run."""
-        complaint = (
+        message = (
             f"the last {self.state.counters['consecutive_failures']} steps up to step {self.state.step:,} had a loss "
             "or gradient that is not finite"
         )
@@ -324,12 +324,12 @@ class Training:
             self.checkpoints.wait()
         good = go_back(self.state, self.context, to_restore=not self.went_back)
         if good is None:
-            raise UserError(f"{complaint}, and there is no checkpoint from before; lower optim.lr or use dtype=fp32")
+            raise UserError(f"{message}, and there is no checkpoint from before; lower optim.lr or use dtype=fp32")
         if self.went_back:
-            raise UserError(f"{complaint}, again; the last good checkpoint is {good}; lower optim.lr or use dtype=fp32")
+            raise UserError(f"{message}, again; the last good checkpoint is {good}; lower optim.lr or use dtype=fp32")
         self.went_back = True
         self.log.start(self.state.step)
-        self.terminal.warn(f"{complaint}; going back to {good}, step {self.state.step:,}, once")
+        self.terminal.warn(f"{message}; going back to {good}, step {self.state.step:,}, once")
         self.feed.close()  # the next batch is that of the step in `state`
 
     # Checkpoints

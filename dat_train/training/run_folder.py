@@ -17,8 +17,8 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None
 
-LOCK_PATIENCE = 3.0  # seconds; the lock of a killed process may remain for a moment, especially on NFS
-RESTART_PATIENCE = 60.0  # seconds after a restart by torchrun: the former rank 0 may still run on another machine
+LOCK_SECONDS = 3.0  # seconds; the lock of a killed process may remain for a moment, especially on NFS
+RESTART_SECONDS = 60.0  # seconds after a restart by torchrun: the former rank 0 may still run on another machine
 
 
 class RunFolder:
@@ -77,7 +77,7 @@ class RunFolder:
             return
         file = (self.path / ".lock").open("a+", encoding="utf-8")
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-        deadline = time.monotonic() + (RESTART_PATIENCE if restarted else LOCK_PATIENCE)
+        deadline = time.monotonic() + (RESTART_SECONDS if restarted else LOCK_SECONDS)
         while True:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,11 +146,11 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be written.
         """
-        beside = self.last.with_name(".last.pt.new")
+        replacement = self.last.with_name(".last.pt.new")
         try:
-            beside.unlink(missing_ok=True)
-            link(path, beside)
-            beside.replace(self.last)
+            replacement.unlink(missing_ok=True)
+            link(path, replacement)
+            replacement.replace(self.last)
             sync_folder(self.checkpoints)
         except OSError as error:
             raise UserError(f"{self.last} cannot be replaced ({error.strerror}); make the folder writable") from error

@@ -29,7 +29,7 @@ def touch(*paths):
         path.touch()
 
 
-def complaint(root, **settings):
+def error_of(root, **settings):
     with pytest.raises(UserError) as caught:
         opened(root, **settings)
     text = str(caught.value)
@@ -157,37 +157,37 @@ def test_the_root_may_be_relative_or_in_the_home_folder(tmp_path, monkeypatch):
 
 def test_a_root_that_does_not_exist_or_is_not_a_folder(tmp_path):
     touch(tmp_path / "Photos")
-    assert complaint(tmp_path / "photos/x") == f"data.root={tmp_path}/photos/x does not exist; {tmp_path} has Photos"
-    assert complaint(tmp_path / "Photos") == f"data.root={tmp_path}/Photos is not a folder"
+    assert error_of(tmp_path / "photos/x") == f"data.root={tmp_path}/photos/x does not exist; {tmp_path} has Photos"
+    assert error_of(tmp_path / "Photos") == f"data.root={tmp_path}/Photos is not a folder"
 
 
 def test_no_classes(tmp_path):
     touch(tmp_path / "1.png")
-    assert complaint(tmp_path) == f"{tmp_path} has no folders in it: each class is a folder of images"
+    assert error_of(tmp_path) == f"{tmp_path} has no folders in it: each class is a folder of images"
 
 
 def test_an_empty_class(tmp_path):
     touch(tmp_path / "a/1.png", tmp_path / "b/notes.txt")
-    text = complaint(tmp_path)
+    text = error_of(tmp_path)
     assert text.startswith(f"class 'b' has no images: {tmp_path}/b (.jpg, .jpeg, ")
     assert text.endswith("remove the folder or add images")
 
 
 def test_an_empty_class_of_validation(tmp_path):
     touch(tmp_path / "train/a/1.png", tmp_path / "val/a/notes.txt")
-    assert complaint(tmp_path).startswith(f"class 'a' has no images: {tmp_path}/val/a")
+    assert error_of(tmp_path).startswith(f"class 'a' has no images: {tmp_path}/val/a")
 
 
 def test_a_validation_class_that_training_does_not_have(tmp_path):
     touch(tmp_path / "train/a/1.png", *(tmp_path / "val" / name / "1.png" for name in "abc"))
-    assert complaint(tmp_path) == f"{tmp_path}/val has classes that train/ does not have: 'b', 'c'; train/ has 'a'"
+    assert error_of(tmp_path) == f"{tmp_path}/val has classes that train/ does not have: 'b', 'c'; train/ has 'a'"
 
 
 def test_half_of_a_pair(tmp_path):
     touch(tmp_path / "one/train/a/1.png", tmp_path / "other/validation/a/1.png")
-    text = complaint(tmp_path / "one")
+    text = error_of(tmp_path / "one")
     assert "has train/ but no val/, validation/ or test/; or set data.root to train/" in text
-    text = complaint(tmp_path / "other")
+    text = error_of(tmp_path / "other")
     assert text == f"{tmp_path}/other has validation but no train/; to evaluate it use dat-eval"
 
 
@@ -197,7 +197,7 @@ def test_a_root_above_the_class_folders_is_refused_with_the_level_below(levels, 
     for part in ("Training", "Testing"):
         for name in ("cat", "dog"):
             write_images(below / part / name, 2)
-    text = complaint(tmp_path)
+    text = error_of(tmp_path)
     assert "hold folders and no images, so they are not classes" in text
     assert f"did you mean data.root={below}?" in text
     assert entry("not-classes").search(f"error: {text}")
@@ -208,10 +208,10 @@ def test_a_split_folder_above_the_class_folders_is_refused_with_the_level_below(
     for part in ("train", "val"):
         for name in ("cat", "dog"):
             write_images(tmp_path / part / "images" / name, 2)
-    assert f"did you mean data.root={tmp_path}/train/images?" in complaint(tmp_path)
+    assert f"did you mean data.root={tmp_path}/train/images?" in error_of(tmp_path)
 
 
 def test_images_without_class_folders_do_not_make_classes_of_the_splits(tmp_path):
     for part in ("train", "val"):
         write_images(tmp_path / part, 2)
-    assert complaint(tmp_path) == f"{tmp_path}/train has no folders in it: each class is a folder of images"
+    assert error_of(tmp_path) == f"{tmp_path}/train has no folders in it: each class is a folder of images"

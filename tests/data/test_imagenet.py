@@ -19,7 +19,7 @@ def whole(tmp_path_factory):
     return root
 
 
-def complaint(root):
+def error_of(root):
     with pytest.raises(UserError) as caught:
         open_datasets("imagenet", root)
     text = str(caught.value)
@@ -44,23 +44,23 @@ def test_evaluating_does_not_need_or_list_train(whole, tmp_path):
 
 def test_no_train(tmp_path):
     (tmp_path / "val/n01440764").mkdir(parents=True)
-    assert complaint(tmp_path) == f"{tmp_path} has val but no train/; to evaluate it use dat-eval"
+    assert error_of(tmp_path) == f"{tmp_path} has val but no train/; to evaluate it use dat-eval"
 
 
 def test_neither_train_nor_val(tmp_path):
-    assert complaint(tmp_path) == f"{tmp_path} has no folders in it: each class is a folder of images"
+    assert error_of(tmp_path) == f"{tmp_path} has no folders in it: each class is a folder of images"
 
 
 def test_no_val(tmp_path):
     (tmp_path / "train/n01440764").mkdir(parents=True)
-    assert "has train/ but no val/" in complaint(tmp_path)
+    assert "has train/ but no val/" in error_of(tmp_path)
 
 
 def test_validation_images_that_are_not_sorted(whole, tmp_path):
     (tmp_path / "train").symlink_to(whole / "train")
     (tmp_path / "val").mkdir()
     (tmp_path / "val/ILSVRC2012_val_00000001.JPEG").touch()
-    assert complaint(tmp_path) == (
+    assert error_of(tmp_path) == (
         f"{tmp_path}/val has no class folders and no labels: put LOC_val_solution.csv (Kaggle) or "
         "ILSVRC2012_devkit_t12.tar.gz next to it"
     )
@@ -70,7 +70,7 @@ def test_another_number_of_classes(tmp_path):
     for name in ("n01440764", "n01443537"):
         (tmp_path / "train" / name).mkdir(parents=True)
     (tmp_path / "val").mkdir()
-    assert complaint(tmp_path) == (
+    assert error_of(tmp_path) == (
         "the training set has 2 classes, ImageNet-1K has 1000; for other data use data=folder"
     )
 
@@ -80,7 +80,7 @@ def test_an_empty_class(part, whole):
     image = whole / part / SYNSETS[7] / f"{SYNSETS[7]}_1.JPEG"
     image.unlink()
     try:
-        assert complaint(whole).startswith(f"class '{SYNSETS[7]}' has no images: {whole}/{part}/{SYNSETS[7]} (")
+        assert error_of(whole).startswith(f"class '{SYNSETS[7]}' has no images: {whole}/{part}/{SYNSETS[7]} (")
     finally:
         image.touch()
 
@@ -89,7 +89,7 @@ def test_a_validation_class_of_another_name(whole):
     (whole / "val/tench").mkdir()
     (whole / "val/tench/1.jpg").touch()
     try:
-        assert complaint(whole).startswith(f"{whole}/val has classes that train/ does not have: 'tench'; train/ has ")
+        assert error_of(whole).startswith(f"{whole}/val has classes that train/ does not have: 'tench'; train/ has ")
     finally:
         (whole / "val/tench/1.jpg").unlink()
         (whole / "val/tench").rmdir()

@@ -26,7 +26,7 @@ def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def complaint(*arguments, **settings):
+def error_of(*arguments, **settings):
     with pytest.raises(UserError) as caught:
         open_datasets(*arguments, **settings)
     assert "\n" not in str(caught.value)
@@ -64,7 +64,7 @@ def test_they_are_written_once(written, monkeypatch):
 
 
 def test_an_existing_folder_with_another_split_is_refused(written):
-    assert complaint("digits", str(written), val_fraction=0.5) == (
+    assert error_of("digits", str(written), val_fraction=0.5) == (
         f"data.root={written} has the digits split by val_fraction=0.2 split_seed=0, not val_fraction=0.5 "
         "split_seed=0; name another folder"
     )
@@ -94,7 +94,7 @@ def test_an_empty_folder_is_filled_and_home_is_found(written, tmp_path, monkeypa
 
 def test_a_folder_with_other_content_is_not_changed(tmp_path):
     (tmp_path / "photo.jpg").touch()
-    text = complaint("digits", str(tmp_path), **SPLIT)
+    text = error_of("digits", str(tmp_path), **SPLIT)
     assert text.startswith(f"the digits cannot be written to data.root={tmp_path}: Directory not empty; name a folder")
     assert os.listdir(tmp_path) == ["photo.jpg"]  # noqa: PTH208  names
     assert not list(tmp_path.parent.glob(f".{tmp_path.name}-*"))
@@ -102,7 +102,7 @@ def test_a_folder_with_other_content_is_not_changed(tmp_path):
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    assert complaint("digits", str(tmp_path / "file/digits"), **SPLIT).startswith(
+    assert error_of("digits", str(tmp_path / "file/digits"), **SPLIT).startswith(
         f"the digits cannot be written to data.root={tmp_path}/file/digits: "
     )
 
@@ -144,14 +144,14 @@ def test_fake_images_go_through_the_same_path():
 
 
 def test_an_unknown_kind():
-    assert complaint("cifar", "x") == f"data.kind=cifar must be one of {', '.join(CLASSIFICATION_KINDS)}"
+    assert error_of("cifar", "x") == f"data.kind=cifar must be one of {', '.join(CLASSIFICATION_KINDS)}"
 
 
 @pytest.mark.parametrize("kind", ["digits", "folder", "imagenet"])
 def test_no_root(kind):
-    assert complaint(kind) == f"data.root is not set: data={kind} needs data.root=PATH"
+    assert error_of(kind) == f"data.root is not set: data={kind} needs data.root=PATH"
 
 
 @pytest.mark.parametrize("kind", ["folder", "imagenet"])
 def test_a_root_that_does_not_exist(kind, tmp_path):
-    assert complaint(kind, str(tmp_path / "none")) == f"data.root={tmp_path}/none does not exist; {tmp_path} is empty"
+    assert error_of(kind, str(tmp_path / "none")) == f"data.root={tmp_path}/none does not exist; {tmp_path} is empty"

@@ -50,12 +50,12 @@ def deadly(loader, index: int, mark):
 
 
 @pytest.fixture
-def impatient(monkeypatch):
+def short_timeouts(monkeypatch):
     """torch checks its workers every 5 seconds; every 0.2 seconds here."""
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
 
 
-def test_a_worker_that_is_killed_changes_nothing(tmp_path, impatient):
+def test_a_worker_that_is_killed_changes_nothing(tmp_path, short_timeouts):
     settings = {"epochs": 1, "workers": 1}
     assert run_small(tmp_path / "well", **settings)
     training = small_training(tmp_path / "ill", **settings)
@@ -163,7 +163,7 @@ def test_the_wait_for_a_batch_ends_with_the_time_out():
 
 
 def test_the_wait_for_a_batch_ends_after_a_stop_request(monkeypatch):
-    monkeypatch.setattr(feed_module, "STOP_PATIENCE", 0.3)
+    monkeypatch.setattr(feed_module, "STOP_SECONDS", 0.3)
     stop = StopRequest()
     stop.name = "SIGTERM"
     with pytest.raises(Stopped, match="stopped by SIGTERM while no batch arrived at step 4"):
@@ -171,7 +171,7 @@ def test_the_wait_for_a_batch_ends_after_a_stop_request(monkeypatch):
 
 
 def test_a_run_that_is_asked_to_stop_while_a_read_hangs_saves_the_step_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(feed_module, "STOP_PATIENCE", 0.3)
+    monkeypatch.setattr(feed_module, "STOP_SECONDS", 0.3)
     training = small_training(tmp_path, epochs=1)
     make_loader = training.make_loader
 

@@ -170,7 +170,7 @@ def test_at_the_end_writes_are_repeated_and_then_raise_an_error(folder, monkeypa
     checkpoints.save(state(9))
     with pytest.raises(UserError, match=r"step 9 could not be written to .*No such file.*start the command again"):
         checkpoints.finish(state(9))
-    assert pauses == [writer.LAST_PAUSE] * writer.LAST_TRIES and len(warnings) == 1 + writer.LAST_TRIES
+    assert pauses == [writer.LAST_PAUSE_SECONDS] * writer.LAST_ATTEMPTS and len(warnings) == 1 + writer.LAST_ATTEMPTS
 
 
 def test_at_the_end_a_disk_that_is_repaired_in_time_is_enough(folder, monkeypatch):

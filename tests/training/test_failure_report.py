@@ -15,8 +15,8 @@ from dat_train.training import failure_report
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(runtime_processes, "NOTICE_PATIENCE", 0.3)
+def short_timeouts(monkeypatch):
+    monkeypatch.setattr(runtime_processes, "NOTICE_SECONDS", 0.3)
     monkeypatch.setattr(failure_report, "STORE_SECONDS", 0.0)
 
 

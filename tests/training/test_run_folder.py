@@ -15,7 +15,7 @@ from dat_train.training.run_folder import RunFolder, read_rows
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "LOCK_PATIENCE", 0.5)
+    monkeypatch.setattr(run_folder, "LOCK_SECONDS", 0.5)
     folder = RunFolder(tmp_path / "run")
     folder.create()
     yield folder

@@ -230,9 +230,9 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     falling: FallingConfig = field(default_factory=FallingConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
-    seed: int = setting("everything random follows from it", NOT_NEGATIVE)
+    seed: int = setting("key of all random draws", NOT_NEGATIVE)
     resume: str = setting(
-        "auto: continue the run's folder; never: start afresh; or a checkpoint's path", harmless=True, path=True
+        "auto: continue the run's folder; never: start a new run; or a checkpoint's path", harmless=True, path=True
     )
     resume_changed: bool = setting(
         "continue a run although settings or data have changed; the changes are written into the log", harmless=True

@@ -15,7 +15,7 @@ ROWS = 100  # sent at a time, with a handful of numbers each; the server takes 1
 PARAMETERS = 100  # the server takes at once
 MAX_LENGTH = 500  # characters of a parameter's value
 # Defaults that the user's environment overrides: no telemetry, and short waits for a server that does not answer.
-PATIENCE = {
+ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -34,7 +34,7 @@ class MlflowLogger:
     """
 
     def __init__(self, folder: Path, about: About, *, experiment: str, uri: str | None) -> None:
-        for variable, value in PATIENCE.items():
+        for variable, value in ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
         try:
             from mlflow import MlflowClient

@@ -8,7 +8,7 @@ from pathlib import Path
 from dat_train.atomic import write_text
 from dat_train.training.loggers.logger import About, named_values
 
-WANDB_PATIENCE = 30.0  # seconds to reach the server at the start, and to upload the rest at the end
+WANDB_SECONDS = 30.0  # seconds to reach the server at the start, and to upload the rest at the end
 
 
 class WandbLogger:
@@ -57,8 +57,8 @@ class WandbLogger:
             settings=self._wandb.Settings(
                 console="off",  # the progress bar uses the terminal
                 silent=True,
-                init_timeout=WANDB_PATIENCE,
-                finish_timeout=WANDB_PATIENCE,
+                init_timeout=WANDB_SECONDS,
+                finish_timeout=WANDB_SECONDS,
             ),
         )
 

@@ -35,7 +35,8 @@ def accelerate(model: nn.Module, device: torch.device | str, kernels: str = "aut
     Other models and modules stay as they are. `restore` undoes it.
 
     Call it last, after adapters and parametrizations. Modules with a hook or a replaced layer inside are left plain.
-    Hooks on the layers inside an accelerated module that are registered later are not called; hooks on the module are.
+    Hooks on the layers inside an accelerated module that are registered later are not called until `restore`; hooks on
+    the module are.
     In training with stochastic depth on a CPU, modules inside a block receive the images that are kept alone. On a CPU
     there are no second derivatives. Export and compile the plain model.
 

@@ -397,3 +397,14 @@ def test_hooks_on_an_accelerated_module_are_called():
     module.register_forward_hook(lambda _module, inputs, out: seen.append((inputs[0].shape, out.shape)))
     module(x)
     assert seen == [(x.shape, x.shape)]
+
+
+@pytest.mark.parametrize("inner", ["fc1", "fc2"])
+def test_hooks_registered_later_on_inner_layers_are_called_after_restore(inner):
+    module, x = accelerate(Mlp(6, 4), "cpu"), torch.randn(2, 3, 3, 6)
+    called = []
+    getattr(module, inner).register_forward_hook(lambda *_: called.append(1))
+    out = module(x)
+    assert not called  # documented: the accelerated module does not call its layers
+    torch.testing.assert_close(restore(module)(x), out)
+    assert called == [1] and not is_accelerated(accelerate(module, "cpu"))

@@ -1,7 +1,6 @@
 """Images on which the model of a checkpoint is evaluated, with the labels of its classes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from dat_train.commands.build_data import evaluation_transform, opened_by_all
@@ -13,6 +12,7 @@ from dat_train.data.fake import FakeImages
 from dat_train.data.sources import open_evaluation_set
 from dat_train.data.splits import HoldOut
 from dat_train.errors import UserError
+from dat_train.home_folder import expand_home
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.weights import count_classes
 from dat_train.runtime.processes import Processes
@@ -74,6 +74,6 @@ def training_hold_out(settings: Settings, trained: dict[str, Any]) -> HoldOut | 
     before = trained.get("data", {})
     if not before.get("root") or not settings.data.root or before.get("kind") != settings.data.kind:
         return None
-    if Path(before["root"]).expanduser().resolve() != Path(settings.data.root).expanduser().resolve():
+    if expand_home(before["root"]).resolve() != expand_home(settings.data.root).resolve():
         return None
     return HoldOut(before["val_fraction"], before["split_seed"], before.get("split_by", "order"))

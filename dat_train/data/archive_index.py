@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 from dat_train.atomic import write_bytes
 from dat_train.errors import UserError
+from dat_train.home_folder import expand_home
 
 VERSION = 1  # of the index files
 ARCHIVES = (".tar", ".zip")
@@ -74,7 +75,7 @@ def cache_folder() -> Path:
     """Folder of the index files: DAT_TRAIN_CACHE, or dat-train in XDG_CACHE_HOME or ~/.cache."""
     own = os.environ.get("DAT_TRAIN_CACHE")
     if own:
-        return Path(own).expanduser()
+        return expand_home(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dat-train"
 
 

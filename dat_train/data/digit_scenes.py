@@ -11,6 +11,7 @@ from PIL import Image
 
 from dat_train.data.randomness import keyed_seed
 from dat_train.errors import UserError
+from dat_train.home_folder import expand_home
 
 CLASSES = ("background", *"0123456789")
 SIDES = ((96, 128), (128, 96))  # (height, width): scenes of both orientations
@@ -34,7 +35,7 @@ def write_digit_scenes(root: str | Path, *, train: int = 800, val: int = 100, se
 
     Source: UCI ML hand-written digits (Alpaydin and Kaynak, 1998), in `sklearn.datasets.load_digits`.
     """
-    root = Path(root).expanduser()
+    root = expand_home(root)
     wanted = f"train={train} val={val} seed={seed}"
     note = root / NOTE
     try:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from dat_train.data.splits import held_out_by_order
 from dat_train.errors import UserError
+from dat_train.home_folder import expand_home
 
 SPLIT = "split.txt"  # next to train/ and val/: the settings of the split
 
@@ -28,7 +29,7 @@ def write_digits(root: str | Path, *, val_fraction: float, split_seed: int) -> P
 
     Source: UCI ML hand-written digits (Alpaydin and Kaynak, 1998), in `sklearn.datasets.load_digits`.
     """
-    root = Path(root).expanduser()
+    root = expand_home(root)
     wanted = f"val_fraction={val_fraction} split_seed={split_seed}"
     try:
         if not _written(root):

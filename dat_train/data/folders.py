@@ -18,6 +18,7 @@ from dat_train.data.images import printable
 from dat_train.data.sample_list import SampleList
 from dat_train.data.split_names import find_split, is_split
 from dat_train.errors import UserError
+from dat_train.home_folder import expand_home
 
 MAX_SEARCHED = 1000  # folders that are looked into for a hint
 
@@ -58,7 +59,7 @@ def existing(root: str | Path) -> Path:
     Raises:
         UserError: it does not.
     """
-    root = Path(root).expanduser()
+    root = expand_home(root)
     if not root.exists():
         raise UserError(f"data.root={root} does not exist{_hint_above(root)}")
     return root

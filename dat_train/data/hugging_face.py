@@ -10,6 +10,7 @@ from dat_train.data.catalog import Catalog, sorted_catalog
 from dat_train.data.class_names import IMAGENET_CLASSES, imagenet_numbers, words_to_number
 from dat_train.data.image_files import first_named
 from dat_train.errors import UserError
+from dat_train.home_folder import expand_home
 
 
 class HuggingFace:
@@ -21,7 +22,7 @@ class HuggingFace:
     """
 
     def __init__(self, root: str | Path, image_column: str | None = None, label_column: str | None = None) -> None:
-        self.root = Path(root).expanduser()
+        self.root = expand_home(root)
         self.name = str(root)
         self.image_column, self.label_column = image_column, label_column
         self._opened: Any = None

@@ -12,6 +12,7 @@ from dat_train.data.images import printable
 from dat_train.data.randomness import keyed_seed
 from dat_train.data.segmentation_dataset import LabelEncoding, SegmentationImages
 from dat_train.errors import UserError, require_one_of
+from dat_train.home_folder import expand_home
 
 CHECKED = 8  # masks that are read on opening, from all over the set
 
@@ -74,7 +75,7 @@ def _open_masks(
 ) -> tuple[SegmentationImages, SegmentationImages]:
     """images/ and masks/ of the same stems, each with train/ and val/ or without; value k is line k of the classes."""
     root = existing_folder(root)
-    path = Path(classes).expanduser() if classes else root / "classes.txt"
+    path = expand_home(classes) if classes else root / "classes.txt"
     if not path.is_file():
         raise UserError(
             f"{path} is not there: data=masks needs a class list, one name a line, in the order of the values"

@@ -18,6 +18,7 @@ from dat_train.data.imagenet import ImageNetFolders, check_classes
 from dat_train.data.imagenet_tests import open_test_set
 from dat_train.data.splits import HoldOut, Storage, open_evaluation_part, open_pair
 from dat_train.errors import UserError, require_one_of
+from dat_train.home_folder import expand_home
 
 SAVED = ("dataset_dict.json", "state.json")  # files of a data set saved by the package datasets
 
@@ -118,7 +119,7 @@ def open_storage(
     shards, and data sets of Hugging Face; they give the same samples in the same order.
     """
     columns = {"image_column": image_column, "label_column": label_column}
-    path = Path(root).expanduser()
+    path = expand_home(root)
     if kind == "hf":
         return HuggingFace(root, **columns)
     path = existing(path)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dat_train.atomic import read_json, write_json
 from dat_train.errors import UserError
+from dat_train.home_folder import expand_home
 from dat_train.models.download import DownloadError, download, locked, sha256
 from dat_train.models.published_names import rename_published
 
@@ -79,7 +80,7 @@ def published_file(name: str, check: Callable[[Path], None] = lambda path: None)
     published, folder = PUBLISHED[name], cache_folder()
     place = os.environ.get(VARIABLE, "")
     is_url = place.startswith(("http://", "https://"))
-    if place and not is_url and (file := Path(place).expanduser() / published.file).is_file():
+    if place and not is_url and (file := expand_home(place) / published.file).is_file():
         return file
     if file := _cached(folder, published):
         return file

@@ -6,6 +6,7 @@ from pathlib import Path
 from timm.models._hub import download_from_hf
 
 from dat_train.errors import UserError
+from dat_train.home_folder import expand_home
 
 FOLDER, HUB = "local-dir:", "hf-hub:"
 FILES = ("model.safetensors", "pytorch_model.bin")  # as timm's save_for_hf names them, in order of preference
@@ -29,14 +30,14 @@ def weights_file(source: str | Path) -> Path:
     """
     text = str(source)
     if text.startswith(FOLDER):
-        folder = Path(text.removeprefix(FOLDER)).expanduser()
+        folder = expand_home(text.removeprefix(FOLDER))
         for name in FILES:
             if (folder / name).is_file():
                 return folder / name
         raise UserError(f"{text}: {folder} {f'has no {FILES[0]}' if folder.is_dir() else 'is not a folder'}")
     if text.startswith(HUB):
         return _from_hub(text)
-    path = Path(source).expanduser()
+    path = expand_home(source)
     return next((path / name for name in (*FILES, *RUN_FILES) if (path / name).is_file()), path)
 
 

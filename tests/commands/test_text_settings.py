@@ -7,7 +7,7 @@ import pytest
 
 from dat_train.cli.arguments import read_arguments
 from dat_train.cli.main import run_command
-from dat_train.cli.settings.paths import expand_home
+from dat_train.cli.settings.paths import expand_value
 from dat_train.cli.table import COMMANDS, PREDICT, TRAIN
 
 OK = ("model=dat_nano", "data=digits")
@@ -65,8 +65,8 @@ def test_the_home_folder_is_expanded_in_every_path(composed, monkeypatch):
 
 def test_only_a_leading_tilde_of_a_known_user_is_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert expand_home("local-dir:~/x") == "local-dir:/home/me/x"
-    assert [expand_home(path) for path in ("~no-such-user/x", "a/~", "hf-hub:a/b")] == [
+    assert expand_value("local-dir:~/x") == "local-dir:/home/me/x"
+    assert [expand_value(path) for path in ("~no-such-user/x", "a/~", "hf-hub:a/b")] == [
         "~no-such-user/x",
         "a/~",
         "hf-hub:a/b",

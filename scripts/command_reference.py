@@ -8,8 +8,8 @@ python scripts/command_reference.py --check    exit with 1 if it is out of date
 import sys
 from pathlib import Path
 
+from dat_train.cli.command_table import COMMANDS
 from dat_train.cli.help import full
-from dat_train.cli.table import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "commands.md"

@@ -12,12 +12,12 @@ import timm
 import torch
 import yaml
 
+from dat_train.cli.command_table import TRAIN
 from dat_train.cli.conf import conf_dir
 from dat_train.cli.main import run_command
 from dat_train.cli.settings.evaluate import EvalConfig
 from dat_train.cli.settings.setting import settings
 from dat_train.cli.settings.train import TrainConfig
-from dat_train.cli.table import TRAIN
 from dat_train.models import count_macs, count_parameters
 
 ROOT = Path(__file__).parents[1]

@@ -11,10 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from dat_train.cli.command_table import Command
 from dat_train.cli.composition_errors import nearest, no_such_choice, no_such_setting
 from dat_train.cli.conf import choices
 from dat_train.cli.settings.setting import settings
-from dat_train.cli.table import Command
 from dat_train.errors import UserError
 
 _OPEN = ("model.args.", "hydra.", "hydra/")  # below these, anything may be set

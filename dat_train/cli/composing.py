@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dat_train.cli.arguments import read_arguments
+from dat_train.cli.command_table import Command
 from dat_train.cli.composition_errors import composition_error
 from dat_train.cli.conf import UNSET, choices, conf_dir
 from dat_train.cli.environment import environment_error
@@ -23,7 +24,6 @@ from dat_train.cli.settings.checks import validate
 from dat_train.cli.settings.paths import expand_paths
 from dat_train.cli.settings.train import MAY_CHANGE, TrainConfig
 from dat_train.cli.settings_for_checkpoint import settings_for_checkpoint
-from dat_train.cli.table import Command
 from dat_train.commands.request import Request
 from dat_train.errors import UserError
 from dat_train.settings import Settings

@@ -8,9 +8,9 @@ import typing
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
+from dat_train.cli.command_table import Command
 from dat_train.cli.conf import UNSET, choices
 from dat_train.cli.settings.setting import settings
-from dat_train.cli.table import Command
 from dat_train.settings import OLD_NAMES
 
 _TYPE_NAMES = {

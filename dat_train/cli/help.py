@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
+from dat_train.cli.command_table import Command
 from dat_train.cli.conf import choices, conf_dir, first_comment
 from dat_train.cli.settings.setting import MISSING, settings
 from dat_train.cli.settings.train import TrainConfig
-from dat_train.cli.table import Command
 from dat_train.settings import flat
 
 _WIDTH = 110

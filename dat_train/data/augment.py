@@ -16,8 +16,8 @@ from torchvision import transforms
 from dat_train.choices import RESIZE
 from dat_train.data.crops import RandomResizedCrop
 from dat_train.data.erasing import Rectangle, draw_rectangle
+from dat_train.data.fast_operations import FAST_OPERATIONS
 from dat_train.data.images import WHITE, Source, read_rgb
-from dat_train.data.shifts import FAST_OPERATIONS
 from dat_train.errors import UserError, require_one_of
 
 MAX_RESIZED_PIXELS = 2**24  # of a whole resized image; beyond, evaluation resizes the visible part only

@@ -13,9 +13,9 @@ from dat_train.evaluation.classification import evaluate
 from dat_train.evaluation.confusion_picture import write_confusion
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
+from dat_train.tasks.batch_picture import write_batch_picture
 from dat_train.tasks.distillation import cross_entropy
 from dat_train.training.task import Draw, Evaluation, Loss, Score
-from dat_train.viewer.batch_picture import write_batch_picture
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 

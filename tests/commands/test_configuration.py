@@ -7,9 +7,9 @@ import pytest
 from commands.running import run, run_task
 from troubleshooting import entry
 
+from dat_train.cli.command_table import TRAIN
 from dat_train.cli.main import run_command
 from dat_train.cli.settings.train import MAY_CHANGE
-from dat_train.cli.table import TRAIN
 from dat_train.training.changed_settings import differences
 
 OK = ("model=dat_nano", "data=digits")

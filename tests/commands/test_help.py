@@ -8,9 +8,9 @@ import pytest
 from commands.running import run
 
 from dat_train import __version__
+from dat_train.cli.command_table import COMMANDS
 from dat_train.cli.conf import choices
 from dat_train.cli.settings.setting import settings
-from dat_train.cli.table import COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)

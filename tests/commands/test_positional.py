@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from dat_train.cli.arguments import read_arguments
-from dat_train.cli.table import EVALUATE
+from dat_train.cli.command_table import EVALUATE
 from dat_train.errors import UserError
 
 COMMAND = dataclasses.replace(EVALUATE, positional="images")

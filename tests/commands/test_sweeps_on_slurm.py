@@ -7,8 +7,8 @@ import yaml
 from commands.running import run
 from hydra.errors import MissingConfigException
 
+from dat_train.cli.command_table import TRAIN
 from dat_train.cli.composition_errors import composition_error
-from dat_train.cli.table import TRAIN
 
 TINY = [
     *(

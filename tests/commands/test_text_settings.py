@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dat_train.cli.arguments import read_arguments
+from dat_train.cli.command_table import COMMANDS, PREDICT, TRAIN
 from dat_train.cli.main import run_command
 from dat_train.cli.settings.paths import expand_value
-from dat_train.cli.table import COMMANDS, PREDICT, TRAIN
 
 OK = ("model=dat_nano", "data=digits")
 TEXTS = [

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dat_train.viewer.batch_picture import CELL, MAX_IMAGES, _fitting, _label, write_batch_picture
+from dat_train.tasks.batch_picture import CELL, MAX_IMAGES, _fitting, _label, write_batch_picture
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = ["cat", "dog", "bird", "fish"]

@@ -6,7 +6,7 @@ from data.files import photo
 from PIL import Image
 from timm.data import auto_augment
 
-from dat_train.data import shifts
+from dat_train.data import fast_operations
 from dat_train.data.augment import train_transform
 
 CUBIC = {"fillcolor": (124, 116, 104), "resample": Image.Resampling.BICUBIC}
@@ -39,7 +39,7 @@ def test_an_operation_equals_timms_up_to_rounding(name, size):
     for image in images(*size):
         for argument in OPERATIONS[name]:
             expected = getattr(auto_augment, name)(image, argument, **options)
-            found = getattr(shifts, name)(image, argument, **options)
+            found = getattr(fast_operations, name)(image, argument, **options)
             assert found.mode == "RGB" and found.size == image.size
             difference = np.abs(pixels(found) - pixels(expected))
             assert difference.max() <= 1
@@ -53,11 +53,11 @@ def test_other_modes_and_interpolations_are_timms(name, mode):
     image = photo(40, 30).convert(mode)
     resample = Image.Resampling.BILINEAR if mode == "RGB" else Image.Resampling.BICUBIC
     options = {"fillcolor": (1, 2, 3) if mode == "RGB" else 1, "resample": resample}
-    found = getattr(shifts, name)(image, 0.2, **options)
+    found = getattr(fast_operations, name)(image, 0.2, **options)
     assert np.array_equal(pixels(found), pixels(getattr(auto_augment, name)(image, 0.2, **options)))
 
 
 def test_the_recipe_of_deit_uses_them():
     transform = train_transform(32, rand_augment="rand-m9-mstd0.5-inc1", mean=(0.5,) * 3, std=(0.5,) * 3)
-    own = {step.name for step in transform.operations[0].ops if step.aug_fn in shifts.FAST_OPERATIONS.values()}
+    own = {step.name for step in transform.operations[0].ops if step.aug_fn in fast_operations.FAST_OPERATIONS.values()}
     assert own == {"ShearX", "ShearY", "TranslateXRel", "TranslateYRel", "SharpnessIncreasing"}

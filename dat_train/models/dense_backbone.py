@@ -13,6 +13,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from dat_train.errors import UserError
 from dat_train.models.batch_norm import BatchNorm2d
+from dat_train.models.published_dense import adapt_state
 
 STRIDES = (4, 8, 16, 32)
 
@@ -67,17 +68,30 @@ def create_backbone(name: str, strides: Sequence[int] = STRIDES, norm: bool = Tr
     return DenseBackbone(body, body.feature_info.channels(), norm)
 
 
-def backbone_no_decay(model: nn.Module) -> set[str]:
-    """Names of the norms' parameters and of the relative position bias tables in the backbone of a dense model.
+class DenseModel(nn.Module):
+    """Base of the models of dense prediction; subclasses have a `backbone` and heads."""
 
-    All other parameters decay as published, biases and neighborhood attention's tables (`rpb`) included.
-    """
-    tables = ("relative_position_bias_table", ".attn.bias.", ".attn.dwc.")
-    return {
-        name
-        for name, _ in model.named_parameters()
-        if name.startswith("backbone.") and ("norm" in name or any(mark in name for mark in tables))
-    }
+    backbone: DenseBackbone
+    decays_biases = True
+
+    def adapt_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Weights of a released dense model or of a classifier for this model; see `published_dense.adapt_state`."""
+        return adapt_state(self, state)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.backbone.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        """Norms and relative position bias tables of the backbone.
+
+        All other parameters decay as published, biases and neighborhood attention's tables (`rpb`) included.
+        """
+        tables = ("relative_position_bias_table", ".attn.bias.", ".attn.dwc.")
+        return {
+            name
+            for name, _ in self.named_parameters()
+            if name.startswith("backbone.") and ("norm" in name or any(mark in name for mark in tables))
+        }
 
 
 class StridedLevels(ExtraFPNBlock):

@@ -15,14 +15,13 @@ from dat_train.errors import require_one_of
 from dat_train.models.dense_backbone import (
     ConvNormAct,
     DenseBackbone,
+    DenseModel,
     Pyramid,
-    backbone_no_decay,
     create_backbone,
     full_precision,
     init_normal,
     resize,
 )
-from dat_train.models.published_dense import adapt_state
 
 IGNORED = 255  # label of pixels outside every class
 
@@ -107,14 +106,12 @@ class AuxiliaryHead(nn.Module):
         return self.conv_seg(self.dropout(self.convs[0](x)))
 
 
-class SegmentationModel(nn.Module):
+class SegmentationModel(DenseModel):
     """Backbone, optional pyramid, decoder, and optional auxiliary head on the third map (stride 16).
 
     Shape: images (B, 3, H, W) -> logits at stride 4 (B, num_classes, ceil(H / 4), ceil(W / 4)); in training mode a
     pair with the auxiliary logits, or None in their place without an auxiliary head.
     """
-
-    decays_biases = True
 
     def __init__(
         self,
@@ -138,20 +135,6 @@ class SegmentationModel(nn.Module):
         if not self.training:
             return logits
         return logits, None if self.auxiliary_head is None else self.auxiliary_head(maps[2])
-
-    @torch.jit.ignore
-    def adapt_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Weights of a released dense model or of a classifier for this model; see `published_dense.adapt_state`."""
-        return adapt_state(self, state)
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.backbone.set_grad_checkpointing(enable)
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay: norms and relative position bias tables of the backbone."""
-        return backbone_no_decay(self)
 
 
 def create_segmentation(

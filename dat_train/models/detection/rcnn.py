@@ -2,29 +2,27 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from dat_train.choices import DETECTORS
 from dat_train.errors import require_one_of
 from dat_train.models.dense_backbone import (
     DenseBackbone,
+    DenseModel,
     PooledLevel,
     Pyramid,
     StridedLevels,
-    backbone_no_decay,
     create_backbone,
 )
 from dat_train.models.detection.boxes import Detections, MatchRule, Size
 from dat_train.models.detection.retinanet import RetinaHead, RetinaNet
 from dat_train.models.detection.roi_heads import BoxHead, MaskHead, RoIHeads
 from dat_train.models.detection.rpn import ProposalLimits, RPNHead
-from dat_train.models.published_dense import adapt_state
 
 CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 
 
-class MaskRCNN(nn.Module):
+class MaskRCNN(DenseModel):
     """Two-stage detector with masks; Cascade Mask R-CNN with three stages of heads.
 
     Args:
@@ -33,8 +31,6 @@ class MaskRCNN(nn.Module):
         rpn_head: proposals.
         roi_head: box and mask heads on the first four levels.
     """
-
-    decays_biases = True
 
     def __init__(self, backbone: DenseBackbone, neck: nn.Module, rpn_head: RPNHead, roi_head: RoIHeads) -> None:
         super().__init__()
@@ -68,19 +64,9 @@ class MaskRCNN(nn.Module):
         originals = [size if targets is None else targets[i].get("original", size) for i, size in enumerate(sizes)]
         return self.roi_head.detect(levels[:4], proposals, sizes, originals)
 
-    @torch.jit.ignore
-    def adapt_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Weights of a released dense model or of a classifier for this model; see `published_dense.adapt_state`."""
-        return adapt_state(self, state)
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.backbone.set_grad_checkpointing(enable)
-
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Norms of the backbone and of the heads, and the relative position bias tables."""
-        return backbone_no_decay(self) | {name for name, _ in self.named_parameters() if ".bn." in name}
+        return super().no_weight_decay() | {name for name, _ in self.named_parameters() if ".bn." in name}
 
 
 def create_detector(model: str, head: str, num_classes: int, channels: int = 256, **kwargs) -> RetinaNet | MaskRCNN:

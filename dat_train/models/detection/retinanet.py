@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import sigmoid_focal_loss
 
-from dat_train.models.dense_backbone import ConvNormAct, DenseBackbone, backbone_no_decay, full_precision, init_normal
+from dat_train.models.dense_backbone import ConvNormAct, DenseBackbone, DenseModel, full_precision, init_normal
 from dat_train.models.detection.boxes import (
     IGNORED,
     Anchors,
@@ -22,7 +22,6 @@ from dat_train.models.detection.boxes import (
     match,
     rescale,
 )
-from dat_train.models.published_dense import adapt_state
 
 RULE = MatchRule(positive=0.5, negative=0.4, minimum=0.0)
 
@@ -61,7 +60,7 @@ class RetinaHead(nn.Module):
         return scores, deltas
 
 
-class RetinaNet(nn.Module):
+class RetinaNet(DenseModel):
     """RetinaNet detector.
 
     Args:
@@ -70,8 +69,6 @@ class RetinaNet(nn.Module):
         bbox_head: class and box towers.
         num_classes: number of classes.
     """
-
-    decays_biases = True
 
     def __init__(self, backbone: DenseBackbone, neck: nn.Module, bbox_head: RetinaHead, num_classes: int) -> None:
         super().__init__()
@@ -149,16 +146,3 @@ class RetinaNet(nn.Module):
             labels.append(label)
         boxes = rescale(torch.cat(boxes), size, original)
         return Detections(*best_boxes(boxes, torch.cat(values), torch.cat(labels), 0.5, 100))
-
-    @torch.jit.ignore
-    def adapt_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Weights of a released dense model or of a classifier for this model; see `published_dense.adapt_state`."""
-        return adapt_state(self, state)
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.backbone.set_grad_checkpointing(enable)
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        return backbone_no_decay(self)

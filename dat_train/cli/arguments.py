@@ -36,7 +36,7 @@ def read_arguments(command: Command, arguments: list[str]) -> tuple[list[str], d
     for option in rest:
         if option.startswith("-"):
             name = option.lstrip("-").partition("=")[0].replace("-", "_")
-            raise UserError(f"{option} is no option; settings are written without dashes{nearest(command, name)}")
+            raise UserError(f"{option} is not an option; settings are written without dashes{nearest(command, name)}")
     typed = [*parsed.overrides, *rest]  # settings may stand on both sides of an option
     options = [argument for argument in arguments if argument not in typed]
     unnamed = [argument for argument in typed if _is_unnamed(command, argument)]
@@ -93,7 +93,7 @@ def _parse(command: Command, argument: str) -> Override:
     name, equals, value = argument.partition("=")
     if not argument.startswith("~") and not (equals and name):
         near = nearest(command, argument)
-        raise UserError(f"{argument!r} is no setting: write NAME=VALUE{near}")
+        raise UserError(f"{argument!r} is not a setting: write NAME=VALUE{near}")
     try:
         return OverridesParser.create().parse_override(argument)
     except HydraException:

@@ -17,7 +17,7 @@ class Catalog:
     Attributes:
         classes: class names, sorted as text; a label is a position in this list.
         samples: (path, label) pairs.
-        base: common beginning of all paths, which is no part of the data's fingerprint.
+        base: common beginning of all paths, not part of the data's fingerprint.
         source: encoded images by index; None: the paths are files.
         notes: what was left out, and other facts the user should know, one line each.
         targets: (images, classes) bool, all labels of an image, of multi-label data.

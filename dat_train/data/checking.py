@@ -47,7 +47,7 @@ def check_image(dataset: ImageDataset, index: int) -> CheckedImage:
     try:
         content = dataset.encoded(index)
         if isinstance(content, str):
-            if not stat.S_ISREG(os.stat(content).st_mode):  # noqa: PTH116  reading a FIFO could wait for ever
+            if not stat.S_ISREG(os.stat(content).st_mode):  # noqa: PTH116  reading a FIFO could wait forever
                 return CheckedImage(index, reason="not a regular file")
             content = Path(content).read_bytes()
         image = read_rgb(content, name)

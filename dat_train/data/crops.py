@@ -25,7 +25,7 @@ from dat_train.data.images import (
 
 JPEG = ("JPEG", "MPO")  # MPO: several JPEG images in one file, as phones write them; the first one is read
 REDUCTIONS = (4, 2)  # of libjpeg's scaled decoding; its 1/8 is a plain mean of 8 x 8 pixels, which blurs
-MARGIN = 2  # a reduced crop has at least so many times the side of the result
+MARGIN = 2  # smallest ratio of the side of a reduced crop to the side of the result
 PILLOW = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,

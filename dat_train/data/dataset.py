@@ -57,7 +57,7 @@ class ImageDataset(Dataset):
             (False) the image is returned as zeros with label -1.
 
     Attributes:
-        base: common beginning of all paths, which is no part of the fingerprint.
+        base: common beginning of all paths, not part of the fingerprint.
         source: encoded images by index; None: the paths are files.
         notes: facts about the set the user should know, one line each.
         targets: (images, classes) bool, all labels of each image, of multi-label data.

@@ -54,7 +54,7 @@ class DetectionImages(Dataset):
             from the sample's key. The image is normalized after it.
         mean, std: of the image's channels.
         with_masks: targets have masks.
-        training: an unreadable image is replaced by the next one. In evaluation it comes back empty.
+        training: an unreadable image is replaced by the next one. In evaluation an empty scene is returned.
     """
 
     def __init__(

@@ -122,7 +122,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def hint(root: Path) -> str:
-    """Text that names the folder below `root` which looks like a data set, or nothing."""
+    """Hint with the folder below `root` that looks like a data set; "" if there is none."""
     below = data_folder_below(root)
     return f"; did you mean data.root={below}?" if below else ""
 

@@ -45,7 +45,7 @@ def is_system(name: str) -> bool:
 
 
 class LeftOut:
-    """Counts of files that are no images of a class, for one line of text each."""
+    """Counts of files that are not images of a class, for one line of text each."""
 
     def __init__(self) -> None:
         self.suffixes: Counter[str] = Counter()

@@ -113,7 +113,7 @@ def _open_real(root: Path) -> TestImages:
         number = VALIDATION_IMAGE.search(path)
         if number is None or not 0 < int(number[1]) <= len(labels):
             raise UserError(
-                f"{path} is no ImageNet validation image: these are named ILSVRC2012_val_00000001.JPEG, ..."
+                f"{path} is not an ImageNet validation image: these are named ILSVRC2012_val_00000001.JPEG, ..."
             )
         if agreed := labels[int(number[1]) - 1]:
             samples.append((path, agreed[0]))

@@ -103,7 +103,7 @@ class NotRegular(Exception):  # noqa: N818  states the fact
 
 
 def _opened(source: Source) -> AbstractContextManager[BinaryIO]:
-    """Open a regular file. Opening or reading a FIFO or a device could wait for ever."""
+    """Open a regular file. Opening or reading a FIFO or a device could wait forever."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if not isinstance(source, str | Path):

@@ -8,7 +8,7 @@ from torch.utils.data import Sampler
 
 from dat_train.data.randomness import keyed_seed
 
-BLOCK = 512  # samples that lie together on the disk
+BLOCK = 512  # neighboring samples on the disk
 WINDOW = 32  # blocks among which samples are shuffled: 16,384 samples, 1.8 GB of ImageNet
 
 
@@ -23,7 +23,7 @@ class SampleKey(NamedTuple):
 def epoch_order(seed: int, epoch: int, size: int, repeats: int = 1) -> np.ndarray:
     """Return the sample index and the repeat at every position of an epoch, (size, 2) int64.
 
-    With `repeats` > 1 each sample occurs that many times in a row, and the epoch still has `size` positions.
+    With `repeats` > 1 each sample occurs that many times consecutively, and the epoch still has `size` positions.
 
     Source: repeated augmentation, Hoffer et al., CVPR 2020, as in DeiT.
     """
@@ -60,7 +60,7 @@ def balanced_order(seed: int, epoch: int, labels: np.ndarray, repeats: int = 1) 
 
 
 def block_order(seed: int, epoch: int, storage_order: np.ndarray, repeats: int = 1) -> np.ndarray:
-    """Return an epoch in which samples that lie together on the disk come within one window, as `epoch_order` does.
+    """Return an epoch in which neighboring samples on the disk are within one window, as `epoch_order` does.
 
     The samples are cut into blocks of BLOCK in the order of storage. The blocks are shuffled, and the samples are
     shuffled inside windows of WINDOW blocks. A disk then reads blocks, and a page cache of the size of two windows
@@ -90,7 +90,7 @@ class MicroBatchSampler(Sampler[list[SampleKey]]):
     Args:
         size: samples of the training set.
         first_step, last_step: steps of the run, counted from 0; last_step is not included.
-        repeats: augmented copies of a sample in a row.
+        repeats: consecutive augmented copies of a sample.
         labels: (size,) for an order in which every class occurs equally often, see `balanced_order`.
         storage_order: (size,) for an order by blocks, see `block_order`.
         read_ahead: called with the indices of each window of blocks before its first batch.

@@ -137,7 +137,7 @@ class SegmentationImages(Dataset):
         """Label map (H, W) uint8 of the image at `index`, 255 ignored.
 
         Raises:
-            UnreadableImage; UserError: a mask that is no 8-bit picture, or has values of no class.
+            UnreadableImage; UserError: a mask that is not an 8-bit picture, or has values without a class.
         """
         path = self.masks[index][0]
         return self.encoding.decode(read_mask(path), path)

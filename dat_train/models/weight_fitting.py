@@ -50,7 +50,7 @@ def fit_state(
 
 
 def _resize_table(model: nn.Module, name: str, value: Tensor, wanted: torch.Size) -> Tensor | None:
-    """A bias table for another window, kernel or resolution; None if `name` is no table or the heads differ."""
+    """A bias table for another window, kernel or resolution; None if `name` is not a table or the heads differ."""
     owner = model.get_submodule(name.rpartition(".")[0])
     if name.endswith("relative_position_bias_table") and value.shape[1:] == wanted[1:]:  # ((2w-1)^2, heads)
         old, new = int(value.shape[0] ** 0.5), int(wanted[0] ** 0.5)

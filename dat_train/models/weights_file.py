@@ -23,7 +23,7 @@ def weights_file(source: str | Path) -> Path:
             timm's local-dir:FOLDER and hf-hub:OWNER/NAME[@REVISION]. "~" is expanded.
 
     Returns:
-        The file, or `source` as a path if it is no folder with weights.
+        The file, or `source` as a path if it is not a folder with weights.
 
     Raises:
         UserError: no weights in the folder or repository, or the hub cannot be reached and its cache lacks them.

@@ -8,7 +8,7 @@ import time
 from typing import NoReturn
 
 PREEMPTED = 75  # exit code after a requested stop: EX_TEMPFAIL, "try again later"; schedulers can requeue on it
-# Windows lacks some of them. SIGHUP comes when the terminal closes.
+# Windows lacks some of them. A closing terminal sends SIGHUP.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name))
 SAME_SECONDS = 1.0  # a signal that comes twice within this time, from the terminal and through torchrun, counts once
 

@@ -16,7 +16,9 @@ from dat_train.errors import UserError
 from dat_train.runtime.processes import Processes, ProcessLost
 from dat_train.runtime.terminal import Terminal
 
-STORE_SECONDS = 3.0  # rank 0 keeps the store alive for so long if torchrun does not, because other ranks still ask it
+STORE_SECONDS = (
+    3.0  # time for which rank 0 keeps the store alive if torchrun does not, because other ranks still use it
+)
 
 
 @contextmanager

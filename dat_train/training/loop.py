@@ -224,7 +224,7 @@ class Training:
         kernel, so the host does not wait. The optimizer's step count does not change in a skipped step.
 
         With fp16, gradients of a finite loss overflow whenever the scaler tries a scale that is too large; it then
-        halves the scale. This is no failure as long as the scale is above 1.
+        halves the scale. This is not a failure as long as the scale is above 1.
 
         Returns:
             (4,) on the device: loss, gradient norm before clipping, 1 if the step was skipped, 1 if it failed.

@@ -67,7 +67,7 @@ class RunPlan:
             raise UserError(f"schedule.warmup_epochs={self.warmup_epochs:g} must not be negative")
 
     def _nearest(self, unit: int) -> str:
-        """Possible values for a batch that is no multiple of `unit`: other batches, or another micro-batch."""
+        """Possible values for a batch that is not a multiple of `unit`: other batches, or another micro-batch."""
         below = self.batch_size // unit * unit
         possible = [str(value) for value in (below, below + unit) if 0 < value <= self.train_size]
         # of the images of one process; an odd micro-batch is refused by mixup, so only an odd one is replaced by one

@@ -21,11 +21,11 @@ def open_run(context: RunContext, resume: str) -> dict | None:
             one from elsewhere is the start of the run as long as its own folder has none.
 
     Raises:
-        UserError: another process uses the folder, the path is no checkpoint, or the folder's checkpoints are all
+        UserError: another process uses the folder, the path is not a checkpoint, or the folder's checkpoints are all
             damaged.
     """
     folder, say = context.folder, context.terminal.say
-    # torchrun restarts its processes after a failure with the same arguments; their files are no earlier run
+    # torchrun restarts its processes after a failure with the same arguments; their files are not an earlier run
     if resume == "never" and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
         resume = "auto"
 

@@ -25,7 +25,7 @@ WRONG = {
     ("experiment=dat_t",): "experiment=dat_t is now model=dat_t data=imagenet, with the same recipe",
     ("optim.lr.x=3", *OK): "did you mean optim.lr?",
     ("modle=dat_t", *OK): "did you mean model?",
-    ("epochs", *OK): "'epochs' is no setting: write NAME=VALUE; did you mean epochs?",
+    ("epochs", *OK): "'epochs' is not a setting: write NAME=VALUE; did you mean epochs?",
     ("=3", *OK): "write NAME=VALUE",
     ("--epochs=3", *OK): "settings are written without dashes; did you mean epochs?",
     ("~optim", *OK): "a setting cannot be taken away",

@@ -28,5 +28,5 @@ def test_a_misspelt_setting_is_no_file():
 
 
 def test_a_command_without_positional_setting_takes_settings_alone():
-    with pytest.raises(UserError, match=r"'picture.png' is no setting: write NAME=VALUE"):
+    with pytest.raises(UserError, match=r"'picture.png' is not a setting: write NAME=VALUE"):
         read_arguments(EVALUATE, ["ckpt=c.pt", "picture.png"])

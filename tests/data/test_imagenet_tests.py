@@ -67,7 +67,7 @@ def test_real_labels_are_several_one_or_none(tmp_path):
 def test_real_refuses_other_images(tmp_path):
     with pytest.raises(UserError, match="no ImageNet validation images"):
         open_test_set("imagenet_real", tmp_path)
-    with pytest.raises(UserError, match="is no ImageNet validation image: these are named"):
+    with pytest.raises(UserError, match="is not an ImageNet validation image: these are named"):
         open_test_set("imagenet_real", make(tmp_path, "val/cat.png"))
 
 

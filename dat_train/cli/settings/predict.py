@@ -16,5 +16,5 @@ class PredictConfig(RunningModelConfig):
     output: str | None = setting("file to write; null: standard output", default=None, path=True)
     batch_size: int = setting("images at a time", POSITIVE)
     timeout_minutes: float | None = setting(
-        "give up waiting for images after so long; null: as in training", POSITIVE, default=None
+        "longest wait for images, minutes; null: as in training", POSITIVE, default=None
     )

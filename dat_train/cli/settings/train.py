@@ -36,7 +36,7 @@ from dat_train.cli.settings.setting import device_setting, kernels_setting, sett
 class ModelConfig:
     name: str = setting("configuration name, as in model=NAME")
     timm_name: str = setting("name of the timm model")
-    img_size: int | None = setting("resolution the model is made for, pixels; null: as in timm", POSITIVE)
+    img_size: int | None = setting("native resolution of the model, pixels; null: as in timm", POSITIVE)
     drop_path_rate: float = setting("stochastic depth of the last block; grows linearly from 0", BELOW_ONE)
     args: dict[str, Any] = setting("further arguments of the model, e.g. model.args.depths=[2,2,2,2]", default={})
     grad_checkpointing: bool = setting(
@@ -47,7 +47,7 @@ class ModelConfig:
 @dataclass
 class DataConfig:
     name: str = setting("configuration name, as in data=NAME")
-    kind: str = setting("how the images are found", KIND)
+    kind: str = setting("storage and layout of the images", KIND)
     root: str | None = setting(
         "folder, archive or table of the images; for hf also a name on the Hub", harmless=True, path=True
     )
@@ -67,9 +67,9 @@ class DataConfig:
     sampling: str = setting("uniform, or balanced: every class equally often in an epoch", SAMPLING)
     shuffle: str = setting("full, or blocks: neighboring images in long reads, for slow disks", SHUFFLE)
     max_unreadable: float = setting("stop when a larger share of images cannot be read", SHARE, harmless=True)
-    repeats: int = setting("augmented copies of a sample in a row (repeated augmentation); 1: off", POSITIVE)
-    mean: list[float] | None = setting("channel means images are normalised with", CHANNELS)
-    std: list[float] | None = setting("channel standard deviations images are normalised with", CHANNELS)
+    repeats: int = setting("consecutive augmented copies of a sample (repeated augmentation); 1: off", POSITIVE)
+    mean: list[float] | None = setting("channel means for the normalization", CHANNELS)
+    std: list[float] | None = setting("channel standard deviations for the normalization", CHANNELS)
     background: list[int] = setting("colour behind transparent pixels: R, G, B from 0 to 255", COLOUR)
     classes: str | None = setting(
         "data=masks: file of class names; null: classes.txt in data.root", path=True, default=None
@@ -85,7 +85,7 @@ class AugmentConfig:
         "random resized crop: range of area; null: resize to img_size without cropping", PAIR
     )
     ratio: list[float] = setting("random resized crop: range of aspect ratio", PAIR)
-    interpolation: str = setting("how crops are resized", INTERPOLATION)
+    interpolation: str = setting("resizing of crops", INTERPOLATION)
     hflip: float = setting("probability of a horizontal flip", SHARE)
     vflip: float = setting("probability of a vertical flip", SHARE)
     rand_augment: str | None = setting("timm's RandAugment policy; 3a: three-augment; null: none")
@@ -100,7 +100,7 @@ class MixingConfig:
     mixup: float = setting("alpha of mixup; 0: off", NOT_NEGATIVE)
     cutmix: float = setting("alpha of cutmix; 0: off", NOT_NEGATIVE)
     switch_prob: float = setting("probability of cutmix where both are on", SHARE)
-    label_smoothing: float = setting("mass spread over all classes", BELOW_ONE)
+    label_smoothing: float = setting("target probability spread over all classes", BELOW_ONE)
 
 
 @dataclass
@@ -136,8 +136,8 @@ class DistillConfig:
 @dataclass
 class ScheduleConfig:
     warmup_epochs: float = setting("epochs of linear warm-up, counted inside `epochs`", NOT_NEGATIVE)
-    warmup_lr: float = setting("learning rate warm-up starts from", NOT_NEGATIVE)
-    min_lr: float = setting("learning rate the cosine ends at", NOT_NEGATIVE)
+    warmup_lr: float = setting("learning rate at the start of the warm-up", NOT_NEGATIVE)
+    min_lr: float = setting("learning rate at the end of the cosine", NOT_NEGATIVE)
 
 
 @dataclass
@@ -166,7 +166,7 @@ class ValidationConfig:
     batch_size: int = setting("validation images per device at a time", POSITIVE, harmless=True)
     resize: str = setting("short_side as timm and torchvision; squash as the authors: whatever the aspect", RESIZE)
     crop_pct: float | None = setting("side of the centre crop over the resized side; 1: no crop", CROP)
-    interpolation: str | None = setting("how validation images are resized", INTERPOLATION)
+    interpolation: str | None = setting("resizing of validation images", INTERPOLATION)
 
 
 @dataclass
@@ -196,7 +196,7 @@ class LogConfig:
 @dataclass
 class InspectConfig:
     every: int = setting(
-        "steps between looks at the offsets (length, share at the limit, share outside); 0: never",
+        "steps between measurements of the offsets (length, share at the limit, share outside); 0: never",
         NOT_NEGATIVE,
         harmless=True,
     )
@@ -205,10 +205,10 @@ class InspectConfig:
 @dataclass
 class TrainConfig:
     name: str | None = setting(
-        "the run's folder under runs_dir; null: MODEL-DATA; in a sweep, what is swept is added", FOLDER, harmless=True
+        "folder of the run in runs_dir; null: MODEL-DATA; a sweep adds its values", FOLDER, harmless=True
     )
     runs_dir: str = setting("folder of all runs", harmless=True, path=True)
-    task: str = setting("what the model is trained for", TASK)
+    task: str = setting("task of the training", TASK)
     dense: DenseConfig = field(default_factory=DenseConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -219,7 +219,7 @@ class TrainConfig:
     epochs: int = setting("length of the schedule; may only grow when a run is continued", POSITIVE, harmless=True)
     steps: int | None = setting("length of the schedule in steps, in place of epochs", POSITIVE, default=None)
     max_steps: int | None = setting(
-        "stop after so many steps; the schedule stays that of `epochs`", POSITIVE, harmless=True
+        "number of steps after which the run stops; the schedule stays that of `epochs`", POSITIVE, harmless=True
     )
     batch_size: int = setting("images of one update, over all devices and micro-batches", POSITIVE)
     micro_batch_size: int = setting(
@@ -252,8 +252,10 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
     inspect: InspectConfig = field(default_factory=InspectConfig)
-    nonfinite_limit: int = setting("stop after so many skipped (non-finite) steps in a row", POSITIVE, harmless=True)
-    timeout_minutes: float = setting("give up waiting for another process after so long", POSITIVE, harmless=True)
+    nonfinite_limit: int = setting(
+        "stop after this number of consecutive skipped (non-finite) steps", POSITIVE, harmless=True
+    )
+    timeout_minutes: float = setting("longest wait for images or another process, minutes", POSITIVE, harmless=True)
     show_batch: bool = setting("write a picture of one augmented batch and stop", harmless=True)
 
 

@@ -60,5 +60,5 @@ class EvaluatingConfig(RunningModelConfig):
     data: OptionalDataConfig = field(default_factory=OptionalDataConfig)
     batch_size: int | None = setting("images per device at a time; null: as in training", POSITIVE, default=None)
     timeout_minutes: float | None = setting(
-        "give up waiting for images or another process after so long; null: as in training", POSITIVE, default=None
+        "longest wait for images or another process, minutes; null: as in training", POSITIVE, default=None
     )

@@ -9,7 +9,7 @@ from dat_train.commands.build_data import evaluation_batches
 from dat_train.data.batch import Batch
 from dat_train.data.dataset import ImageDataset
 from dat_train.evaluation.classification import Evaluation, evaluate
-from dat_train.runtime.feed import feed_once
+from dat_train.runtime.batch_feed import feed_once
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.runtime.terminal import Terminal, duration

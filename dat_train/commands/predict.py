@@ -27,7 +27,7 @@ from dat_train.data.listing import list_images
 from dat_train.data.loader import evaluation_loader
 from dat_train.errors import UserError
 from dat_train.models.kernels import accelerate
-from dat_train.runtime.feed import feed_once
+from dat_train.runtime.batch_feed import feed_once
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
 

@@ -1,4 +1,4 @@
-"""Dataset of labelled image files, decoded and augmented by key."""
+"""Dataset of labelled images, decoded and augmented by key; unreadable images are replaced."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence

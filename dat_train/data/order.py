@@ -1,4 +1,4 @@
-"""Sample order as a pure function of (seed, epoch, step), independent of rank and number of workers."""
+"""Sample order and micro-batches: pure functions of (seed, epoch, step), independent of rank and number of workers."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Reading checkpoint and weights files.
+"""Reading checkpoint and weights files, with verification of their checksum.
 
 `Checkpoint.open` is the only reader in the package. No code in a file is executed: pickles are read with torch's
 `weights_only=True`, and the pickled `yacs` configuration of a released checkpoint becomes a plain dictionary. Files

@@ -1,4 +1,4 @@
-"""Deformable attention: block letter `D` (docs/model.md, "Deformable attention", steps 1 to 8).
+"""Deformable attention with offsets, sampling and position bias: block letter `D` (docs/model.md, steps 1 to 8).
 
 Coordinates are (y, x) in [-1, 1], where -1 and 1 are the centres of a map's border pixels. In shapes, B is the batch,
 G the offset groups, M the heads, H x W the queries and Hk x Wk the keys. Functions with control flow on shapes are

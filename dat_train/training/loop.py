@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop: gradients of micro-batches, clipping, update, validation, DDP."""
 
 import math
 import warnings
@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dat_train.data.randomness import keyed_seed
 from dat_train.errors import UserError
 from dat_train.models.batch_norm import apply_running_averages, defer_running_averages
-from dat_train.runtime.feed import TIMEOUT_MINUTES, Feed, Stopped, feed_once
+from dat_train.runtime.batch_feed import TIMEOUT_MINUTES, Feed, Stopped, feed_once
 from dat_train.training.checkpoint_writer import CheckpointWriter
 from dat_train.training.freezing import training_mode
 from dat_train.training.optimizer import set_learning_rate

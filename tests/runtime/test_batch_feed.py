@@ -12,8 +12,8 @@ from training.small_run import run_small, small_training
 
 from dat_train.data.batch import Batch
 from dat_train.errors import UserError
-from dat_train.runtime import feed as feed_module
-from dat_train.runtime.feed import MAX_DEATHS, Feed, Stopped
+from dat_train.runtime import batch_feed as feed_module
+from dat_train.runtime.batch_feed import MAX_DEATHS, Feed, Stopped
 from dat_train.runtime.stop_request import StopRequest
 
 FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl")

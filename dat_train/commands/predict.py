@@ -16,7 +16,7 @@ from dat_train.commands.model_defaults import with_model_defaults
 from dat_train.commands.open_checkpoint import open_checkpoint
 from dat_train.commands.output_folder import output_folder
 from dat_train.commands.predict_dense import predict_dense
-from dat_train.commands.prediction_writers import Guess, Prediction, row_writer
+from dat_train.commands.prediction_writers import Guess, Prediction, writer_for
 from dat_train.commands.request import Request
 from dat_train.commands.trained import Trained, assemble
 from dat_train.commands.trained_dense import assemble_dense
@@ -51,16 +51,16 @@ def run(config: Settings, request: Request) -> None:
         return
     trained = assemble(settings, checkpoint, config.ema, config.device)
     accelerate(trained.model, trained.precision.device, config.kernels)
-    head, line = row_writer(config.format, paths, trained.classes, config.top)
+    writer = writer_for(config.format, paths, trained.classes, config.top)
     alone = Processes(0, 1, 0, trained.precision.device)
     readers = workers(trained.settings, alone) if len(paths) > config.batch_size else 0
     unreadable = 0
     with _bar(config.output) as bar, _output(config.output) as write:
         task = bar.add_task("predicting", total=len(paths))
-        write(head)
+        write(writer.header())
         for prediction in predictions(trained, paths, config.top, config.batch_size, readers):
             if prediction.guesses:
-                write(line(prediction))
+                write(writer.row(prediction))
             else:
                 unreadable += 1
                 bar.console.print(f"warning: {prediction.why}", soft_wrap=True, markup=False, highlight=False)

@@ -3,12 +3,12 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from dat_train.data.images import printable
 
-MAX_WIDTH = 60  # characters of a path or class name that a table's column grows to
+WIDEST = 60  # characters of a path or class name that a table's column grows to
 
 
 class Guess(NamedTuple):
@@ -27,36 +27,66 @@ class Prediction(NamedTuple):
     why: str = ""
 
 
-def row_writer(
-    form: str, paths: Sequence[str], classes: Sequence[str], top: int
-) -> tuple[str, Callable[[Prediction], str]]:
-    """Head of the output, and a function from a prediction to its line; both end with a newline if not empty.
+class Writer(Protocol):
+    """Text of the output, part by part; each part ends with a newline."""
 
-    Args:
-        form: "table": aligned columns of path, probability and class of each guess; "csv": path, class and probability
-            of the first guess, of the second, ...; "jsonl": {"path", "top": [{"class", "index", "probability"}, ...]}.
-    """
-    path_width, class_width = (min(MAX_WIDTH, max(map(len, texts))) for texts in (map(printable, paths), classes))
+    def header(self) -> str: ...
+    def row(self, prediction: Prediction) -> str: ...
 
-    def table(found: Prediction) -> str:
-        cells = (f"{100 * guess.probability:6.2f} %  {guess.name:<{class_width}}" for guess in found.guesses)
-        return "  ".join([f"{printable(found.path):<{path_width}}", *cells]).rstrip() + "\n"
 
-    def csv_line(found: Prediction) -> str:
-        cells = (cell for guess in found.guesses for cell in (guess.name, f"{guess.probability:.6f}"))
-        return _csv_line([printable(found.path), *cells])
+class TableWriter:
+    """Aligned columns: path, then probability and class of each guess."""
 
-    def json_line(found: Prediction) -> str:
-        guesses = [
+    def __init__(self, paths: Sequence[str], classes: Sequence[str]) -> None:
+        self.path_width = _width(map(printable, paths))
+        self.class_width = _width(classes)
+
+    def header(self) -> str:
+        return ""
+
+    def row(self, prediction: Prediction) -> str:
+        cells = (f"{100 * guess.probability:6.2f} %  {guess.name:<{self.class_width}}" for guess in prediction.guesses)
+        return "  ".join([f"{printable(prediction.path):<{self.path_width}}", *cells]).rstrip() + "\n"
+
+
+class CsvWriter:
+    """A row for each image: path, class and probability of the first guess, of the second, ..."""
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+
+    def header(self) -> str:
+        numbers = range(1, self.top + 1)
+        return _csv_line(["path", *(f"{name}_{number}" for number in numbers for name in ("class", "probability"))])
+
+    def row(self, prediction: Prediction) -> str:
+        cells = (cell for guess in prediction.guesses for cell in (guess.name, f"{guess.probability:.6f}"))
+        return _csv_line([printable(prediction.path), *cells])
+
+
+class JsonLinesWriter:
+    """An object for each image: {"path", "top": [{"class", "index", "probability"}, ...]}."""
+
+    def header(self) -> str:
+        return ""
+
+    def row(self, prediction: Prediction) -> str:
+        top = [
             {"class": guess.name, "index": guess.index, "probability": round(guess.probability, 6)}
-            for guess in found.guesses
+            for guess in prediction.guesses
         ]
-        return json.dumps({"path": printable(found.path), "top": guesses}, ensure_ascii=False) + "\n"
+        return json.dumps({"path": printable(prediction.path), "top": top}, ensure_ascii=False) + "\n"
 
-    numbers = range(1, min(top, len(classes)) + 1)
-    head = ["path", *(f"{name}_{number}" for number in numbers for name in ("class", "probability"))]
-    line = {"table": table, "csv": csv_line, "jsonl": json_line}[form]
-    return (_csv_line(head) if form == "csv" else ""), line
+
+def writer_for(format: str, paths: Sequence[str], classes: Sequence[str], top: int) -> Writer:
+    """Return the writer of `format`: table, csv or jsonl."""
+    if format == "csv":
+        return CsvWriter(min(top, len(classes)))
+    return JsonLinesWriter() if format == "jsonl" else TableWriter(paths, classes)
+
+
+def _width(texts) -> int:
+    return min(WIDEST, max(map(len, texts)))
 
 
 def _csv_line(cells: Sequence[str]) -> str:

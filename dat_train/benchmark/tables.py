@@ -1,13 +1,14 @@
 """Reports of a benchmark: a table, JSON, and a bar chart."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich import box
 from rich.table import Table
 
+from dat_train import atomic
 from dat_train.benchmark.input_pipeline import OURS, LoaderSpeed, ratios
+from dat_train.runtime.figure_file import new_figure, save_figure
 
 BLUE, GREY = "#1f5fa8", "#888888"
 
@@ -70,17 +71,13 @@ def _table(*titles: str) -> Table:
 def write_json(path: Path, facts: dict, rows: Sequence[dict]) -> None:
     """Facts (machine, settings) and rows as one JSON object."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(facts | {"results": list(rows)}, indent=2) + "\n", encoding="utf-8")
+    atomic.write_json(path, facts | {"results": list(rows)})
 
 
 def write_chart(path: Path, title: str, rows: Sequence[dict], baseline: str | None) -> None:
     """Images a second as bars, a panel for each mode, the quartiles of the rounds as whiskers; the baseline grey."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     modes = list(dict.fromkeys(_mode(row) for row in rows))
-    figure = Figure(figsize=(5.5 * len(modes), 1.6 + 0.45 * len(rows) / len(modes)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.5 * len(modes), 1.6 + 0.45 * len(rows) / len(modes))
     figure.suptitle(title)
     for axes, mode in zip(figure.subplots(1, len(modes), squeeze=False)[0], modes, strict=True):
         shown = [row for row in rows if _mode(row) == mode][::-1]
@@ -94,8 +91,7 @@ def write_chart(path: Path, title: str, rows: Sequence[dict], baseline: str | No
         axes.set_xlabel("images/s")
         axes.set_title(mode)
         axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _mode(row: dict) -> str:

@@ -11,7 +11,7 @@ from dat_train.cli.settings.checks import validate
 from dat_train.cli.settings.setting import settings
 from dat_train.cli.settings.train import TrainConfig
 from dat_train.errors import UserError
-from dat_train.settings import Settings, flat, merged
+from dat_train.settings import Settings, flat, merged, nested
 
 NORMALIZATION = ("mean", "std")  # in the group data, but a property of the trained model
 MACHINE_SETTING = "device"  # of the machine the training ran on, not of the model
@@ -66,13 +66,7 @@ def _typed(config: Settings, names: Sequence[str]) -> dict[str, Any]:
     known = {item.key for item in settings(TrainConfig)}
     typed: dict[str, Any] = {}
     for key, value in flat(config).items():
-        if value is None or not any(f"{key}.".startswith(f"{name}.") for name in names):
-            continue
-        if key not in known and not key.startswith("model.args."):
-            continue  # a setting of the command alone, as ckpt
-        *groups, last = ("eval.batch_size" if key == "batch_size" else key).split(".")
-        place = typed
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value
-    return typed
+        of_training = key in known or key.startswith("model.args.")  # others are of the command alone, as ckpt
+        if value is not None and of_training and any(f"{key}.".startswith(f"{name}.") for name in names):
+            typed["eval.batch_size" if key == "batch_size" else key] = value
+    return nested(typed)

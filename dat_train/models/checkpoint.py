@@ -246,12 +246,8 @@ def _sha256(file, body: int) -> bytes:
     """Hexadecimal SHA-256 of the archive's `body` bytes with an empty comment."""
     digest = hashlib.sha256()
     file.seek(0)
-    left = body - 2  # the last two bytes are the comment's length
-    while left > 0:
-        chunk = file.read(min(CHUNK, left))
-        if not chunk:
-            break
-        digest.update(chunk)
-        left -= len(chunk)
+    end = body - 2  # the last two bytes are the comment's length
+    for start in range(0, end, CHUNK):
+        digest.update(file.read(min(CHUNK, end - start)))
     digest.update(b"\0\0")
     return digest.hexdigest().encode()

@@ -79,16 +79,8 @@ def _draw_score(axes, validations: list[dict], score: str) -> None:
     name = f"ema_val_{score}" if f"ema_val_{score}" in drawn else f"val_{score}"
     epochs, values = _values(validations, name)
     best = int(np.argmax(values))
-    axes.plot(epochs[best], values[best], "o", markersize=7, markerfacecolor="none", color=GREY)
-    axes.plot(
-        [],
-        [],
-        "o",
-        markersize=7,
-        markerfacecolor="none",
-        color=GREY,
-        label=f"best: {values[best]:{number_format(score)}}",
-    )
+    label = f"best: {values[best]:{number_format(score)}}"
+    axes.plot(epochs[best], values[best], "o", markersize=7, markerfacecolor="none", color=GREY, label=label)
     _legend(axes, "lower right")
 
 

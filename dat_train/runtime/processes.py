@@ -140,15 +140,10 @@ class Processes:
                 raise
             waited = "imed out" in str(error)
             missing = self._missing()
-            several = len(missing) > 1
-            if waited:
-                what = (
-                    "do not answer (they hang or are cut off)"
-                    if several
-                    else "does not answer (it hangs or is cut off)"
-                )
+            if len(missing) > 1:
+                what = "do not answer (they hang or are cut off)" if waited else "have ended"
             else:
-                what = "have ended" if several else "has ended"
+                what = "does not answer (it hangs or is cut off)" if waited else "has ended"
             raise ProcessLost(
                 f"{_ranks(missing)} {what}: the {name} cannot be completed; the same command continues from the last "
                 f"checkpoint{', timeout_minutes=... waits longer' if waited else ''}"

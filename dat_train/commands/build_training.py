@@ -5,9 +5,11 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from dat_train.commands.build_data import evaluation_batches, micro_batches
 from dat_train.data.dataset import ImageDataset
+from dat_train.data.detection_dataset import pad_batch
 from dat_train.data.order import SampleKey
 from dat_train.models.kernels import is_accelerated
 from dat_train.runtime.environment import environment
@@ -28,6 +30,7 @@ from dat_train.training.task import Task
 from dat_train.viewer.offsets import OffsetMonitor
 
 OFFSET_IMAGES = 16  # validation images on which offsets are measured
+OFFSET_SCENES = 4  # the same for segmentation and detection
 
 
 def run_plan(config: Settings, train_size: int, world_size: int) -> RunPlan:
@@ -110,17 +113,28 @@ def new_training(
     )
 
 
-def offset_monitor(config: Settings, val_set: ImageDataset, precision: Precision) -> OffsetMonitor | None:
-    """Build the measurement of the offsets, on images from the whole validation set."""
+def offset_monitor(config: Settings, val_set: Dataset, precision: Precision) -> OffsetMonitor | None:
+    """Build the measurement of the offsets, on images from the whole validation set.
+
+    Images of segmentation and detection have different sizes: each is a batch of its own.
+    """
     if not config.inspect.every:
         return None
-    number = min(OFFSET_IMAGES, len(val_set))
+    dense = config.task != "classification"
+    number = min(OFFSET_SCENES if dense else OFFSET_IMAGES, len(val_set))
     keys = [SampleKey(0, i * len(val_set) // number, 0) for i in range(number)]
 
-    def images() -> torch.Tensor:
-        return torch.stack([val_set[key].image for key in keys]).to(precision.device, precision.weights)
+    def batches() -> list[torch.Tensor]:
+        samples = [val_set[key] for key in keys]
+        if config.task == "segmentation":
+            batches = [sample.views[0][None] for sample in samples if sample.views]
+        elif dense:
+            batches = [pad_batch([sample.image])[0] for sample in samples]
+        else:
+            batches = [torch.stack([sample.image for sample in samples])]
+        return [batch.to(precision.device, precision.weights) for batch in batches]
 
-    return OffsetMonitor(config.inspect.every, images)
+    return OffsetMonitor(config.inspect.every, batches)
 
 
 def new_loggers(config: Settings, context: RunContext, step: int) -> Sequence[Logger]:

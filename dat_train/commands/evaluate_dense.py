@@ -3,6 +3,7 @@
 import csv
 import io
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,20 @@ from dat_train.data.detection_dataset import DetectionImages
 from dat_train.data.segmentation_dataset import EvaluationImages
 from dat_train.errors import UserError
 from dat_train.evaluation.detection import DetectionEvaluation, evaluate_detection
-from dat_train.evaluation.scenes_picture import LEAST_SCORE, draw_detections, draw_objects, write_grid
+from dat_train.evaluation.scenes_picture import LEAST_SCORE, NAME_WIDTH, draw_detections, draw_objects, write_grid
 from dat_train.evaluation.segmentation import evaluate_segmentation
 from dat_train.evaluation.segmentation_files import segmentation_text, write_segmentation_report
 from dat_train.models import count_parameters
 from dat_train.models.checkpoint import Checkpoint
+from dat_train.runtime.display_text import one_line
 from dat_train.runtime.processes import Processes
 from dat_train.runtime.terminal import Terminal
 from dat_train.settings import Settings
 from dat_train.training.summary import table
 
 PICTURED = 8  # images in detections.png
+SEGMENTATION_FILES = ("result.json", "per_class.csv", "confusion.csv", "confusion.png", "worst.png")
+LISTED = 12  # classes on the terminal
 
 
 def evaluate_dense(
@@ -99,7 +103,7 @@ def write_segmentation(
         return image, images.read_labels(index), np.asarray(trained.segment(image), np.uint8)
 
     write_segmentation_report(found, val_set.classes, scene, output, facts)
-    return segmentation_text(found, val_set.classes), ("result.json", "per_class.csv", "confusion.png", "worst.png")
+    return segmentation_text(found, val_set.classes), SEGMENTATION_FILES
 
 
 def write_detection(
@@ -114,11 +118,13 @@ def write_detection(
         for result in found.results
     ]
     write_json(output / "detections.json", results)
+    kinds = [f"{kind}_ap" for kind in found.precisions]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("index", "name", "box_ap"))
-    for number, (name, value) in enumerate(zip(val_set.classes, found.class_ap, strict=True)):
-        writer.writerow((number, name, "" if np.isnan(value) else f"{100 * value:.4f}"))
+    writer.writerow(("index", "name", *kinds))
+    for number, name in enumerate(val_set.classes):
+        values = [part.class_ap[number] for part in found.precisions.values()]
+        writer.writerow((number, name, *("" if np.isnan(value) else f"{100 * value:.4f}" for value in values)))
     write_text(output / "per_class.csv", text.getvalue(), "surrogateescape")
     pictures = []
     for index in range(min(PICTURED, len(val_set))):
@@ -134,9 +140,20 @@ def write_detection(
     write_grid(pictures, output / "detections.png", columns=4, titles=titles)
     numbers = {"box": found.box, "mask": found.mask, "images": found.count, "unreadable": found.unreadable}
     write_json(output / "result.json", numbers | facts)
+    return detection_text(found, val_set.classes), ("result.json", "per_class.csv", "detections.json", "detections.png")
+
+
+def detection_text(found: DetectionEvaluation, classes: Sequence[str]) -> str:
+    """The twelve numbers in percent, and the classes with the lowest box AP, as lines for the terminal."""
     lines = [f"{'':<6}" + "".join(f"{name:>7}" for name in found.box)]
-    for kind, values in (("box", found.box), ("mask", found.mask)):
-        if values:
-            shown = (f"{100 * value:>7.1f}" if value >= 0 else f"{'-':>7}" for value in values.values())
-            lines.append(f"{kind:<6}" + "".join(shown))
-    return "\n".join(lines), ("result.json", "per_class.csv", "detections.json", "detections.png")
+    for kind, part in found.precisions.items():
+        shown = (f"{100 * value:>7.1f}" if value >= 0 else f"{'-':>7}" for value in part.numbers.values())
+        lines.append(f"{kind:<6}" + "".join(shown))
+    class_ap = found.precisions["box"].class_ap
+    known = [k for k in np.argsort(class_ap, kind="stable") if not np.isnan(class_ap[k])]
+    title = "class" if len(known) <= LISTED else f"class (lowest {LISTED} of {len(known)})"
+    names = [one_line(classes[k], NAME_WIDTH) for k in known[:LISTED]]
+    width = max(len(text) for text in (title, *names))
+    lines += ["", f"{title:<{width}}   box AP"]
+    lines += [f"{name:<{width}}   {100 * class_ap[k]:>6.1f}" for name, k in zip(names, known, strict=False)]
+    return "\n".join(lines)

@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -25,24 +25,41 @@ if TYPE_CHECKING:
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
+class Precisions(NamedTuple):
+    """Average precision and recall of boxes or masks.
+
+    Attributes:
+        numbers: the twelve of COCO, 0 to 1; -1 where there is no object of this size.
+        class_ap: (classes,) AP of each class; NaN for classes without objects.
+    """
+
+    numbers: dict[str, float]
+    class_ap: np.ndarray
+
+
 @dataclass(frozen=True)
 class DetectionEvaluation:
     """Metrics of a detector on a data set. Identical in all processes.
 
     Attributes:
-        box, mask: the twelve numbers of COCO, 0 to 1; -1 where there is no object of this size; mask is empty without
-            masks.
-        class_ap: box AP of each class; NaN for classes without objects.
+        precisions: by "box" and, for a detector with masks, "mask".
         results: detections of all images in the COCO format, by image.
         count: images; unreadable: sorted paths of images that could not be read.
     """
 
-    box: dict[str, float]
-    mask: dict[str, float]
-    class_ap: np.ndarray
+    precisions: dict[str, Precisions]
     results: list[dict]
     count: int
     unreadable: list[str] = field(default_factory=list)
+
+    @property
+    def box(self) -> dict[str, float]:
+        return self.precisions["box"].numbers
+
+    @property
+    def mask(self) -> dict[str, float]:
+        """Empty without masks."""
+        return self.precisions["mask"].numbers if "mask" in self.precisions else {}
 
 
 def evaluate_detection(
@@ -89,7 +106,7 @@ def evaluate_detection(
     if processes is None or processes.is_main:
         numbers = average_precision(classes, [part[:3] for part in found], results, with_masks)
     numbers = processes.from_main(numbers) if processes else numbers
-    return DetectionEvaluation(*numbers, results, len(found), unreadable)
+    return DetectionEvaluation(numbers, results, len(found), unreadable)
 
 
 def detect(model: nn.Module, image: Tensor, original: tuple[int, int], precision: Precision) -> Detections:
@@ -132,8 +149,8 @@ def average_precision(
     images: Sequence[tuple[int, tuple[int, int], list[dict]]],
     results: list[dict],
     with_masks: bool = False,
-) -> tuple[dict[str, float], dict[str, float], np.ndarray]:
-    """The twelve numbers for boxes and, if wanted and annotated, masks; and box AP of each class.
+) -> dict[str, Precisions]:
+    """The twelve numbers and AP of each class, by "box" and, if wanted and annotated, "mask".
 
     Args:
         images: index, (height, width) and annotations of each image.
@@ -144,7 +161,7 @@ def average_precision(
         UserError: faster-coco-eval is not installed.
     """
     try:
-        from faster_coco_eval import COCO, COCOeval_faster
+        from faster_coco_eval import COCO
     except ImportError:
         raise UserError("task=detection needs faster-coco-eval: pip install dat-train[detection]") from None
     annotations = [annotation | {"image_id": index + 1} for index, _, truth in images for annotation in truth]
@@ -153,24 +170,28 @@ def average_precision(
         "annotations": [annotation | {"id": i} for i, annotation in enumerate(annotations, start=1)],
         "categories": [{"id": k + 1, "name": name} for k, name in enumerate(classes)],
     }
-    with_masks = with_masks and all("segmentation" in annotation for annotation in annotations)
+    kinds = {"box": "bbox"}
+    if with_masks and all("segmentation" in annotation for annotation in annotations):
+        kinds["mask"] = "segm"
     if not results:
-        nothing = dict.fromkeys(NUMBERS, 0.0)
-        return nothing, dict(nothing) if with_masks else {}, np.zeros(len(classes))
-    numbers: list[dict[str, float]] = []
-    class_ap = np.full(len(classes), np.nan)
+        occurring = {annotation["category_id"] for annotation in annotations if not annotation.get("iscrowd")}
+        class_ap = np.array([0.0 if k + 1 in occurring else np.nan for k in range(len(classes))])
+        return {name: Precisions(dict.fromkeys(NUMBERS, 0.0), class_ap) for name in kinds}
     with contextlib.redirect_stdout(io.StringIO()):
         known = COCO(truth)
-        for kind in ("bbox", "segm") if with_masks else ("bbox",):
-            found = known.loadRes([dict(result) for result in results])
-            evaluation = COCOeval_faster(known, found, kind, print_function=lambda *_: None)
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-            numbers.append({name: float(value) for name, value in zip(NUMBERS, evaluation.stats, strict=False)})
-            if kind == "bbox":
-                precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all sizes, 100 boxes
-                for k in range(len(classes)):
-                    values = precision[:, :, k]
-                    class_ap[k] = values[values > -1].mean() if (values > -1).any() else np.nan
-    return numbers[0], numbers[1] if len(numbers) > 1 else {}, class_ap
+        return {name: _precisions(known, results, kind, len(classes)) for name, kind in kinds.items()}
+
+
+def _precisions(known: Any, results: list[dict], kind: str, num_classes: int) -> Precisions:
+    """Evaluate results against annotations by boxes ("bbox") or masks ("segm")."""
+    from faster_coco_eval import COCOeval_faster
+
+    found = known.loadRes([dict(result) for result in results])
+    evaluation = COCOeval_faster(known, found, kind, print_function=lambda *_: None)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    numbers = {name: float(value) for name, value in zip(NUMBERS, evaluation.stats, strict=False)}
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all sizes, 100 boxes
+    values = [precision[:, :, k][precision[:, :, k] > -1] for k in range(num_classes)]
+    return Precisions(numbers, np.array([value.mean() if value.size else np.nan for value in values]))

@@ -46,6 +46,12 @@ class SegmentationEvaluation:
     def count(self) -> int:
         return len(self.image_indices)
 
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean over the classes that occur of the share of their pixels with the right class, percent."""
+        pixels = self.confusion.sum(1)
+        return float(100 * (np.diag(self.confusion)[pixels > 0] / pixels[pixels > 0]).mean()) if pixels.any() else 0.0
+
     def worst(self, number: int) -> np.ndarray:
         """Positions, in the arrays of images, of the `number` lowest intersections over union, lowest first."""
         known = np.flatnonzero(~np.isnan(self.image_iou))

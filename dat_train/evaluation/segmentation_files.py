@@ -27,7 +27,7 @@ def write_segmentation_report(
     folder: Path,
     facts: dict | None = None,
 ) -> dict:
-    """Write result.json, per_class.csv, confusion.png and worst.png into `folder`.
+    """Write result.json, per_class.csv, confusion.csv, confusion.png and worst.png into `folder`.
 
     Args:
         classes: names by class number.
@@ -41,10 +41,12 @@ def write_segmentation_report(
     result = {
         "miou": evaluation.miou,
         "pixel_accuracy": evaluation.pixel_accuracy,
+        "mean_accuracy": evaluation.mean_accuracy,
         "images": evaluation.count,
         "unreadable": evaluation.unreadable,
     } | (facts or {})
     write_text(folder / "per_class.csv", per_class_csv(evaluation, classes), "surrogateescape")
+    write_text(folder / "confusion.csv", confusion_csv(evaluation.confusion, classes), "surrogateescape")
     write_confusion_counts(evaluation.confusion, classes, folder / "confusion.png")
     scenes = [
         (evaluation.image_iou[place], *scene(int(evaluation.image_indices[place]))) for place in evaluation.worst(WORST)
@@ -67,10 +69,20 @@ def per_class_csv(evaluation: SegmentationEvaluation, classes: Sequence[str]) ->
     return text.getvalue()
 
 
+def confusion_csv(confusion: np.ndarray, classes: Sequence[str]) -> str:
+    """Pixels by true (row) and predicted class (column)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("true", *classes))
+    writer.writerows((name, *row) for name, row in zip(classes, confusion.tolist(), strict=True))
+    return text.getvalue()
+
+
 def segmentation_text(evaluation: SegmentationEvaluation, classes: Sequence[str], most: int = 12) -> str:
     """Metrics and the classes with the lowest intersection over union, as lines for the terminal."""
     lines = [
         f"mIoU {evaluation.miou:.2f} %   pixel accuracy {evaluation.pixel_accuracy:.2f} %   "
+        f"mean accuracy {evaluation.mean_accuracy:.2f} %   "
         f"{evaluation.count:,} images",
         "",
     ]

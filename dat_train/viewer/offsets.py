@@ -1,6 +1,7 @@
 """Statistics of the learned offsets: length, share at the limit, share of points outside the map."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,14 +46,14 @@ class OffsetMonitor:
 
     Args:
         every: steps between measurements.
-        images: called once, at the first measurement; returns (B, C, H, W) on the model's device, in the dtype of its
-            weights.
+        images: called once, at the first measurement; returns batches (B, C, H, W) on the model's device, in the dtype
+            of its weights. Values are means over the batches.
     """
 
-    def __init__(self, every: int, images: Callable[[], Tensor]) -> None:
+    def __init__(self, every: int, images: Callable[[], Sequence[Tensor]]) -> None:
         self.every = every
         self._make_images = images
-        self._images: Tensor | None = None
+        self._images: Sequence[Tensor] | None = None
 
     def is_due(self, step: int) -> bool:
         """Returns True if a measurement follows step `step`."""
@@ -63,16 +64,19 @@ class OffsetMonitor:
         """Scalars on the device by name, such as "offset_length/stage3.block2". Training modes are restored."""
         if self._images is None:
             self._images = self._make_images()
-        with evaluating(model), record_sampling(model) as layers:
-            model(self._images)
-        found = {}
-        for name, sampling in layers.items():
-            values = offset_statistics(model.get_submodule(f"{name}.sampling"), sampling)
-            found |= {f"{measure}/{_short(name)}": value for measure, value in zip(MEASURES, values, strict=True)}
+        found: dict[str, Tensor] = {}
+        for images in self._images:
+            with evaluating(model), record_sampling(model) as layers:
+                model(images)
+            for name, sampling in layers.items():
+                values = offset_statistics(model.get_submodule(f"{name}.sampling"), sampling) / len(self._images)
+                for measure, value in zip(MEASURES, values, strict=True):
+                    key = f"{measure}/{_short(name)}"
+                    found[key] = found[key] + value if key in found else value
         return found
 
 
 def _short(name: str) -> str:
-    """ "stages.2.blocks.1.attn" -> "stage3.block2", counted from 1."""
-    _, stage, _, block, _ = name.split(".")
+    """ "stages.2.blocks.1.attn", in any backbone -> "stage3.block2", counted from 1."""
+    stage, block = re.search(r"stages\.(\d+)\.blocks\.(\d+)\.attn$", name).groups()
     return f"stage{int(stage) + 1}.block{int(block) + 1}"

@@ -65,7 +65,8 @@ def test_queries_of_dense_models_are_pixels_of_the_image(home):
 
 @pytest.mark.parametrize("task", CLASSES)
 def test_prediction_continues_after_an_unreadable_image(task, home):
-    result = run_here("dat-predict", f"ckpt={task}.pt", "images", f"output=found/{task}", cwd=home)
+    views = ("dense.scales=[0.5,1.0]", "dense.flip=true") if task == "segmentation" else ()
+    result = run_here("dat-predict", f"ckpt={task}.pt", "images", f"output=found/{task}", *views, cwd=home)
     assert result.returncode == 1
     assert "images/d.png" in result.stderr and "1 of 4 images could not be read" in result.stderr
     if task == "segmentation":

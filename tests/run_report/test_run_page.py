@@ -30,7 +30,7 @@ def folders(tmp_path_factory):
     import torch
 
     home = tmp_path_factory.mktemp("runs")
-    watch = OffsetMonitor(2, lambda: torch.zeros(2, 3, 32, 32))
+    watch = OffsetMonitor(2, lambda: [torch.zeros(2, 3, 32, 32)])
     run_small(home / "a", max_steps=4, offsets=watch)
     run_small(home / "a", offsets=watch)
     run_small(home / "b", epochs=2, decay=0)

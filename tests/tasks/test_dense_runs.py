@@ -67,50 +67,56 @@ def test_a_killed_run_continues_to_the_same_bytes(task, scenes, tmp_path):
         assert files[0].read_bytes() == files[1].read_bytes(), name
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_two_processes_give_the_weights_of_one(task, scenes, tmp_path):
-    one = DenseRun(tmp_path / "one", *arguments(task, scenes, "dtype=fp64"))
-    assert one.wait(300) == 0, one.output
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    settings = [*TINY, *arguments(task, scenes, "dtype=fp64", f"runs_dir={tmp_path / 'two'}")]
-    done = subprocess.run(
-        [*command, "-m", "dat_train.commands.train", *settings],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+def torchrun(processes: int, command: str, *settings: str) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    run_command([*launch, "-m", f"dat_train.commands.{command}", *settings])
+
+
+def run_command(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    first, second = weights(one.run), weights(tmp_path / "two" / "run")
-    for name, value in first.items():
-        assert torch.allclose(value.double(), second[name].double(), rtol=0, atol=1e-9), name
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_trained_model_is_evaluated_and_predicts(task, scenes, tmp_path):
-    run = DenseRun(tmp_path, *arguments(task, scenes))
+def test_processes_and_accumulation_change_no_weight(task, scenes, tmp_path):
+    """One process with four micro-batches, two with two, and four with one."""
+    settings = arguments(task, scenes, "dtype=fp64", "batch_size=8", "max_steps=3")
+    one = DenseRun(tmp_path / "one", *settings)
+    assert one.wait(300) == 0, one.output
+    expected = weights(one.run)
+    for processes in (2, 4):
+        torchrun(processes, "train", *TINY, *settings, f"runs_dir={tmp_path / str(processes)}")
+        found = weights(tmp_path / str(processes) / "run")
+        for name, value in expected.items():
+            assert torch.allclose(value.double(), found[name].double(), rtol=0, atol=1e-9), (processes, name)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_trained_model_is_evaluated_the_same_by_any_number_of_processes_and_predicts(task, scenes, tmp_path):
+    run = DenseRun(tmp_path, *arguments(task, scenes, "inspect.every=3"))
     assert run.wait(300) == 0, run.output
+    assert "offset_length/stage4.block1" in (run.run / "metrics.jsonl").read_text()
     ckpt = run.run / "checkpoints" / "best.pt"
     command = [sys.executable, "-m", "dat_train.cli.main"]
-    done = subprocess.run([*command, "eval", f"ckpt={ckpt}"], capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads((run.run / "eval" / "result.json").read_text())
+    run_command([*command, "eval", f"ckpt={ckpt}"])
+    evaluated = run.run / "eval"
+    result = json.loads((evaluated / "result.json").read_text())
+    torchrun(3, "evaluate", f"ckpt={ckpt}", f"output={tmp_path / 'three'}")  # 2, 1 and 1 image
+    for name in ("per_class.csv", "confusion.csv" if task == "segmentation" else "detections.json"):
+        assert (evaluated / name).read_bytes() == (tmp_path / "three" / name).read_bytes(), name
     picture = next((scenes / "images" / "val").iterdir())
     output = tmp_path / "predictions"
-    done = subprocess.run(
-        [*command, "predict", f"ckpt={ckpt}", str(picture), f"output={output}"],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_command([*command, "predict", f"ckpt={ckpt}", str(picture), f"output={output}"])
     if task == "segmentation":
         assert result["miou"] >= 0 and result["images"] == 4
         mask = np.asarray(Image.open(output / f"{picture.stem}.mask.png"))
         assert mask.shape == Image.open(picture).size[::-1]
         areas = json.loads((output / "areas.json").read_text())[0]["classes"]
         assert sum(area["pixels"] for area in areas.values()) == mask.size
+        views = ("dense.scales=[0.5,1.0,1.5]", "dense.flip=true")
+        run_command([*command, "eval", f"ckpt={ckpt}", *views, f"output={tmp_path / 'views'}"])
+        several = json.loads((tmp_path / "views" / "result.json").read_text())
+        assert several["scales"] == [0.5, 1.0, 1.5] and several["flip"] and several["miou"] != result["miou"]
     else:
         assert set(result["box"]) == set(result["mask"]) and len(result["box"]) == 12
         found = json.loads((output / "detections.json").read_text())

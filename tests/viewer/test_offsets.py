@@ -52,7 +52,7 @@ def test_measuring_is_exact_and_keeps_modes_and_random_state():
     model = tiny_model().train()
     model.stem.eval()  # a frozen module
     images = torch.randn(2, 3, 32, 32)
-    watch = OffsetMonitor(5, lambda: images)
+    watch = OffsetMonitor(5, lambda: [images])
     assert [step for step in range(1, 12) if watch.is_due(step)] == [5, 10]
     torch.manual_seed(1)
     found = watch.measure(model)
@@ -74,7 +74,7 @@ def rows(folder):
 def test_a_run_with_measurements_has_identical_weights(tmp_path):
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     run_small(tmp_path / "plain", max_steps=5)
-    run_small(tmp_path / "watched", max_steps=5, offsets=OffsetMonitor(2, lambda: images))
+    run_small(tmp_path / "watched", max_steps=5, offsets=OffsetMonitor(2, lambda: [images]))
     plain, watched = (rows(tmp_path / name) for name in ("plain", "watched"))
     measured = [{name: row.pop(name) for name in list(row) if name.startswith("offset_")} for row in watched]
     assert [len(values) for values in measured] == [0, 3, 0, 0, 3, 0, 0]  # one deformable layer; two validations

@@ -4,6 +4,7 @@ import dataclasses
 import typing
 from dataclasses import dataclass, field
 
+from dat_train.cli.settings.dense import DenseConfig
 from dat_train.cli.settings.limits import DTYPE, POSITIVE
 from dat_train.cli.settings.setting import device_setting, setting
 from dat_train.cli.settings.train import DataConfig, ModelConfig, ValidationConfig
@@ -27,6 +28,7 @@ OptionalDataConfig = _optional(DataConfig)
 # of commands that get image files instead of a data set
 ImagesConfig = _optional(DataConfig, "workers", "mean", "std", "background")
 ViewConfig = _optional(ValidationConfig, "resize", "crop_pct", "interpolation")
+SceneViewConfig = _optional(DenseConfig, "limits", "scales", "flip")
 
 
 @dataclass
@@ -42,6 +44,7 @@ class TrainedModelConfig:
     data: ImagesConfig = field(default_factory=ImagesConfig)
     img_size: int | None = setting("resolution, pixels; null: as in training", POSITIVE, default=None)
     eval: ViewConfig = field(default_factory=ViewConfig)
+    dense: SceneViewConfig = field(default_factory=SceneViewConfig)
     ema: bool | None = setting("averaged weights (true), plain ones (false); null: averaged if any", default=None)
 
 

@@ -44,12 +44,12 @@ class DenseBackbone(nn.Module):
         getattr(self.body, "model", self.body).set_grad_checkpointing(enable)
 
 
-def create_backbone(name: str, strides: Sequence[int] = STRIDES, norm: bool = True, **kwargs) -> DenseBackbone:
-    """Dense backbone from a timm model name (the DAT models or any other with feature maps at `strides`).
+def create_backbone(name: str, output_strides: Sequence[int] = STRIDES, norm: bool = True, **kwargs) -> DenseBackbone:
+    """Dense backbone from a timm model name (the DAT models or any other with feature maps at `output_strides`).
 
     Args:
         name: timm model name, such as "datpp_tiny" or "resnet50".
-        strides: strides of the outputs, of 4, 8, 16, 32.
+        output_strides: strides of the outputs, of 4, 8, 16, 32.
         norm: LayerNorm on each output.
         kwargs: arguments of the timm model.
 
@@ -58,12 +58,12 @@ def create_backbone(name: str, strides: Sequence[int] = STRIDES, norm: bool = Tr
     """
     probe = timm.create_model(name, features_only=True, **kwargs)
     reductions = list(probe.feature_info.reduction())
-    missing = [stride for stride in strides if stride not in reductions]
+    missing = [stride for stride in output_strides if stride not in reductions]
     if missing:
         raise UserError(
             f"model={name} has feature maps at strides {reductions}, not at {missing[0]}: take another model"
         )
-    indices = tuple(probe.feature_info.out_indices[reductions.index(stride)] for stride in strides)
+    indices = tuple(probe.feature_info.out_indices[reductions.index(stride)] for stride in output_strides)
     body = timm.create_model(name, features_only=True, out_indices=indices, **kwargs)
     return DenseBackbone(body, body.feature_info.channels(), norm)
 

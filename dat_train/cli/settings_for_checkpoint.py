@@ -25,7 +25,7 @@ def settings_for_checkpoint(
 
     Args:
         config: settings of dat-eval or another command that uses a trained model; null means as in the checkpoint.
-        trained: configuration in the checkpoint, or {}.
+        trained: configuration in the checkpoint, or {}; or {"experiment": NAME} for the settings of an experiment.
         ckpt: the checkpoint's path, for messages.
         chosen: typed choices of the groups model and data. A model replaces the checkpoint's model. Data replaces
             the data set and keeps the checkpoint's normalization and evaluation view.
@@ -36,6 +36,8 @@ def settings_for_checkpoint(
         UserError: model or data are known neither from the checkpoint nor from `chosen`; impossible settings.
     """
     trained, chosen = dict(trained), dict(chosen)
+    if "experiment" in trained:
+        return _of_experiment(trained["experiment"], config, chosen, typed, images)
     if "kind" not in trained.get("data", {}) and not images:
         chosen.setdefault("data", DEFAULT_DATA)
     _require(ckpt, chosen, trained)
@@ -45,7 +47,19 @@ def settings_for_checkpoint(
         trained["data"] = {name: trained["data"][name] for name in NORMALIZATION}
 
     defaults = compose("train", [f"{group}={name}" for group, name in chosen.items()])
-    whole = OmegaConf.create(merged(merged(OmegaConf.to_container(defaults), trained), _typed(config, typed)))
+    return _finished(merged(OmegaConf.to_container(defaults), trained), config, typed, images)
+
+
+def _of_experiment(name: str, config: Settings, chosen: dict[str, str], typed: Sequence[str], images: bool) -> Settings:
+    """Settings of conf/experiment/NAME.yaml in the number format of the device, with the typed settings on top."""
+    groups = [f"experiment={name}", *(f"{group}={choice}" for group, choice in chosen.items())]
+    composed = OmegaConf.to_container(compose("train", groups))
+    return _finished(composed | {"dtype": "auto"}, config, typed, images)
+
+
+def _finished(settings: dict[str, Any], config: Settings, typed: Sequence[str], images: bool) -> Settings:
+    """Settings with the typed ones on top, checked."""
+    whole = OmegaConf.create(merged(settings, _typed(config, typed)))
     OmegaConf.resolve(whole)
     plain = OmegaConf.to_container(whole) | {"init": None}  # weights the training started from are not needed
     validate(plain, TrainConfig, images=images)

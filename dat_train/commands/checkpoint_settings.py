@@ -6,6 +6,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.published_dense import published_experiment
 from dat_train.models.published_names import is_published
 from dat_train.settings import ADDED, Settings, upgraded
 
@@ -17,10 +18,13 @@ NOT_ARGUMENTS = ("num_classes", "img_size", "in_chans", "global_pool", "drop_pat
 def trained_with(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the configuration in a checkpoint of dat-train or an exported folder.
 
-    For released weights, the normalization and evaluation view of their authors; {} for any other file.
+    For released classifiers, the normalization and evaluation view of their authors; for released models of
+    segmentation and detection {"experiment": NAME}; {} for any other file.
     """
     if checkpoint.timm_config:
         return settings_of_timm(checkpoint.timm_config)
+    if not checkpoint.config and (experiment := published_experiment(checkpoint.states.plain or {})):
+        return {"experiment": experiment}
     if not checkpoint.config and is_published(checkpoint.states.plain or {}):
         normalization = {"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)}
         return {"data": normalization, "eval": {"resize": "squash"}}

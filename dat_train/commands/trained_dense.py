@@ -72,7 +72,7 @@ def assemble_dense(settings: Settings, checkpoint: Checkpoint, ema: bool | None,
         UserError: weights of another architecture, or a file without class names.
     """
     if not checkpoint.classes:
-        raise UserError(f"{checkpoint.path} has no class names; it must be a checkpoint of dat-train")
+        raise UserError(f"{checkpoint.path} has no class names: it must be a checkpoint of dat-train or a released one")
     precision = resolve_precision(settings.dtype, resolve_device(device))
     model = task_builders(settings).model(settings, len(checkpoint.classes))
     weights = load_weights(model, checkpoint, ema=ema)

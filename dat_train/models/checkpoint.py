@@ -166,8 +166,10 @@ class Checkpoint:
     @property
     def classes(self) -> list[str]:
         """Class names by label; [] if the file does not have them."""
-        names = (self.timm_config or {}).get("label_names") or self.content.get("classes")
-        return list(names) if isinstance(names, list) else []
+        meta = self.content.get("meta")  # of published dense models
+        published = meta.get("CLASSES") if isinstance(meta, dict) else None
+        names = (self.timm_config or {}).get("label_names") or self.content.get("classes") or published
+        return list(names) if isinstance(names, list | tuple) else []
 
     def training_state(self) -> dict[str, Any]:
         """Content for resuming a run.

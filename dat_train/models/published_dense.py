@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from dat_train.models.published_names import is_published, rename_published
 
+PUBLISHED_WIDTHS = {64: "t", 96: "s", 128: "b"}  # channels of the first stage
 HEADS = {"decode_head", "bbox_head", "roi_head"}
 
 
@@ -14,6 +15,24 @@ def is_published_dense(state: dict[str, Tensor]) -> bool:
     return any(
         name.startswith(("backbone.patch_proj.", "backbone.norms.0.norm.", "backbone.norms.1.norm.")) for name in state
     )
+
+
+def published_experiment(state: dict[str, Tensor]) -> str | None:
+    """Name of the experiment (conf/experiment) of a published dense model, from its weights; None for others.
+
+    Detectors have the name with the long schedule, where both were published: the models are the same.
+    """
+    marks = {
+        "upernet_datpp_{}": "decode_head.psp_modules.",
+        "semantic_fpn_datpp_{}": "decode_head.scale_heads.",
+        "cascade_mask_rcnn_datpp_{}_3x": "roi_head.bbox_head.0.",
+        "mask_rcnn_datpp_{}_3x": "roi_head.bbox_head.",
+        "retinanet_datpp_{}_3x": "bbox_head.retina_cls.",
+    }
+    heads = [name for name, mark in marks.items() if any(key.startswith(mark) for key in state)]
+    stem = state.get("backbone.patch_proj.3.weight")
+    size = None if stem is None else PUBLISHED_WIDTHS.get(stem.shape[0])
+    return heads[0].format(size) if heads and size and is_published_dense(state) else None
 
 
 def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -7,10 +7,15 @@ import pytest
 import torch
 from commands.composing import composed
 from commands.running import run_here
+from models.released import write_released_dense
 from PIL import Image
 
 from dat_train.commands.build_task import task_builders
 from dat_train.commands.build_training import new_state
+from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.models import Checkpoint
+from dat_train.models.published_dense import published_experiment
+from dat_train.models.segmentation import create_segmentation
 from dat_train.runtime.checkpoint_file import write_checkpoint
 from dat_train.runtime.precision import resolve_precision
 
@@ -90,3 +95,28 @@ def test_prediction_continues_after_an_unreadable_image(task, home):
         )
         assert {annotation["image_id"] for annotation in found["annotations"]} <= {1, 2, 3}
         assert all(annotation["segmentation"]["counts"] for annotation in found["annotations"])
+
+
+@pytest.mark.long
+def test_released_dense_weights_get_the_settings_of_their_experiment(home):
+    model = create_segmentation("datpp_tiny", "semantic_fpn", 150)
+    write_released_dense(model, home / "released.pth", CLASSES=tuple(f"class {i}" for i in range(150)))
+    checkpoint = Checkpoint.open(home / "released.pth")
+    assert trained_with(checkpoint) == {"experiment": "semantic_fpn_datpp_t"}
+    result = run_here("dat-predict", "ckpt=released.pth", "images/a.png", "output=released", cwd=home)
+    assert result.returncode == 0, result.stderr
+    areas = json.loads((home / "released/areas.json").read_text())[0]["classes"]
+    assert sum(area["pixels"] for area in areas.values()) == 90 * 130
+
+
+def test_published_dense_models_are_known_by_their_heads_and_widths():
+    heads = {
+        "decode_head.psp_modules.0.1.conv.weight": "upernet_datpp_b",
+        "roi_head.bbox_head.0.fc_cls.weight": "cascade_mask_rcnn_datpp_b_3x",
+        "roi_head.bbox_head.fc_cls.weight": "mask_rcnn_datpp_b_3x",
+        "bbox_head.retina_cls.weight": "retinanet_datpp_b_3x",
+    }
+    for name, experiment in heads.items():
+        state = {"backbone.patch_proj.3.weight": torch.zeros(128, 64, 3, 3), name: torch.zeros(1)}
+        assert published_experiment(state) == experiment
+        assert published_experiment(state | {"backbone.patch_proj.3.weight": torch.zeros(7, 3, 3, 3)}) is None

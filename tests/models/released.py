@@ -56,3 +56,18 @@ def _convolution(value: Tensor) -> Tensor:
 def write_released(model: torch.nn.Module, path, **config) -> None:
     """Write a model's weights as the authors published theirs."""
     torch.save({"model": released_state(model.state_dict()), **config}, path)
+
+
+def write_released_dense(model: torch.nn.Module, path, **meta) -> None:
+    """Write a model with a Semantic FPN as the authors published theirs, with `meta`."""
+    state = model.state_dict()
+    inner = "backbone.body.model." if any("body.model." in name for name in state) else "backbone.body."
+    body = {name.removeprefix(inner): value for name, value in state.items() if name.startswith(inner)}
+    published = {f"backbone.{name}": value for name, value in released_state(body).items()}
+    for name, value in state.items():
+        if name.startswith("backbone.norms."):
+            published[re.sub(r"norms\.(\d+)\.", r"norms.\1.norm.", name)] = value
+        elif not name.startswith("backbone."):
+            new = re.sub(r"^neck\.inner_blocks\.(\d+)\.0\.", r"neck.lateral_convs.\1.conv.", name)
+            published[re.sub(r"^neck\.layer_blocks\.(\d+)\.0\.", r"neck.fpn_convs.\1.conv.", new)] = value
+    torch.save({"meta": meta, "state_dict": published}, path)

@@ -127,7 +127,7 @@ def _one_round(dataset: ImageDataset, batch_size: int, epoch: int) -> dict[str, 
 
 
 def loader_speeds(
-    dataset: ImageDataset, workers: Sequence[int], *, batch_size: int, rounds: int, augment: dict
+    dataset: ImageDataset, workers: Sequence[int], *, images: int, batch_size: int, rounds: int, augment: dict
 ) -> list[LoaderSpeed]:
     """Measure our loader and both forms of timm's, in turns, for each number of workers.
 
@@ -135,9 +135,10 @@ def loader_speeds(
     run on the machine, so its ratios hold on a machine that is not idle.
 
     Args:
+        images: of a round, at least. Starting the workers takes about 0.1 s of CPU time, which a round includes.
         augment: arguments of timm's create_loader for the same augmentation.
     """
-    batches = max(4, len(dataset) // batch_size)
+    batches = max(4, math.ceil(images / batch_size))
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for count in workers:
         warmup = 4 * count + 1  # more than are prefetched

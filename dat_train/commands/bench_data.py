@@ -27,7 +27,11 @@ def run(config: Settings) -> None:
     dataset = images(config)
     stages = stage_times(dataset, config.batch_size, config.repeats)
     speeds = loader_speeds(
-        dataset, config.workers, batch_size=config.batch_size, rounds=config.repeats, augment=timms_arguments(config)
+        dataset,
+        config.workers,
+        **config.only("images", "batch_size"),
+        rounds=config.repeats,
+        augment=timms_arguments(config),
     )
     alone = min(config.workers)
     per_core = next(speed.images_per_core for speed in speeds if speed.workers == alone)
@@ -51,7 +55,7 @@ def run(config: Settings) -> None:
 
 
 def images(config: Settings) -> ImageDataset:
-    """Open the training set of config.data, and take config.images of it, evenly spaced."""
+    """Open the training set of config.data, and take at most config.images of it, evenly spaced."""
     data = config.data
     if not data.kind:
         raise UserError("dat-bench data measures image files: add data=NAME data.root=FOLDER")

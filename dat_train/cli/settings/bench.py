@@ -38,7 +38,7 @@ class BenchConfig:
     kernels: str = kernels_setting()
     sizes: list[int] = setting("attention: sides of the maps", SIZES)
     workers: list[int] = setting("data: numbers of worker processes, one after the other", WORKERS)
-    images: int = setting("data: images of a round; files are evenly spaced in the training set, and read again if there are fewer", POSITIVE)
+    images: int = setting("data: images of a round, evenly spaced in the training set; read again if fewer", POSITIVE)
     batch_size: int = setting("images of a call", POSITIVE)
     img_size: int | None = setting("side of the images, pixels; null: the model's", POSITIVE)
     dtype: str = setting("auto: bf16 on CUDA, else fp32; bf16 and fp16 by autocast", DTYPE)

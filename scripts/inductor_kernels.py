@@ -35,7 +35,7 @@ from triton.backends.compiler import GPUTarget
 import dat_train.models  # noqa: F401  registers the models
 
 DEVICE = torch.device("cuda", 0)
-OF_TORCH_CUDA = "device_count current_device get_device_properties get_device_capability is_bf16_supported".split()
+OF_TORCH_CUDA = (
     "device_count",
     "current_device",
     "get_device_properties",

@@ -3,8 +3,8 @@
 TASKS = ("classification", "segmentation", "detection")
 TEST_SETS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_real")  # for dat-eval alone
 CLASSIFICATION_KINDS = ("digits", "folder", "imagenet", "hf", "shards", "csv", "fake", *TEST_SETS)  # of data
-SEGMENTATION_KINDS = ("ade20k", "masks", "digit_scenes")
-DETECTION_KINDS = ("coco", "boxes", "digit_scenes")
+SEGMENTATION_KINDS = ("ade20k", "masks", "digit_scenes", "nuclei")
+DETECTION_KINDS = ("coco", "boxes", "digit_scenes", "nuclei")
 RESIZE = ("short_side", "squash")  # of evaluation images
 DECODERS = ("upernet", "semantic_fpn")
 DETECTORS = ("retinanet", "mask_rcnn", "cascade_mask_rcnn")

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import timm
 import torch
-import torch.nn.functional as F
+from torch.utils._pytree import tree_leaves
 
 from dat_train.benchmark.clock import interleaved
 from dat_train.benchmark.peak_memory import peak_memory
 from dat_train.benchmark.result import Result
+from dat_train.benchmark.workloads import Classification
 from dat_train.errors import UserError
-from dat_train.models import count_macs, count_parameters
+from dat_train.models import count_parameters
 from dat_train.models.kernels import accelerate
 from dat_train.models.kernels.flex import allow_graphs
 
@@ -22,10 +23,11 @@ class Candidate:
 
     Args:
         name: of a timm model, DAT or another.
-        size: side of the images, pixels.
+        size: side of the images, or (height, width), pixels.
         weights, autocast: formats of the weights and, if not None, of autocast.
         compiled: compile the plain model by torch.compile.
         kernels: kernels of the eager model, as in `accelerate`.
+        task: what a step computes; None: classification.
         arguments: of timm.create_model.
 
     Raises:
@@ -36,23 +38,26 @@ class Candidate:
         self,
         name: str,
         *,
-        size: int,
+        size: int | tuple[int, int],
         batch_size: int,
         device: torch.device,
         weights: torch.dtype,
         autocast: torch.dtype | None,
         compiled: bool,
         kernels: str = "auto",
+        task: Classification | None = None,
         **arguments,
     ) -> None:
         if not timm.is_model(name):
             raise UserError(f"{name} is not a model of timm; timm.list_models() has the names")
         torch.manual_seed(0)
-        self.model = timm.create_model(name, **arguments)
+        size = (size, size) if isinstance(size, int) else size
+        self.task = task = task or Classification()
+        self.model = task.create(name, **arguments)
         try:
-            self.macs = count_macs(self.model, size)
+            self.macs = task.macs(self.model, size)
         except (AssertionError, RuntimeError, ValueError) as error:
-            raise UserError(f"{name} does not take images of {size} pixels: {error}") from None
+            raise UserError(f"{name} does not take images of {size[0]} x {size[1]} pixels: {error}") from None
         self.model.to(device, weights)
         if compiled:
             allow_graphs(64)  # models of one class share their code
@@ -62,8 +67,8 @@ class Candidate:
         self.device = device
         self.autocast = autocast
         channels = getattr(self.model, "in_chans", 3)  # not every model of timm has it
-        self.images = torch.randn(batch_size, channels, size, size, device=device, dtype=weights)
-        self.labels = torch.randint(self.model.num_classes, (batch_size,), device=device)
+        self.images = torch.randn(batch_size, channels, *size, device=device, dtype=weights)
+        self.targets = task.targets(self.model, self.images)
         fused = device.type in ("cpu", "cuda", "mps")
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=fused)
 
@@ -76,14 +81,15 @@ class Candidate:
         self.model.train()
         self.optimizer.zero_grad()
         with self._precision():
-            logits = self.forward(self.images)
-        F.cross_entropy(logits.float(), self.labels).backward()
+            loss = self.task.loss(self.forward, self.images, self.targets)
+        loss.backward()
         self.optimizer.step()
 
     def held(self) -> list[torch.Tensor]:
         """Tensors that live between steps: weights, buffers, optimizer state and batch."""
         state = [t for s in self.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
-        return [*self.model.parameters(), *self.model.buffers(), *state, self.images, self.labels]
+        targets = [leaf for leaf in tree_leaves(self.targets) if isinstance(leaf, torch.Tensor)]
+        return [*self.model.parameters(), *self.model.buffers(), *state, self.images, *targets]
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)

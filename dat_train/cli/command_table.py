@@ -112,7 +112,8 @@ dat-export ckpt=PATH format=FORMAT [SETTING=VALUE ...]     write a trained model
   dat-export ckpt=runs/digits/checkpoints/best.pt                             a folder for timm and the Hub
   dat-export ckpt=runs/digits/checkpoints/best.pt format=onnx int8=true       ONNX, also in 8 bits
   dat-export ckpt=runs/digits/checkpoints/best.pt format=torch_export         a .pt2 file
-  dat-export model=dat_t ckpt=dat_tiny_in1k_224.pth format=onnx               released weights""",
+  dat-export model=dat_t ckpt=dat_tiny_in1k_224.pth format=onnx               released weights
+  dat-export ckpt=runs/digit_scenes_segmentation/checkpoints/best.pt format=onnx     images of any height and width""",
     notes="""\
 safetensors    model.safetensors, config.json with preprocessing and class names, README.md, the model card:
                timm.create_model("local-dir:FOLDER", pretrained=True) after import dat_train.models
@@ -120,6 +121,8 @@ onnx           model.onnx for any batch, preprocessing.json, with int8=true mode
                and onnxscript (the extra "export")
 torch_export   model.pt2 for any batch, preprocessing.json
 
+Segmentation models and RetinaNet take images of any height and width in onnx and torch_export; preprocessing.json then
+has the steps after the model, and the colors of the classes. Detectors with masks cannot be exported.
 Every export is loaded again and compared with the checkpoint: equal logits for safetensors, within 1e-4 for the others.
 validate=true also compares accuracies on the validation set: that of the training, or data.root=FOLDER.""",
 )
@@ -137,7 +140,8 @@ dat-average CKPT CKPT ... [SETTING=VALUE ...]     average the weights of several
     notes="""\
 For models fine-tuned from the same weights (Wortsman et al., ICML 2022), or checkpoints of one run;
 models with different random initializations have no useful average. The result is a checkpoint for dat-eval and init=.
-kind=greedy selects on the validation data of the first checkpoint, or data=NAME; test it on other images.""",
+kind=greedy selects by the score of the task (top-1, mIoU, box AP) on the validation data of the first checkpoint, or
+data=NAME; test it on other images.""",
     positional="ckpt",
 )
 
@@ -182,11 +186,12 @@ BENCH = Command(
     schema=BenchConfig,
     groups=("model", "data", "augment"),
     usage="""\
-dat-bench [models|attention|data] [SETTING=VALUE ...]     measure speed and memory
+dat-bench [models|segmentation|detection|attention|data] [SETTING=VALUE ...]     measure speed and memory
 
   dat-bench model=dat_t baseline=swin_tiny_patch4_window7_224            compared with timm's Swin-T
   dat-bench others=[dat_small,resnet50] modes=[inference] chart=speed.png
   dat-bench model=dat_t dtype=bf16 compile=[false,true] json=speed.json
+  dat-bench segmentation model=datpp_t img_size=512 width=1024 batch_size=1
   dat-bench attention sizes=[7,14]                                       the attention module alone
   dat-bench data data=folder data.root=/my/photos workers=[1,2,4]        the input pipeline, next to timm's loader""",
     notes="""\

@@ -1,13 +1,16 @@
 """dat-average: checkpoints -> their weights -> the average -> a checkpoint."""
 
 import shlex
+import time
 from pathlib import Path
 
 from torch import Tensor
 
-from dat_train.commands.build_model import classifiers, new_model
+from dat_train.commands.build_data import evaluation_batches
+from dat_train.commands.build_model import classifiers
+from dat_train.commands.build_task import task_builders
 from dat_train.commands.checkpoint_settings import trained_with
-from dat_train.commands.evaluating import run_evaluation
+from dat_train.commands.evaluating import run_evaluation, watched
 from dat_train.commands.evaluation_data import evaluation_set
 from dat_train.commands.model_defaults import with_model_defaults
 from dat_train.commands.output_folder import output_errors
@@ -42,7 +45,7 @@ def run(config: Settings, request: Request) -> None:
         states += [_state(settings, Checkpoint.open(path), config.ema) for path in config.ckpt[1:]]
         chosen = list(range(len(states)))
         if config.kind == GREEDY:
-            chosen, state = _greedy(config, settings, first, terminal, states)
+            chosen, state = _greedy(settings, first, terminal, states, config.device)
         else:
             state = average_states(states)
     finally:
@@ -59,29 +62,45 @@ def run(config: Settings, request: Request) -> None:
 
 def _state(settings: Settings, checkpoint: Checkpoint, ema: bool | None) -> dict[str, Tensor]:
     """Weights of a checkpoint by the model's parameter names."""
-    model = new_model(settings, count_classes(checkpoint, classifiers(settings.model.timm_name)) or 0)
+    if settings.task == "classification":
+        number = count_classes(checkpoint, classifiers(settings.model.timm_name)) or 0
+    elif not (number := len(checkpoint.classes)):
+        raise UserError(f"{checkpoint.path} has no class names; it must be a checkpoint of dat-train")
+    model = task_builders(settings).model(settings, number)
     load_weights(model, checkpoint, ema=ema)
     return model.state_dict()
 
 
 def _greedy(
-    config: Settings, settings: Settings, first: Checkpoint, terminal: Terminal, states: list[dict[str, Tensor]]
+    settings: Settings, first: Checkpoint, terminal: Terminal, states: list[dict[str, Tensor]], device: str
 ) -> tuple[list[int], dict[str, Tensor]]:
     """Greedy soup on the validation set: indices of the averaged checkpoints, and their average."""
     average_states(states)  # raises an error for models that differ before any of them is evaluated
-    processes = start_processes(config.device)
+    processes = start_processes(device)
     precision = resolve_precision(settings.dtype, processes.device)
-    val_set = evaluation_set(settings, first, processes)
-    model = new_model(settings, len(val_set.classes)).to(processes.device, precision.weights)
+    builders = task_builders(settings)
+    if settings.task == "classification":
+        train_set = val_set = evaluation_set(settings, first, processes)
+    else:
+        train_set, val_set = builders.datasets(settings, processes)
+        if list(val_set.classes) != list(first.classes):
+            raise UserError(f"data={settings.data.name} has other classes than {first.path}: set data=...")
+    model = builders.model(settings, len(val_set.classes)).to(processes.device, precision.weights)
     accelerate(model, processes.device)
 
-    def top1(state: dict[str, Tensor]) -> float:
+    def score(state: dict[str, Tensor]) -> float:
         model.load_state_dict(state)
-        evaluation, _ = run_evaluation(
-            settings, processes, terminal=terminal, precision=precision, model=model, val_set=val_set
-        )
-        return evaluation.top1
+        if settings.task == "classification":
+            evaluation, _ = run_evaluation(
+                settings, processes, terminal=terminal, precision=precision, model=model, val_set=val_set
+            )
+            return evaluation.top1
+        task = builders.task(settings, train_set, precision)
+        batches = evaluation_batches(settings, val_set, processes)
+        watching = watched(batches, terminal, time.monotonic(), settings.timeout_minutes)
+        return task.evaluate(model, watching, processes).numbers[builders.score.name]
 
-    terminal.say(f"top-1 in percent on {settings.data.name}, {len(val_set):,} images")
-    chosen, state, _ = greedy_soup(states, top1, terminal.say)
+    name = builders.score.template.partition(" {")[0]
+    terminal.say(f"{name} in percent on {settings.data.name}, {len(val_set):,} images")
+    chosen, state, _ = greedy_soup(states, score, terminal.say)
     return chosen, state

@@ -12,8 +12,10 @@ from dat_train.benchmark import tables as report
 from dat_train.benchmark.attention import baseline_name, benchmark_attention
 from dat_train.benchmark.models import Candidate, benchmark_models
 from dat_train.benchmark.result import compared
+from dat_train.benchmark.workloads import DEFAULT_SIZES, workload
 from dat_train.commands import bench_data
 from dat_train.commands.request import Request
+from dat_train.errors import UserError
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import resolve_device
 from dat_train.settings import Settings
@@ -51,18 +53,21 @@ def model_rows(config: Settings, precision: Precision) -> list[dict]:
     """The chosen model, the others and the baseline, in all modes, eager and compiled by config.compile."""
     names = dict.fromkeys([config.baseline, config.model.timm_name, *config.others])
     own = config.model.args | {"img_size": config.model.img_size}
+    task = workload(config.what[0], config.dense.head, config.dense.channels)
+    height, width = image_size(config)
     results = []
     for compiled in config.compile:
         candidates = {
             name: Candidate(
                 name,
-                size=config.img_size or config.model.img_size,
+                size=(height, width),
                 batch_size=config.batch_size,
                 device=precision.device,
                 weights=precision.weights,
                 autocast=precision.autocast,
                 compiled=compiled,
                 kernels=config.kernels,
+                task=task,
                 drop_path_rate=config.model.drop_path_rate,
                 **own if name == config.model.timm_name else {},
             )
@@ -72,6 +77,21 @@ def model_rows(config: Settings, precision: Precision) -> list[dict]:
         settings = {"repeats": config.repeats, "warmup": config.warmup, "compiled": compiled}
         results += benchmark_models(candidates, config.modes, **settings)
     return compared(results, config.baseline)
+
+
+def image_size(config: Settings) -> tuple[int, int]:
+    """(height, width) of the images.
+
+    Raises:
+        UserError: compiled detectors, whose steps depend on the image.
+    """
+    if config.what[0] == "detection" and True in config.compile:
+        raise UserError("compile=[true] is not possible for detection: a detector's steps depend on the image")
+    if config.img_size is None and config.what[0] in DEFAULT_SIZES:
+        height, width = DEFAULT_SIZES[config.what[0]]
+        return height, config.width or width
+    height = config.img_size or config.model.img_size
+    return height, config.width or height
 
 
 def attention_rows(config: Settings, precision: Precision) -> list[dict]:

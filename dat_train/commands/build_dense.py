@@ -56,6 +56,16 @@ def segmentation_model(config: Settings, num_classes: int) -> nn.Module:
 
 
 def segmentation_task(config: Settings, train_set: SegmentationImages, precision: Precision) -> SemanticSegmentation:
+    """The segmentation task.
+
+    Raises:
+        UserError: class weights that are not one for each class, or UPerNet with one image at a time.
+    """
+    if config.dense.head == "upernet" and config.micro_batch_size == 1:
+        raise UserError(
+            "micro_batch_size=1 is not possible with dense.head=upernet: batch normalization of its 1 x 1 map needs "
+            f"two images; set micro_batch_size=2 (batch_size={config.batch_size} stays) or dense.head=semantic_fpn"
+        )
     return SemanticSegmentation(
         train_set.classes,
         config.img_size,
@@ -72,7 +82,7 @@ def detection_datasets(config: Settings, processes: Processes) -> tuple[Detectio
     """Training and validation set of a detection run with their transforms."""
     data, dense = config.data, config.dense
     long, short = max(dense.limits), min(dense.limits)
-    opened = opened_by_all(partial(open_coco, data.kind, data.root), processes)
+    opened = opened_by_all(partial(open_coco, data.kind, data.root, data.split_seed), processes)
     (train_folder, train_file), (val_folder, val_file) = opened
     numbers: dict[str, Any] = {"mean": data.mean, "std": data.std, "with_masks": with_masks(config)}
     transform = DetectionTrainTransform(

@@ -14,6 +14,7 @@ from dat_train.atomic import write_json
 from dat_train.commands.build_data import VIEW, evaluation_batches
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.evaluation_data import evaluation_set
+from dat_train.commands.export_dense import export_dense
 from dat_train.commands.model_defaults import with_model_defaults
 from dat_train.commands.open_checkpoint import open_checkpoint
 from dat_train.commands.output_folder import output_errors, output_folder
@@ -25,7 +26,7 @@ from dat_train.evaluation.classification import Evaluation, evaluate
 from dat_train.export.model_card import model_card
 from dat_train.export.onnx_file import OnnxModel, require_onnx, write_int8, write_onnx
 from dat_train.export.preprocessing import Preprocessing
-from dat_train.export.staging import staged_folder
+from dat_train.export.staging import EXPORTED, staged_folder
 from dat_train.export.timm_folder import load_timm_folder, write_timm_folder
 from dat_train.export.torch_export_file import ProgramModel, write_program
 from dat_train.models.checkpoint import Checkpoint
@@ -34,16 +35,6 @@ from dat_train.runtime.terminal import Terminal
 from dat_train.settings import Settings
 
 SINGLE = Processes(0, 1, 0, torch.device("cpu"))  # on the CPU, in one process
-EXPORTED = (  # file names; an earlier export is replaced as a whole
-    "README.md",
-    "accuracy.json",
-    "config.json",
-    "model.int8.onnx",
-    "model.onnx",
-    "model.pt2",
-    "model.safetensors",
-    "preprocessing.json",
-)
 
 
 def run(config: Settings, request: Request) -> None:
@@ -60,6 +51,9 @@ def run(config: Settings, request: Request) -> None:
     checkpoint = open_checkpoint(config)
     settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), measure))
     settings = settings.changed(dtype="fp32")  # half precision is a property of a device, not of the file
+    if settings.task != "classification":
+        export_dense(config, settings, checkpoint, measure)
+        return
     trained = assemble(settings, checkpoint, config.ema, "cpu")
     steps = preprocessing(trained.settings)
     # opened before the export, which takes longer

@@ -12,6 +12,7 @@ from dat_train.choices import DETECTION_KINDS
 from dat_train.data.digit_scenes import write_digit_scenes
 from dat_train.data.folders import existing_folder
 from dat_train.data.images import printable
+from dat_train.data.nuclei import write_nuclei
 from dat_train.errors import UserError, require_one_of
 
 LEAST_SIDE = 32  # pixels of an image that is trained on
@@ -94,13 +95,14 @@ class CocoFile:
         ]
 
 
-def open_coco(kind: str, root: str | None) -> tuple[tuple[Path, CocoFile], tuple[Path, CocoFile]]:
+def open_coco(kind: str, root: str | None, split_seed: int = 0) -> tuple[tuple[Path, CocoFile], tuple[Path, CocoFile]]:
     """(image folder, annotations) for training and for validation.
 
     Args:
         kind: "coco": annotations/instances_{train,val}2017.json, train2017/, val2017/; "boxes": the same without 2017,
-            images in images/train and images/val; "digit_scenes": scenes written there first.
+            images in images/train and images/val; "digit_scenes", "nuclei": written there first.
         root: folder.
+        split_seed: of kind "nuclei".
 
     Raises:
         UserError: unknown kind, or a folder or file that is not as described.
@@ -110,6 +112,8 @@ def open_coco(kind: str, root: str | None) -> tuple[tuple[Path, CocoFile], tuple
         raise UserError(f"data.root is not set: data={kind} needs data.root=PATH")
     if kind == "digit_scenes":
         write_digit_scenes(root)
+    if kind == "nuclei":
+        write_nuclei(root, split_seed)
     folder = existing_folder(root)
     parts = []
     for part in ("train", "val"):

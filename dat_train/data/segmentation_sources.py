@@ -9,6 +9,7 @@ from dat_train.data.digit_scenes import write_digit_scenes
 from dat_train.data.folders import existing_folder
 from dat_train.data.image_files import is_image, suffix_list
 from dat_train.data.images import printable
+from dat_train.data.nuclei import write_nuclei
 from dat_train.data.randomness import keyed_seed
 from dat_train.data.segmentation_dataset import LabelEncoding, SegmentationImages
 from dat_train.errors import UserError, require_one_of
@@ -45,6 +46,8 @@ def open_segmentation(
     else:
         if kind == "digit_scenes":
             write_digit_scenes(root)
+        if kind == "nuclei":
+            write_nuclei(root, split_seed)
         sets = _open_masks(Path(root), classes, val_fraction, split_seed)
     for images in sets:
         for i in range(0, len(images), max(1, len(images) // CHECKED)):

@@ -1,5 +1,9 @@
-"""Export to ONNX with a dynamic batch size, checked with onnxruntime; optional 8-bit weights. Needs extra `export`."""
+"""Export to ONNX, checked with onnxruntime; optional 8-bit weights. Needs extra `export`.
 
+The batch size is dynamic; height and width are fixed, or dynamic from a smallest side.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,20 +11,29 @@ from torch import Tensor, nn
 
 from dat_train.errors import UserError
 from dat_train.export.staging import staged_file
-from dat_train.export.torch_export_file import compare, quiet, trace
+from dat_train.export.torch_export_file import Outputs, compare, compared_shapes, quiet, trace
 
 INPUT, OUTPUT = "images", "logits"
 
 
-def write_onnx(model: nn.Module, path: Path, input_size: tuple[int, int, int], notes: dict[str, str]) -> float:
-    """Write `path` (.onnx), images (batch, C, H, W) float32 -> logits (batch, classes), and compare it with `model`.
+def write_onnx(
+    model: nn.Module,
+    path: Path,
+    input_size: tuple[int, int, int],
+    notes: dict[str, str],
+    *,
+    smallest: int | None = None,
+    outputs: Sequence[str] = (OUTPUT,),
+) -> float:
+    """Write `path` (.onnx), images (batch, C, H, W) float32 -> outputs, and compare it with `model`.
 
     Args:
-        input_size: (C, H, W), fixed in the file.
+        input_size, smallest: as in `trace`.
         notes: metadata of the file.
+        outputs: names of the model's outputs.
 
     Returns:
-        Largest absolute difference between a logit of onnxruntime and of PyTorch.
+        Largest absolute difference between an output of onnxruntime and of PyTorch.
 
     Raises:
         UserError: the difference exceeds TOLERANCE (`path` is not written), or the extra `export` is not installed.
@@ -28,13 +41,14 @@ def write_onnx(model: nn.Module, path: Path, input_size: tuple[int, int, int], n
     require_onnx()
     import onnx
 
+    graph = trace(model, input_size, smallest)
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
-            trace(model, input_size),
+            graph,
             (),
             dynamo=True,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=list(outputs),
             verbose=False,
             optimize=True,
         )
@@ -43,7 +57,7 @@ def write_onnx(model: nn.Module, path: Path, input_size: tuple[int, int, int], n
     with staged_file(path) as temporary:
         onnx.save(proto, temporary)
         onnx.checker.check_model(temporary)
-        return compare(OnnxModel(temporary), model, input_size, path)
+        return compare(OnnxModel(temporary), model, compared_shapes(input_size, smallest), path)
 
 
 def write_int8(source: Path, path: Path) -> None:
@@ -61,7 +75,7 @@ def write_int8(source: Path, path: Path) -> None:
 
 
 class OnnxModel(nn.Module):
-    """An ONNX file as a module, computed by onnxruntime on the CPU. (B, C, H, W) -> (B, classes)."""
+    """An ONNX file as a module, computed by onnxruntime on the CPU. (B, C, H, W) -> output or outputs."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -72,9 +86,9 @@ class OnnxModel(nn.Module):
         options.log_severity_level = 3  # errors
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def forward(self, images: Tensor) -> Tensor:
-        (logits,) = self.session.run([OUTPUT], {INPUT: images.cpu().numpy()})
-        return torch.from_numpy(logits)
+    def forward(self, images: Tensor) -> Outputs:
+        outputs = tuple(map(torch.from_numpy, self.session.run(None, {INPUT: images.cpu().numpy()})))
+        return outputs[0] if len(outputs) == 1 else outputs
 
 
 def require_onnx() -> None:

@@ -6,6 +6,17 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+EXPORTED = (  # file names of exports; an earlier export is replaced as a whole
+    "README.md",
+    "accuracy.json",
+    "config.json",
+    "model.int8.onnx",
+    "model.onnx",
+    "model.pt2",
+    "model.safetensors",
+    "preprocessing.json",
+)
+
 
 @contextmanager
 def staged_file(path: Path) -> Iterator[Path]:

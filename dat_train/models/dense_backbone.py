@@ -38,7 +38,10 @@ class DenseBackbone(nn.Module):
         self.norms = nn.ModuleList(LayerNorm2d(dim, eps=1e-5) if norm else nn.Identity() for dim in channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return [norm(x) for norm, x in zip(self.norms, self.body(images), strict=True)]
+        maps = self.body(images)
+        if getattr(self.body, "output_fmt", "NCHW") == "NHWC":  # Swin's
+            maps = [x.permute(0, 3, 1, 2).contiguous() for x in maps]
+        return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         getattr(self.body, "model", self.body).set_grad_checkpointing(enable)
@@ -56,7 +59,16 @@ def create_backbone(name: str, output_strides: Sequence[int] = STRIDES, norm: bo
     Raises:
         UserError: the model has no feature map at one of the strides.
     """
-    probe = timm.create_model(name, features_only=True, **kwargs)
+    kwargs = {"strict_img_size": False, **kwargs}  # Swin's argument for images of any size
+    while True:
+        try:
+            probe = timm.create_model(name, features_only=True, **kwargs)
+            break
+        except TypeError as error:  # an argument that this model does not need
+            unknown = next((key for key in ("strict_img_size", "img_size") if f"argument '{key}'" in str(error)), None)
+            if unknown not in kwargs:
+                raise
+            del kwargs[unknown]
     reductions = list(probe.feature_info.reduction())
     missing = [stride for stride in output_strides if stride not in reductions]
     if missing:
@@ -65,6 +77,9 @@ def create_backbone(name: str, output_strides: Sequence[int] = STRIDES, norm: bo
         )
     indices = tuple(probe.feature_info.out_indices[reductions.index(stride)] for stride in output_strides)
     body = timm.create_model(name, features_only=True, out_indices=indices, **kwargs)
+    for module in body.modules():
+        if hasattr(module, "dynamic_img_pad"):  # Swin's patches: images whose sides are not multiples of the patch
+            module.dynamic_img_pad = True
     return DenseBackbone(body, body.feature_info.channels(), norm)
 
 

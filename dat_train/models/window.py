@@ -103,7 +103,7 @@ def window_partition(x: Tensor, w: int, shift: tuple[int, int]) -> Tensor:
 def window_reverse(x: Tensor, w: int, shift: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Inverse of `window_partition`: (B, windows, w*w, C) -> (B, H, W, C) for size (H, W)."""
     H, W = size
-    x = rearrange(x, "b (rows columns) (y x) c -> b (rows y) (columns x) c", rows=-(-H // w), y=w)
+    x = rearrange(x, "b (rows columns) (y x) c -> b (rows y) (columns x) c", rows=(H + w - 1) // w, y=w, x=w)
     if shift != (0, 0):
         x = torch.roll(x, shift, (1, 2))
     # torch multiplies layouts that are not contiguous by trained and by frozen weights differently
@@ -135,23 +135,30 @@ def window_attention(qkv: Tensor, bias: Tensor, dropout: float) -> Tensor:
 def add_window_mask(bias: Tensor, H: int, W: int, shift: tuple[int, int]) -> Tensor:
     """Add the mask of a padded or shifted map to a bias (M, w*w, w*w).
 
-    Pairs of positions from different regions of the rolled map get -100, as published; padded keys get -inf.
-
     Returns:
         (windows, M, w*w, w*w), or the bias as it is for a map without padding and shift.
     """
     w = math.isqrt(bias.shape[-1])
     if H % w == 0 and W % w == 0 and shift == (0, 0):
         return bias
-    rows, columns = -(-H // w) * w, -(-W // w) * w
-    y, x = torch.arange(rows, device=bias.device), torch.arange(columns, device=bias.device)
-    region = (y >= rows - shift[0])[:, None] * 2 + (x >= columns - shift[1])[None] * 1
-    padded = ((y + shift[0]) % rows >= H)[:, None] | ((x + shift[1]) % columns >= W)[None]
-    region, padded = (rearrange(t, "(rows y) (columns x) -> (rows columns) (y x)", y=w, x=w) for t in (region, padded))
-    mask = torch.zeros(len(region), w * w, w * w, dtype=bias.dtype, device=bias.device)
+    return window_mask(bias, w, (H, W), shift)[:, None] + bias
+
+
+def window_mask(like: Tensor, w: int, size: tuple[int, int], shift: tuple[int, int]) -> Tensor:
+    """Mask of a padded and shifted map of size (H, W), to be added to scores: (windows, w*w, w*w).
+
+    Pairs of positions from different regions of the rolled map get -100, as published; padded keys get -inf.
+    """
+    H, W = size
+    rows, columns = (H + w - 1) // w, (W + w - 1) // w
+    y = torch.arange(rows * w, device=like.device).view(rows, 1, w, 1)
+    x = torch.arange(columns * w, device=like.device).view(1, columns, 1, w)
+    region = (y >= rows * w - shift[0]) * 2 + (x >= columns * w - shift[1]) * 1
+    padded = ((y + shift[0]) % (rows * w) >= H) | ((x + shift[1]) % (columns * w) >= W)
+    region, padded = (t.view(rows * columns, w * w) for t in (region, padded))
+    mask = torch.zeros(rows * columns, w * w, w * w, dtype=like.dtype, device=like.device)
     mask = mask.masked_fill(region[:, :, None] != region[:, None], -100.0)
-    mask = mask.masked_fill(padded[:, None], float("-inf"))
-    return mask[:, None] + bias
+    return mask.masked_fill(padded[:, None], float("-inf"))
 
 
 def relative_position_index(w: int) -> Tensor:

@@ -101,7 +101,7 @@ def test_kernels_that_do_not_work_are_left_out_with_a_warning(monkeypatch):
 def test_models_and_sizes_that_cannot_be_measured_are_named():
     with pytest.raises(UserError, match="dat_huge is not a model"):
         Candidate("dat_huge", size=224, batch_size=1, device=CPU, weights=torch.float32, autocast=None, compiled=False)
-    with pytest.raises(UserError, match="does not take images of 225 pixels"):
+    with pytest.raises(UserError, match="does not take images of 225 x 225 pixels"):
         Candidate(
             "swin_tiny_patch4_window7_224",
             size=225, batch_size=1, device=CPU, weights=torch.float32, autocast=None, compiled=False,

@@ -26,7 +26,7 @@ def test_attention_alone(tmp_path):
 
 def test_errors_of_the_user_are_one_line(tmp_path):
     wrong = run("dat-bench", "pictures", cwd=tmp_path)
-    assert wrong.returncode == 2 and "must be models, attention or data" in wrong.stderr
+    assert wrong.returncode == 2 and "must be one of models, segmentation, detection, attention, data" in wrong.stderr
 
 
 def test_the_input_pipeline_next_to_timms_loader(tmp_path):

@@ -8,7 +8,7 @@ import torch
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.errors import UserError
 from dat_train.export.onnx_file import OnnxModel, write_int8, write_onnx
-from dat_train.export.torch_export_file import compare, write_program
+from dat_train.export.torch_export_file import compare, compared_shapes, write_program
 
 SMALL = {"dims": (8, 16, 16, 24), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 3), "groups": (1, 2, 1, 3)}
 
@@ -44,11 +44,11 @@ def test_a_different_output_is_an_error_and_no_file_is_written(tmp_path, monkeyp
     model = timm.create_model("dat_nano", num_classes=5, blocks=("L", "D", "D", "D"), **SMALL).eval()
     other = timm.create_model("dat_nano", num_classes=5, blocks=("L", "D", "D", "D"), **SMALL).eval()
     with pytest.raises(UserError, match=r"differ by .* from PyTorch's, more than "):
-        compare(other, model, (3, 32, 32), tmp_path / "m.onnx")
+        compare(other, model, compared_shapes((3, 32, 32)), tmp_path / "m.onnx")
     nan = torch.nn.Module()
     nan.forward = lambda images: model(images) * float("nan")
     with pytest.raises(UserError, match="differ by nan"):
-        compare(nan, model, (3, 32, 32), tmp_path / "m.onnx")
+        compare(nan, model, compared_shapes((3, 32, 32)), tmp_path / "m.onnx")
     monkeypatch.setattr("dat_train.export.torch_export_file.TOLERANCE", -1.0)
     with pytest.raises(UserError):
         write_program(model, tmp_path / "m.pt2", (3, 32, 32), {})

@@ -2,6 +2,7 @@
 # make demo-dense   detection and segmentation of handwritten digits in scenes, in minutes
 # make test    the test suite, in minutes
 # make ablations   every ablation of the papers on the digits, and their table; under 20 minutes on two cores
+# make comparison   a small DAT against a Swin of the same size on the digits, five seeds each; minutes on two cores
 # make test-long   the tests with real kills, torchrun, full disks and exports; CI runs them too
 # make test-gpu    the tests that need a CUDA device
 # make test-demo   the example with Gradio, in an environment of its own; CI runs it too
@@ -23,7 +24,7 @@ DEMO_STAMP := $(DEMO)/.installed-$(NUMBER)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUNS ?= runs
 
-.PHONY: demo-dense test-long test-gpu test-demo help venv train ablations test lint format clean
+.PHONY: demo-dense test-long test-gpu test-demo help venv train ablations comparison test lint format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -78,6 +79,15 @@ ablations: $(USER_STAMP)
 			runs_dir=$(RUNS) & runs="$$runs $$!"; \
 	done; for run in $$runs; do wait $$run || exit 1; done
 	@$(VENV)/bin/python scripts/ablation_table.py $(RUNS)
+
+# the two models in parallel, one core each
+comparison: $(USER_STAMP)
+	@for model in dat swin; do \
+		OMP_NUM_THREADS=1 $(VENV)/bin/dat-train --multirun experiment=comparison_$$model data.workers=0 \
+			runs_dir=$(RUNS) & runs="$$runs $$!"; \
+	done; for run in $$runs; do wait $$run || exit 1; done
+	@$(VENV)/bin/python scripts/comparison_table.py $(RUNS) comparison_dat comparison_swin
+	@$(VENV)/bin/dat-report $(RUNS)/comparison_dat-seed_0 $(RUNS)/comparison_swin-seed_0
 
 test: $(STAMP)
 	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report term

@@ -9,5 +9,7 @@ RESIZE = ("short_side", "squash")  # of evaluation images
 DECODERS = ("upernet", "semantic_fpn")
 DETECTORS = ("retinanet", "mask_rcnn", "cascade_mask_rcnn")
 DISTILLATION = ("soft", "hard")
+LOSSES = ("cross_entropy", "bce")
+SCHEDULES = ("cosine", "linear", "poly", "step", "multistep", "constant")
 DTYPES = ("auto", "bf16", "fp16", "fp32", "fp64")
 KERNELS = ("auto", "plain", "triton", "flex")

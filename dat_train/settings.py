@@ -13,6 +13,12 @@ OLD_NAMES = {
     "augment.label_smoothing": "mixing.label_smoothing",
     "augment.repeats": "data.repeats",
     "optim.clip_grad": "clip_grad",
+    "falling.kind": "schedule.name",
+    "falling.warmup_steps": "schedule.warmup_steps",
+    "falling.warmup_factor": "schedule.warmup_factor",
+    "falling.power": "schedule.power",
+    "falling.milestones": "schedule.milestones",
+    "falling.gamma": "schedule.gamma",
 }
 # Settings that older configurations lack, with the value that has the behavior of that time.
 ADDED: dict[str, Any] = {
@@ -21,6 +27,12 @@ ADDED: dict[str, Any] = {
     "data.sampling": "uniform",
     "data.shuffle": "full",
     "loss.class_weights": None,
+    "loss.name": "cross_entropy",
+    "optim.name": "adamw",
+    "schedule.name": "cosine",
+    "schedule.warmup_steps": None,
+    "mixing.off_epoch": None,
+    "ema.warmup": True,
     "data.background": [255, 255, 255],  # transparency was dropped then, which is the same for opaque images
 }
 
@@ -103,9 +115,20 @@ def upgraded(config: dict[str, Any]) -> dict[str, Any]:
     Settings that the configuration lacks get the value that has the behavior of the version that wrote it.
     """
     items = flat(config)
-    moved = {new: items[old] for old, new in OLD_NAMES.items() if old in items}
+    moved = {new: items[old] for old, new in OLD_NAMES.items() if old in items} | _schedule(items)
     added = {key: value for key, value in ADDED.items() if key not in items and items}
     return merged(_without(config, OLD_NAMES), nested(added | moved))
+
+
+def _schedule(items: dict[str, Any]) -> dict[str, Any]:
+    """Settings `schedule` of a configuration in which `falling` replaced them unless its kind was null."""
+    if "falling.kind" not in items:
+        return {}
+    kind = items["falling.kind"]
+    if kind is None:
+        cosine = {"name": "cosine", "warmup_steps": None, "warmup_factor": None, "power": 1.0, "milestones": []}
+        return {f"schedule.{key}": value for key, value in (cosine | {"gamma": 0.1}).items()}
+    return {"schedule.name": {"step": "multistep"}.get(kind, kind), "schedule.min_lr": 0.0}
 
 
 def _without(config: dict[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:

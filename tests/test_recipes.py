@@ -1,14 +1,17 @@
 """`model=NAME data=imagenet` is the published recipe."""
 
+import json
+
 import pytest
 import timm
 import torch
 from commands.composing import composed
+from commands.running import run
 
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.cli.conf import conf_dir, first_comment
+from dat_train.commands.build_training import run_plan
 from dat_train.training.optimizer import parameter_groups
-from dat_train.training.plan import RunPlan
 
 IMAGENET = 1_281_167
 RECIPES = {  # drop path, lr and end lr per 1024 images, warm-up and all epochs, clipping, weight decay, resolution
@@ -25,6 +28,17 @@ TOP1 = {
     "dat_t": 82.0, "dat_s": 83.7, "dat_b": 84.0, "dat_b_384": 84.8,
     "datpp_t": 83.9, "datpp_s": 84.6, "datpp_b": 84.9, "datpp_b_384": 85.9,
 }  # fmt: skip
+
+BACKBONES = {  # drop path, optimizer, batch, lr and end lr, warm-up epochs, clipping, weight decay, copies of an image
+    "swin_t": (0.2, "adamw", 1024, 1e-3, 1e-5, 20, 5, 0.05, 1),
+    "swin_s": (0.3, "adamw", 1024, 1e-3, 1e-5, 20, 5, 0.05, 1),
+    "swin_b": (0.5, "adamw", 1024, 1e-3, 1e-5, 20, 5, 0.05, 1),
+    "deit_s": (0.1, "adamw", 1024, 1e-3, 1e-5, 5, 0, 0.05, 3),
+    "deit_b": (0.1, "adamw", 1024, 1e-3, 1e-5, 5, 0, 0.05, 3),
+    "pvt_v2_b2": (0.1, "adamw", 1024, 1e-3, 1e-5, 5, 0, 0.05, 3),
+    "convnext_t": (0.1, "adamw", 4096, 4e-3, 1e-6, 20, 0, 0.05, 1),
+    "resnet50": (0.05, "lamb", 2048, 5e-3, 1e-6, 5, 0, 0.02, 3),
+}
 
 
 def imagenet(*overrides):
@@ -56,6 +70,55 @@ def test_the_list_of_models_names_the_published_accuracy(name):
     assert f"{TOP1[name]} % top-1 on ImageNet-1K" in first_comment(conf_dir() / "model" / f"{name}.yaml")
 
 
+@pytest.mark.parametrize("model", BACKBONES)
+def test_backbones_for_comparison_have_their_own_published_recipes(model):
+    config = imagenet(f"model={model}")
+    drop_path, optimizer, batch, lr, end_lr, warmup, clip, decay, copies = BACKBONES[model]
+    assert (config.model.drop_path_rate, config.optim.name, config.batch_size) == (drop_path, optimizer, batch)
+    assert (config.optim.lr, config.schedule.min_lr) == pytest.approx((lr, end_lr))
+    assert (config.schedule.warmup_epochs, config.epochs) == (warmup, 300)
+    assert (config.clip_grad, config.optim.weight_decay, config.data.repeats) == (clip, decay, copies)
+    assert (config.img_size, config.eval.resize) == (224, "short_side")
+    plain = model != "resnet50"
+    assert config.eval.crop_pct == (0.875 if plain else 0.95)
+    assert config.loss.name == ("cross_entropy" if plain else "bce")
+    assert (config.ema.decay, config.ema.warmup) == ((0.9999, False) if model == "convnext_t" else (0, True))
+    if plain:
+        assert (config.augment.name, config.augment.rand_augment) == ("deit", "rand-m9-mstd0.5-inc1")
+        assert (config.augment.random_erasing, config.mixing.mixup, config.mixing.label_smoothing) == (0.25, 0.8, 0.1)
+    else:
+        assert (config.augment.name, config.augment.rand_augment) == ("rsb_a2", "rand-m7-mstd0.5-inc1")
+        assert (config.augment.random_erasing, config.mixing.mixup, config.mixing.label_smoothing) == (0, 0.1, 0)
+        assert (config.loss.target_threshold, config.schedule.warmup_lr) == (0.2, 1e-4)
+
+
+def test_a_chosen_augmentation_or_other_data_replace_parts_of_a_recipe():
+    chosen = imagenet("model=resnet50", "augment=three")
+    assert (chosen.augment.rand_augment, chosen.mixing.mixup, chosen.optim.name) == ("3a", 0.8, "lamb")
+    own = composed("model=resnet50", "data=folder", "data.root=photos")
+    assert (own.batch_size, own.optim.lr) == (128, pytest.approx(2.5e-3 / 8))
+    dense = composed("model=convnext_t", "data=masks", "data.root=photos", "task=segmentation")
+    assert (dense.batch_size, dense.ema.decay, dense.schedule.name) == (16, 0, "poly")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model", BACKBONES)
+def test_backbones_for_comparison_take_a_step_with_their_recipe(model, tmp_path):
+    """Of the published size, on small images, where the model has no fixed size."""
+    size = 224 if model.startswith(("deit", "swin")) else 64
+    result = run(
+        "dat-train", f"model={model}", "data=fake", "data.fake_images=4", "data.fake_classes=3", "epochs=1",
+        "batch_size=2", "micro_batch_size=2", "max_steps=1", f"img_size={size}", f"model.img_size={size}",
+        "schedule.warmup_epochs=0", "data.workers=0", "device=cpu", "name=run", cwd=tmp_path, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    plan = {line.split()[0]: line for line in result.stdout.splitlines() if line.startswith("  ")}
+    optimizer = "lamb, weight decay 0.02" if model == "resnet50" else "adamw, weight decay 0.05"
+    loss = "binary cross-entropy" if model == "resnet50" else "cross-entropy, label smoothing 0.1"
+    assert optimizer in plan["optimizer"] and loss in plan["loss"]
+    assert json.loads((tmp_path / "runs/run/summary.json").read_text())["skipped"] == 0
+
+
 def test_dat_p_is_trained_as_dat_pp():
     dat_p, datpp = (imagenet(f"model={name}") | {"model": None} for name in ("datp_t", "datpp_t"))
     assert dat_p == datpp
@@ -70,11 +133,7 @@ def test_the_learning_rate_follows_the_batch_size_unless_it_is_set():
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_schedule_at_its_start_and_end(name):
     config = imagenet(f"model={name}")
-    plan = RunPlan(
-        train_size=IMAGENET, epochs=config.epochs, max_steps=None, batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size, world_size=8, warmup_epochs=config.schedule.warmup_epochs,
-        base_lr=config.optim.lr, warmup_lr=config.schedule.warmup_lr, min_lr=config.schedule.min_lr,
-    )  # fmt: skip
+    plan = run_plan(config, IMAGENET, 8)
     assert plan.steps_per_epoch == {1024: 1251, 512: 2502}[config.batch_size]
     assert plan.steps == plan.steps_per_epoch * config.epochs
     lr = plan.learning_rate

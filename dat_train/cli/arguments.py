@@ -17,7 +17,8 @@ from dat_train.cli.conf import choices
 from dat_train.cli.settings.setting import settings
 from dat_train.errors import UserError
 
-_OPEN = ("model.args.", "hydra.", "hydra/")  # below these, anything may be set
+_ARGUMENTS = ("model.args.", "optim.args.")  # any key, for Python functions
+_OPEN = (*_ARGUMENTS, "hydra.", "hydra/")  # below these, anything may be set
 
 
 def read_arguments(command: Command, arguments: list[str]) -> tuple[list[str], dict[str, Override], list[str]]:
@@ -47,8 +48,7 @@ def read_arguments(command: Command, arguments: list[str]) -> tuple[list[str], d
         override = _parse(command, argument)
         _check_key(command, override)
         overrides[override.key_or_group] = override
-        # model.args takes any key; Hydra's sign for a new key is ++
-        open_key = f"{override.key_or_group}.".startswith("model.args.")
+        open_key = f"{override.key_or_group}.".startswith(_ARGUMENTS)  # Hydra's sign for a new key is ++
         typed[position] = f"++{argument}" if open_key and not argument.startswith(("+", "~")) else argument
     return typed + options, overrides, unnamed
 

@@ -29,6 +29,8 @@ from dat_train.errors import UserError
 from dat_train.settings import Settings
 
 FULL_LR_BATCH = 1024  # images of an update that the rate in linear_lr is for
+LARGE_DATA = ("imagenet", "hf", "shards", "fake")  # data.kind of sets with the size of ImageNet
+SMALL_DATA_BATCH = 128  # as in conf/data_recipe/folder.yaml
 
 
 def launch(command: Command, run: Callable[[Settings, Request], object] | None = None) -> None:
@@ -68,8 +70,9 @@ def launch(command: Command, run: Callable[[Settings, Request], object] | None =
 
 
 def register(name: str, schema: type) -> None:
-    """Register with Hydra the schema of conf/NAME.yaml, the resolver linear_lr, and the choice `unset`."""
+    """Register with Hydra the schema of conf/NAME.yaml, the resolvers of conf/, and the choice `unset`."""
     OmegaConf.register_new_resolver("linear_lr", linear_lr, replace=True)
+    OmegaConf.register_new_resolver("imagenet_batch", imagenet_batch, replace=True)
     ConfigStore.instance().store(name=f"schema_{name}", node=schema)
     for group in ("model", "data"):  # a sweep over models is first composed without a model
         ConfigStore.instance().store(group=group, name=UNSET, node={})
@@ -126,6 +129,14 @@ def linear_lr(rate: float, batch_size: int) -> float:
     Used in conf/ as ${linear_lr:1e-3,${batch_size}}.
     """
     return float(rate) * batch_size / FULL_LR_BATCH
+
+
+def imagenet_batch(size: int, kind: str) -> int:
+    """Batch size of a recipe for ImageNet; smaller for own images (data.kind), of which there are thousands.
+
+    Used in conf/ as ${imagenet_batch:4096,${data.kind}}.
+    """
+    return int(size) if kind in LARGE_DATA else SMALL_DATA_BATCH
 
 
 def run_name(values: dict, swept: set[str]) -> str:

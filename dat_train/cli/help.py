@@ -36,7 +36,7 @@ def _settings(command: Command) -> str:
     group = ""
     for item in settings(command.schema):
         prefix = item.key.rpartition(".")[0]
-        if item.key.endswith(".name") and prefix:
+        if item.key.endswith(".name") and prefix in (*command.groups, "model", "data", "augment"):
             continue  # follows from the choice
         if prefix != group:
             lines.append("")

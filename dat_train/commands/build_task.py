@@ -29,12 +29,15 @@ from dat_train.models.weights_file import FOLDER, HUB
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
+from dat_train.tasks.binary_cross_entropy import BinaryCrossEntropy
 from dat_train.tasks.class_weights import WeightedCrossEntropy, balanced_weights
 from dat_train.tasks.classification import ImageClassification, Images, Objective
 from dat_train.tasks.detection import ObjectDetection
 from dat_train.tasks.distillation import Distillation, cross_entropy
 from dat_train.tasks.segmentation import SemanticSegmentation
 from dat_train.training.task import Score, Task
+
+CROSS_ENTROPY = "cross_entropy"
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,14 @@ def task_builders(config: Settings) -> TaskBuilders:
     Raises:
         UserError: a setting that the task does not have.
     """
-    task = config.get("task", "classification")
-    if task != "classification" and config.get("loss", {}).get("class_weights"):
+    task, loss = config.get("task", "classification"), config.get("loss", {})
+    if task != "classification" and loss.get("class_weights"):
         raise UserError(
-            f"loss.class_weights={config.loss.class_weights} is for task=classification, not task={task}; segmentation "
+            f"loss.class_weights={loss.class_weights} is for task=classification, not task={task}; segmentation "
             "has dense.class_weights=[...]"
         )
+    if task != "classification" and loss.get("name", CROSS_ENTROPY) != CROSS_ENTROPY:
+        raise UserError(f"loss.name={loss.name} is for task=classification, not task={task}; remove it")
     return TASKS[task]
 
 
@@ -77,17 +82,37 @@ def classification(config: Settings, train_set: ImageDataset, precision: Precisi
         UserError: the teacher for distillation does not exist, or is for other images or classes; or settings that
             exclude each other.
     """
-    classes = train_set.classes
-    weighted = config.loss.class_weights is not None
+    classes, mixing = train_set.classes, config.mixing
+    off_step = None if mixing.off_epoch is None else mixing.off_epoch * (len(train_set) // config.batch_size)
     return ImageClassification(
         classes,
         Images(config.img_size, config.data.mean, config.data.std),
         precision=precision,
-        mixing=Mixing(len(classes), **config.mixing),
-        objective=weighted_objective(config, train_set, precision)
-        if weighted
-        else objective(config, classes, precision),
+        mixing=Mixing(len(classes), off_step=off_step, **mixing.without("off_epoch")),
+        objective=objective(config, train_set, precision),
     )
+
+
+def objective(config: Settings, train_set: ImageDataset, precision: Precision) -> Objective:
+    """Build the loss: cross-entropy (weighted by class or not), binary cross-entropy, or distillation with a teacher.
+
+    Raises:
+        UserError: settings that exclude each other, or a teacher that does not fit.
+    """
+    loss, distill = config.loss, config.distill
+    if loss.name == "bce":
+        for name, value in (("loss.class_weights", loss.class_weights), *distill.only("teacher", "weights").items()):
+            if value is not None:
+                key = name if "." in name else f"distill.{name}"
+                raise UserError(f"loss.name=bce and {key}={value} exclude each other; set one of them")
+        return BinaryCrossEntropy(loss.target_threshold, loss.sum_classes)
+    if loss.target_threshold is not None or loss.sum_classes:
+        raise UserError(f"loss.target_threshold and loss.sum_classes belong to loss.name=bce, not to {loss.name}")
+    if loss.class_weights is not None:
+        return weighted_objective(config, train_set, precision)
+    if distill.teacher is not None or distill.weights is not None:
+        return distillation(config, train_set.classes, precision)
+    return cross_entropy
 
 
 def weighted_objective(config: Settings, train_set: ImageDataset, precision: Precision) -> WeightedCrossEntropy:
@@ -106,18 +131,16 @@ def weighted_objective(config: Settings, train_set: ImageDataset, precision: Pre
     return WeightedCrossEntropy(weights.to(precision.device, precision.weights))
 
 
-def objective(config: Settings, classes: Sequence[str], precision: Precision) -> Objective:
-    """Build the loss: cross-entropy, or knowledge distillation if there is a teacher.
+def distillation(config: Settings, classes: Sequence[str], precision: Precision) -> Distillation:
+    """Build the loss of knowledge distillation.
 
     Raises:
         UserError: the teacher does not exist, or is for other images or classes.
     """
     distill = config.distill
-    if distill.teacher is None and distill.weights is None:
-        return cross_entropy
     teacher, mean, std = _teacher(distill.teacher, distill.weights, classes, len(config.data.mean))
     accelerate(teacher.to(precision.device, precision.weights), precision.device)
-    distillation = Distillation(
+    loss = Distillation(
         teacher,
         kind=distill.kind,
         alpha=distill.alpha,
@@ -128,8 +151,8 @@ def objective(config: Settings, classes: Sequence[str], precision: Precision) ->
         teacher_mean=mean,
         teacher_std=std,
     )
-    _try(distillation, distill.teacher or distill.weights, config.img_size, len(config.data.mean), len(classes))
-    return distillation
+    _try(loss, distill.teacher or distill.weights, config.img_size, len(config.data.mean), len(classes))
+    return loss
 
 
 def _teacher(

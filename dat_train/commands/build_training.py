@@ -24,7 +24,7 @@ from dat_train.training.plan import RunPlan
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_log import RunLog
 from dat_train.training.run_pictures import RunPictures
-from dat_train.training.schedule import FallingSchedule
+from dat_train.training.schedule import Schedule
 from dat_train.training.state import TrainState
 from dat_train.training.task import Task
 from dat_train.viewer.offsets import OffsetMonitor
@@ -42,11 +42,9 @@ def run_plan(config: Settings, train_size: int, world_size: int) -> RunPlan:
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
         world_size=world_size,
-        base_lr=config.optim.lr,
+        schedule=Schedule(base_lr=config.optim.lr, **config.schedule),
         length=config.steps,
-        falling=FallingSchedule(**config.falling) if config.falling.kind else None,
         eval_steps=config.eval.every_steps,
-        **config.schedule,
     )
 
 
@@ -56,7 +54,7 @@ def new_state(config: Settings, model: nn.Module, precision: Precision, classes:
         model,
         build_optimizer(model, **config.optim),
         precision.scaler(),
-        Ema(model, config.ema.decay) if config.ema.decay else None,
+        Ema(model, **config.ema) if config.ema.decay else None,
         classes=classes,
         config=config.plain(),
     )

@@ -15,6 +15,7 @@ from dat_train.commands.build_task import task_builders
 from dat_train.commands.build_training import new_state, new_training, run_plan
 from dat_train.commands.checkpoint_settings import continue_with
 from dat_train.commands.model_defaults import with_model_defaults
+from dat_train.commands.recipe_topics import recipe_topics
 from dat_train.commands.request import Request
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.fingerprint import class_difference, data_difference, data_fingerprint, describe_data
@@ -31,6 +32,7 @@ from dat_train.training.changed_settings import differences
 from dat_train.training.failure_report import report_failure
 from dat_train.training.freezing import freeze
 from dat_train.training.memory_estimate import estimate_memory
+from dat_train.training.optimizer import check_name, state_size
 from dat_train.training.plan import RunPlan
 from dat_train.training.resume import make_start_the_last, open_run, restore
 from dat_train.training.run_context import RunContext
@@ -51,6 +53,7 @@ def run(config: Settings, request: Request) -> None:
     """
     if config.data.kind in TEST_SETS:
         raise UserError(f"data={config.data.name} is a test set, for dat-eval; it has no training images")
+    check_name(config.optim.name)  # before the data is read
     config = with_model_defaults(config)
     with StopRequest() as stop:
         stop.at_once = True
@@ -97,7 +100,7 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
     task = builders.task(config, train_set, precision)
     if terminal.screen:
         topics = data_and_model_topics(config, facts, sets)
-        topics += [*plan.describe(), *device_topics(config, model, task, plan, precision)]
+        topics += [*plan.describe(), *recipe_topics(config), *device_topics(config, model, task, plan, precision)]
         terminal.say(table([("run", str(folder.path)), *topics]))
     if config.init and not saved:
         source = f"{config.init}:{config.model.timm_name}" if config.init in WEIGHT_SOURCES else config.init
@@ -217,7 +220,13 @@ def device_topics(
     objective = getattr(task, "objective", None)
     teachers = [objective.teacher] if isinstance(objective, Distillation) else []
     memory = estimate_memory(
-        countable(model), shape, plan.micro_batch_size, precision, ema=bool(config.ema.decay), teachers=teachers
+        countable(model),
+        shape,
+        plan.micro_batch_size,
+        precision,
+        ema=bool(config.ema.decay),
+        optimizer_state=state_size(config.optim.name, config.optim.args),
+        teachers=teachers,
     )
     compilation = ""
     if config.compile:

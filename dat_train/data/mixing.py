@@ -16,6 +16,7 @@ class Mixing:
         mixup, cutmix: alphas of their beta distributions; 0 turns one off.
         switch_prob: probability of cutmix where both are on.
         label_smoothing: mass spread over all classes.
+        off_step: step from which images are not mixed; None: never.
     """
 
     def __init__(
@@ -25,16 +26,18 @@ class Mixing:
         cutmix: float = 0.0,
         switch_prob: float = 0.5,
         label_smoothing: float = 0.0,
+        off_step: int | None = None,
     ) -> None:
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
+        self.off_step = off_step
         self.mixup = None
         if mixup > 0 or cutmix > 0:
             self.mixup = Mixup(
                 mixup, cutmix, switch_prob=switch_prob, label_smoothing=label_smoothing, num_classes=num_classes
             )
 
-    def __call__(self, images: Tensor, labels: Tensor, *key: int | str) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, labels: Tensor, *key: int | str, step: int = 0) -> tuple[Tensor, Tensor]:
         """Mix a batch.
 
         The random draws are a function of `key`. The given images are not changed, and the device is not synchronized.
@@ -42,6 +45,7 @@ class Mixing:
         Args:
             images: (B, C, H, W).
             labels: (B,) class indices.
+            step: of the run.
 
         Returns:
             mixed images, and soft targets (B, num_classes) float32.
@@ -49,7 +53,7 @@ class Mixing:
         Raises:
             UserError: an odd number of images to mix.
         """
-        if self.mixup is None:
+        if self.mixup is None or (self.off_step is not None and step >= self.off_step):
             targets = F.one_hot(labels, self.num_classes).float()
             smoothing = self.label_smoothing
             return images, targets * (1 - smoothing) + smoothing / self.num_classes

@@ -1,55 +1,76 @@
-"""Batch normalization whose running averages move once a step, whatever the number of micro-batches and processes."""
+"""Batch normalization whose running averages move once a step, whatever the number of micro-batches and processes.
+
+Each micro-batch is normalized by its own statistics. They are collected during the forward passes of a step, and the
+running averages move once by their mean. This holds for every batch normalization derived from PyTorch's, also timm's
+with an activation; the modules themselves are not replaced.
+"""
 
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-
-class BatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d that, after `defer_running_averages`, collects the statistics of training forwards.
-
-    Each micro-batch is normalized by its own mean and variance in any case.
-    """
-
-    deferred = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.deferred):
-            return super().forward(x)
-        with torch.no_grad():
-            values = (x if x.dtype == torch.float64 else x.float()).transpose(0, 1).flatten(1)
-            variance, mean = torch.var_mean(values, dim=1)
-            self.pending.append(torch.stack([mean, variance]).to(self.running_mean.dtype))
-        return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def defer_running_averages(model: nn.Module) -> None:
     """Collect the statistics of training forwards for `apply_running_averages`; drop those collected so far."""
     for module in _layers(model):
-        module.deferred, module.pending = True, []
+        if not hasattr(module, "pending"):
+            module.register_forward_pre_hook(_use_empty_averages)
+            module.register_forward_hook(_collect)
+        module.pending = []
 
 
 @torch.no_grad()
-def apply_running_averages(model: nn.Module, total: Callable[[Tensor], Tensor], micro_batches: int) -> None:
+def apply_running_averages(model: nn.Module, total: Callable[[Tensor], Tensor]) -> None:
     """Move the running averages towards the mean statistics of a step; statistics that are not finite are left out.
 
     Args:
         total: sum of a tensor over processes.
-        micro_batches: of the step, over all processes.
     """
-    layers = _layers(model)
+    layers = [module for module in _layers(model) if module.pending]  # frozen ones have none
     if not layers:
         return
-    sums = [torch.stack(module.pending).sum(0).flatten() for module in layers]  # (2 * channels,) each
-    means = total(torch.cat(sums)) / micro_batches
-    for module, mean in zip(layers, means.split([len(part) for part in sums]), strict=True):
+    # mean, variance, and the number of forwards: with gradient checkpointing, each micro-batch has two
+    sums = [torch.cat([torch.stack(module.pending).sum(0), _full(module, len(module.pending))]) for module in layers]
+    sums = total(torch.cat(sums)).split([len(part) for part in sums])
+    for module, values in zip(layers, sums, strict=True):
         module.pending = []
-        for running, value in zip((module.running_mean, module.running_var), mean.view(2, -1), strict=True):
-            running.lerp_(torch.where(torch.isfinite(value), value, running), module.momentum)
         module.num_batches_tracked += 1
+        factor = _factor(module)
+        means = (values[:-1] / values[-1]).view(2, -1)
+        for running, mean in zip((module.running_mean, module.running_var), means, strict=True):
+            running.lerp_(torch.where(torch.isfinite(mean), mean, running), factor)
 
 
-def _layers(model: nn.Module) -> list[BatchNorm2d]:
-    return [module for module in model.modules() if isinstance(module, BatchNorm2d)]
+def _use_empty_averages(module: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+    """Replace the buffers by zeros, which the forward pass moves towards the statistics of its images."""
+    if module.training:
+        module.kept = {name: getattr(module, name) for name in BUFFERS}
+        for name, buffer in module.kept.items():  # not in place: autograd refers to the buffers
+            setattr(module, name, torch.zeros_like(buffer))
+
+
+def _collect(module: _BatchNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """Collect the statistics (2 * channels,) and restore the buffers."""
+    if module.training:
+        moved = torch.cat([module.running_mean, module.running_var])
+        module.pending.append(moved / _factor(module))
+        for name, buffer in module.kept.items():
+            setattr(module, name, buffer)
+        del module.kept
+
+
+def _factor(module: _BatchNorm) -> float:
+    """Weight of new statistics, also of layers with the average of all steps (momentum=None)."""
+    return 1 / int(module.num_batches_tracked) if module.momentum is None else module.momentum
+
+
+def _full(module: _BatchNorm, value: float) -> Tensor:
+    return module.running_mean.new_full((1,), value)
+
+
+def _layers(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]

@@ -12,7 +12,6 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from dat_train.errors import UserError
-from dat_train.models.batch_norm import BatchNorm2d
 from dat_train.models.published_dense import adapt_state
 
 STRIDES = (4, 8, 16, 32)
@@ -160,7 +159,7 @@ class ConvNormAct(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, norm: bool = True) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
-        self.bn = BatchNorm2d(out_channels) if norm else nn.Identity()
+        self.bn = nn.BatchNorm2d(out_channels) if norm else nn.Identity()
         init_conv(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from dat_train.models.checkpoint import COMMENT_BYTES, MARK
 
 
 def canonical(value: object) -> object:
-    """Copy nested dicts, lists, tuples, numbers, strings and tensors so that their pickle depends on the content alone.
+    """Copy nested containers of numbers, strings and tensors so that their pickle depends on the content alone.
 
     Pickle writes an object it has met before as a reference. Equal states would give different bytes if one of them
     shared a string or tuple that the other has twice. In the copy, strings are always shared, containers and tensors
@@ -33,7 +33,7 @@ def canonical(value: object) -> object:
         return type(value)([canonical(item) for item in value])
     if isinstance(value, str):
         return sys.intern(str(value))
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, bool | torch.dtype):
         return value
     for kind in (int, float):
         if isinstance(value, kind):

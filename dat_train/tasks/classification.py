@@ -96,4 +96,4 @@ class ImageClassification:
         """Mixed images (B, C, H, W) and soft targets (B, classes), float32, on the device."""
         images = prepare_images(batch, self.precision.device, self.precision.weights)
         labels = batch.labels.to(self.precision.device, non_blocking=True)
-        return self.mixing(images, labels, "mixup", *draw)
+        return self.mixing(images, labels, "mixup", *draw, step=draw.step)

@@ -16,7 +16,7 @@ def differences(old: dict, new: dict, may_change: Set[str]) -> list[tuple[str, A
     before, after = flat(_with_current_names(old)), flat(_with_current_names(new))
     changed = []
     for key in sorted(before.keys() | after.keys()):
-        if key not in before and not key.startswith("model.args."):
+        if key not in before and not key.startswith(("model.args.", "optim.args.")):
             continue  # the run is older than the setting and its value is not in `settings.ADDED`
         was, now = before.get(key), after.get(key)
         shorter = key == "epochs" and was is not None and now is not None and now < was

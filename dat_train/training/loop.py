@@ -16,7 +16,7 @@ from dat_train.models.batch_norm import apply_running_averages, defer_running_av
 from dat_train.runtime.batch_feed import TIMEOUT_MINUTES, Feed, Stopped, feed_once
 from dat_train.training.checkpoint_writer import CheckpointWriter
 from dat_train.training.freezing import training_mode
-from dat_train.training.optimizer import set_learning_rate
+from dat_train.training.optimizer import set_learning_rate, update
 from dat_train.training.plan import RunPlan
 from dat_train.training.resume import go_back
 from dat_train.training.run_context import RunContext
@@ -58,8 +58,8 @@ class Training:
     """A training run; `run()` is the loop.
 
     The result is a function of state, task, data, plan and options, up to the order of floating-point sums: every
-    random draw is keyed by (seed, step, micro-batch), and the learning rate depends on the step only. The host waits
-    for the device only once in `log_every` steps, before a checkpoint and before a validation.
+    random draw is keyed by (seed, step, micro-batch), and the learning rate depends on the step only. With adamw, the
+    host waits for the device only once in `log_every` steps, before a checkpoint and before a validation.
 
     Args:
         state: initial state; holds the result.
@@ -120,7 +120,7 @@ class Training:
         while state.step < plan.steps:
             # One step: the gradient of `batch_size` samples over all processes, one update.
             loss, parts, unreadable = self._gradients()
-            apply_running_averages(state.model, self.processes.sum_, plan.micro_batches)
+            apply_running_averages(state.model, self.processes.sum_)
             numbers = self._update(loss)
             state.step += 1
 
@@ -164,7 +164,7 @@ class Training:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # newer torch renames broadcast_buffers
             forward = DistributedDataParallel(
                 forward,
-                broadcast_buffers=False,  # buffers are constants
+                broadcast_buffers=False,  # buffers are constants, or equal averages in all processes
                 gradient_as_bucket_view=True,
                 static_graph=True,  # every weight gets a gradient in every step, also where drop path drops a branch
             )
@@ -220,8 +220,8 @@ class Training:
     def _update(self, loss: Tensor) -> Tensor:
         """Clip the gradient and update weights and their average, unless loss or gradient is not finite.
 
-        The decision is made on the device, from numbers that all processes share, and applied by the optimizer's
-        kernel, so the host does not wait. The optimizer's step count does not change in a skipped step.
+        The decision is made on the device, from numbers that all processes share. With adamw, the optimizer's kernel
+        applies it, so the host does not wait. The optimizer's step count does not change in a skipped step.
 
         With fp16, gradients of a finite loss overflow whenever the scaler tries a scale that is too large; it then
         halves the scale. This is not a failure as long as the scale is above 1.
@@ -236,9 +236,7 @@ class Training:
         skip = (~torch.isfinite(loss + norm)).float()
         scaled = state.scaler.scale(torch.ones_like(loss)) > 1  # before the scaler is updated with this step
         failed = skip * ~(scaled & torch.isfinite(loss))
-        state.optimizer.found_inf = skip
-        state.optimizer.step()
-        del state.optimizer.found_inf
+        update(state.optimizer, skip)
         state.scaler.update()
         if state.ema:
             state.ema.update(state.model, state.step)

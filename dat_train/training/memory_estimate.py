@@ -17,6 +17,7 @@ def estimate_memory(
     precision: Precision,
     *,
     ema: bool,
+    optimizer_state: float = 2.0,
     teachers: Sequence[nn.Module] = (),
 ) -> dict[str, int]:
     """Bytes on the device, by use.
@@ -28,13 +29,14 @@ def estimate_memory(
 
     Args:
         image_shape: (C, H, W).
+        optimizer_state: bytes of the optimizer's state over those of the trained weights, see `optimizer.state_size`.
         teachers: further models on the device, without gradients. Their activations are freed in their forward pass
             and are left out.
     """
     parameters = list(model.parameters())
     weights = _weight_bytes(model)
     trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
-    estimate = {"weights": weights, "gradients": trained, "optimizer": 2 * trained}
+    estimate = {"weights": weights, "gradients": trained, "optimizer": round(optimizer_state * trained)}
     if ema:
         estimate["average"] = weights
     if teachers:

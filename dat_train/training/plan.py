@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dat_train.errors import UserError
-from dat_train.training.schedule import FallingSchedule, learning_rate
+from dat_train.training.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,8 @@ class RunPlan:
     Args:
         train_size: samples of one epoch.
         epochs: length of the learning-rate schedule, and of the run unless `max_steps` ends it before.
-        warmup_epochs: counted inside `epochs`.
+        schedule: learning rate; its warm-up counts inside `epochs`.
         length: steps of the schedule, in place of `epochs`.
-        falling: schedule other than the cosine; then warmup_epochs, warmup_lr and min_lr are not used.
         eval_steps: steps between validations, in place of epochs.
 
     Raises:
@@ -31,12 +30,8 @@ class RunPlan:
     batch_size: int
     micro_batch_size: int
     world_size: int
-    warmup_epochs: float
-    base_lr: float
-    warmup_lr: float
-    min_lr: float
+    schedule: Schedule
     length: int | None = None
-    falling: FallingSchedule | None = None
     eval_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -52,19 +47,29 @@ class RunPlan:
                 f"batch_size={self.batch_size} is not a multiple of micro_batch_size * world_size = {unit}; "
                 f"{self._nearest(unit)}"
             )
-        if self.warmup_epochs > self.epochs and not self.falling:
-            raise UserError(
-                f"schedule.warmup_epochs={self.warmup_epochs:g} is longer than epochs={self.epochs}, inside which "
-                f"the warm-up counts; use schedule.warmup_epochs={self.epochs // 10}"
-            )
+        self._check_warmup()
 
     def _check_positive(self) -> None:
         for name in ("epochs", "batch_size", "micro_batch_size", "max_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name}={value} must be at least 1")
-        if self.warmup_epochs < 0:
-            raise UserError(f"schedule.warmup_epochs={self.warmup_epochs:g} must not be negative")
+
+    def _check_warmup(self) -> None:
+        """Refuse a warm-up that does not end. One that multiplies the rate (`warmup_factor`) may be longer."""
+        schedule = self.schedule
+        if schedule.warmup_factor is not None or self.warmup_steps <= self.scheduled_steps:
+            return
+        if schedule.warmup_steps is not None:
+            raise UserError(
+                f"schedule.warmup_steps={schedule.warmup_steps} is longer than the schedule of {self.scheduled_steps} "
+                f"steps, inside which the warm-up counts; use schedule.warmup_steps={self.scheduled_steps // 10}"
+            )
+        length = f"steps={self.length}" if self.length else f"epochs={self.epochs}"
+        raise UserError(
+            f"schedule.warmup_epochs={schedule.warmup_epochs:g} is longer than {length}, inside which "
+            f"the warm-up counts; use schedule.warmup_epochs={self.scheduled_steps // self.steps_per_epoch // 10}"
+        )
 
     def _nearest(self, unit: int) -> str:
         """Possible values for a batch that is not a multiple of `unit`: other batches, or another micro-batch."""
@@ -103,7 +108,7 @@ class RunPlan:
 
     @property
     def warmup_steps(self) -> int:
-        return round(self.warmup_epochs * self.steps_per_epoch)
+        return self.schedule.warmup_length(self.steps_per_epoch)
 
     @property
     def micro_batches(self) -> int:
@@ -116,16 +121,7 @@ class RunPlan:
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of the update from `step` to `step` + 1."""
-        if self.falling:
-            return self.falling.rate(step, self.base_lr, self.scheduled_steps, self.steps_per_epoch)
-        return learning_rate(
-            step,
-            base_lr=self.base_lr,
-            warmup_steps=self.warmup_steps,
-            warmup_lr=self.warmup_lr,
-            min_lr=self.min_lr,
-            total_steps=self.scheduled_steps,
-        )
+        return self.schedule.rate(step, self.scheduled_steps, self.steps_per_epoch)
 
     def epochs_done(self, step: int) -> int:
         return step // self.steps_per_epoch
@@ -156,8 +152,5 @@ class RunPlan:
             batch += f" on {self.world_size} processes"
         if self.micro_batches > self.world_size:
             batch += f", in {self.micro_batches // self.world_size} turns"
-        warmup = f"{self.warmup_lr:.3g} rising to {self.base_lr:.3g} in {self.warmup_steps:,} steps"
-        rate = f"{warmup if self.warmup_steps else f'{self.base_lr:.3g}'}, cosine to {self.min_lr:.3g}"
-        if self.falling:
-            rate = self.falling.text(self.base_lr)
+        rate = self.schedule.text(self.warmup_steps)
         return [("length", length), ("batch", batch), ("lr", rate)]

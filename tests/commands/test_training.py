@@ -85,8 +85,9 @@ def test_the_summary_has_the_names_scripts_rely_on(home):
 
 def test_the_output_starts_with_the_plan_and_ends_with_the_result(home):
     lines = (home / "said.txt").read_text().splitlines()
-    topics = [line.split()[0] for line in lines[:9]]
-    assert topics == ["run", "model", "data", "classes", "length", "batch", "lr", "device", "memory"]
+    topics = [line.split()[0] for line in lines[:13]]
+    recipe = ["optimizer", "loss", "augment", "average"]
+    assert topics == ["run", "model", "data", "classes", "length", "batch", "lr", *recipe, "device", "memory"]
     assert not any("\x1b" in line or line != line.rstrip() for line in lines)  # no terminal: plain lines
     assert any(re.match(r"step 10/10   epoch 2.00   loss \d", line) for line in lines)
     assert lines[-1] == "  dat-eval ckpt=runs/digits/checkpoints/best.pt"

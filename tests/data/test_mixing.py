@@ -80,6 +80,14 @@ def test_draws_depend_on_the_key_alone_and_images_are_not_changed(images):
     assert torch.equal(images, before)
 
 
+def test_from_the_off_step_on_images_are_not_mixed_and_labels_stay_smoothed(images):
+    mixing = Mixing(CLASSES, mixup=0.8, cutmix=1.0, label_smoothing=0.1, off_step=5)
+    assert not torch.equal(mixing(images, LABELS, "mixup", 0, step=4)[0], images)
+    same, targets = mixing(images, LABELS, "mixup", 0, step=5)
+    assert torch.equal(same, images)
+    torch.testing.assert_close(targets, Mixing(CLASSES, label_smoothing=0.1)(images, LABELS)[1])
+
+
 def test_an_odd_batch_is_refused_with_the_way_out():
     with pytest.raises(UserError) as caught:
         Mixing(CLASSES, mixup=0.8)(torch.zeros(3, 3, 8, 8), LABELS[:3], "mixup", 0)

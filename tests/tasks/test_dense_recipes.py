@@ -13,7 +13,6 @@ from dat_train.errors import UserError
 from dat_train.runtime.precision import resolve_precision
 from dat_train.tasks.segmentation import SemanticSegmentation
 from dat_train.training.optimizer import parameter_groups
-from dat_train.training.schedule import FallingSchedule
 
 SEGMENTATION = {  # drop path, lr, decay, steps, batch, power, warm-up, validation, dtype, mIoU
     "semantic_fpn_datpp_t": (0.4, 2e-4, 1e-4, 40_000, 32, 0.9, 0, 4_000, "fp32", 48.4),
@@ -59,7 +58,8 @@ def test_segmentation_recipes_are_the_published_ones(name):
     assert config.model.drop_path_rate == drop_path and config.dense.head == name.partition("_datpp")[0]
     assert (config.optim.lr, config.optim.weight_decay, config.clip_grad) == (lr, decay, 0)
     assert (config.steps, config.batch_size, config.eval.every_steps) == (steps, batch, every)
-    assert (config.falling.kind, config.falling.power, config.falling.warmup_steps) == ("poly", power, warmup)
+    schedule = config.schedule
+    assert (schedule.name, schedule.power, schedule.warmup_steps, schedule.min_lr) == ("poly", power, warmup, 0)
     assert config.dtype == dtype and f"{miou} % mIoU" in text(name)
     assert list(config.dense.limits) == [2048, 512] and list(config.dense.ratio) == [0.5, 2.0]
     assert config.model.grad_checkpointing == name.startswith("upernet")
@@ -73,8 +73,9 @@ def test_detection_recipes_are_the_published_ones(name):
     assert (config.task, config.data.kind, config.dense.head) == ("detection", "coco", name.partition("_datpp")[0])
     assert config.model.drop_path_rate == drop_path and config.dtype == dtype
     assert (config.optim.lr, config.optim.weight_decay, config.clip_grad) == (lr, 0.05, 0)
-    assert (config.epochs, list(config.falling.milestones), config.batch_size) == (epochs, milestones, 64)
-    assert (config.falling.kind, config.falling.warmup_steps, config.falling.warmup_factor) == ("step", 500, 1e-3)
+    assert (config.epochs, list(config.schedule.milestones), config.batch_size) == (epochs, milestones, 64)
+    schedule = config.schedule
+    assert (schedule.name, schedule.warmup_steps, schedule.warmup_factor) == ("multistep", 500, 1e-3)
     assert f"{ap} box AP" in text(name)
 
 
@@ -93,15 +94,6 @@ def test_class_weights_are_one_for_each_class():
     with pytest.raises(UserError, match="2 numbers for 3 classes"):
         precision = resolve_precision("fp32", torch.device("cpu"))
         SemanticSegmentation("abc", 8, [0.5] * 3, [0.5] * 3, precision=precision, class_weights=[1, 2])
-
-
-def test_poly_and_step_schedules_multiply_the_warm_up_onto_the_falling_rate():
-    poly = FallingSchedule("poly", warmup_steps=10, warmup_factor=0.1, power=0.9)
-    assert poly.rate(0, 1.0, 100, 10) == pytest.approx(0.1)
-    assert poly.rate(5, 1.0, 100, 10) == pytest.approx(0.95**0.9 * (1 - 0.5 * 0.9))
-    assert poly.rate(50, 1.0, 100, 10) == pytest.approx(0.5**0.9)
-    step = FallingSchedule("step", milestones=(2, 3))
-    assert [step.rate(s, 1.0, 50, 10) for s in (19, 20, 29, 30)] == pytest.approx([1, 0.1, 0.1, 0.01])
 
 
 @pytest.mark.parametrize("name", ["upernet_datpp_t", "cascade_mask_rcnn_datpp_t_1x"])

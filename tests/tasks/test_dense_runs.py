@@ -19,7 +19,7 @@ TINY = [
     *("model=datpp_t", "model.img_size=96", "img_size=96", "model.drop_path_rate=0.2", "device=cpu", "name=run"),
     "++model.args={dims:[8,16,16,24],depths:[1,1,1,1],num_heads:[1,2,2,3],groups:[1,1,2,1]}",
     *("data=digit_scenes", "data.workers=1", "dense.limits=[128,96]", "batch_size=4", "micro_batch_size=2"),
-    *("max_steps=6", "falling.warmup_steps=2", "optim.lr=1e-3", "checkpoint.every_minutes=0", "log.every=1"),
+    *("max_steps=6", "schedule.warmup_steps=2", "optim.lr=1e-3", "checkpoint.every_minutes=0", "log.every=1"),
 ]
 TASKS = {
     "segmentation": ["task=segmentation", "dense.head=upernet", "dense.channels=16", "steps=6", "eval.every_steps=3"],

@@ -30,6 +30,7 @@ from dat_train.training.resume import make_start_the_last, open_run, restore
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.run_log import RunLog
+from dat_train.training.schedule import Schedule
 from dat_train.training.state import TrainState
 
 CLASSES = 4
@@ -61,6 +62,7 @@ def small_training(
     decay: float = 0.9,
     every_minutes: float = 10,
     keep: int = 0,
+    optimizer: str = "adamw",
     model: torch.nn.Module | None = None,
     **settings,
 ) -> Training:
@@ -86,16 +88,13 @@ def small_training(
         batch_size=batch_size,
         micro_batch_size=micro_batch_size,
         world_size=processes.world_size,
-        warmup_epochs=1,
-        base_lr=1e-3,
-        warmup_lr=1e-5,
-        min_lr=1e-5,
+        schedule=Schedule(warmup_epochs=1, base_lr=1e-3, warmup_lr=1e-5, min_lr=1e-5),
     )
     precision = resolve_precision(dtype, processes.device)
     model = (model or tiny_model()).to(precision.weights)
     state = TrainState(
         model,
-        build_optimizer(model, lr=1e-3, weight_decay=0.05),
+        build_optimizer(model, name=optimizer, lr=1e-3, weight_decay=0.05),
         precision.scaler(),
         Ema(model, decay) if decay else None,
         config={"seed": 0},

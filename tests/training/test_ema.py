@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.utils import ModelEmaV2
 
 from dat_train.training.ema import Ema
 
@@ -22,6 +23,17 @@ def test_the_average_is_the_recursion_and_short_at_the_beginning():
         decay = min(0.5, (1 + step) / (10 + step))  # 0.1, 2/11, ... and 0.5 from step 8 on
         expected = decay * expected + (1 - decay) * model[0].weight.detach()
         assert (ema.model[0].weight - expected).abs().max() < 1e-12
+
+
+def test_without_warm_up_the_decay_is_constant_as_in_timm():
+    model = a_model()
+    ours, theirs = Ema(model, 0.9, warmup=False), ModelEmaV2(model, 0.9)
+    for step in range(5):
+        with torch.no_grad():
+            model[0].weight += torch.randn(4, 3)
+        ours.update(model, step)
+        theirs.update(model)
+    torch.testing.assert_close(ours.model[0].weight, theirs.module[0].weight)
 
 
 def test_buffers_are_copies_of_the_current_ones():

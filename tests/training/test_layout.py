@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import timm
 import torch
 from training.small_run import in_processes, run_small
 
@@ -91,3 +92,33 @@ def test_resuming_on_four_processes_is_exact(tmp_path):
         Checkpoint.open(tmp_path / name / "checkpoints" / "last.pt").content for name in ("through", "twice")
     )
     assert all(furthest(through[part], twice[part]) == 0 for part in ("model", "optimizer", "ema"))
+
+
+def batch_norm_model():
+    """A small ResNet with stochastic depth."""
+    torch.manual_seed(0)
+    return timm.create_model("test_resnet", num_classes=4, drop_path_rate=0.1)
+
+
+@pytest.fixture(scope="module")
+def resnet_alone(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("resnet"), 1, dtype="fp64", model=batch_norm_model())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_batch_normalization_does_not_depend_on_the_number_of_processes(resnet_alone, tmp_path, world_size):
+    """Weights, optimizer, running averages and their average, after 10 steps of 4 micro-batches and 4 validations."""
+    state, rows = run(tmp_path, world_size, dtype="fp64", model=batch_norm_model())
+    assert any(name.endswith("running_var") for name in state["model"])
+    assert furthest(resnet_alone[0], state) < 1e-9
+    assert furthest(resnet_alone[1], rows) < 1e-9
+
+
+@pytest.mark.long
+def test_batch_normalization_is_resumed_exactly_on_two_processes(tmp_path):
+    run(tmp_path / "through", 2, max_steps=4, eval_every=9, model=batch_norm_model())
+    for steps in (2, 4):
+        run(tmp_path / "twice", 2, max_steps=steps, eval_every=9, model=batch_norm_model())
+    through, twice = ((tmp_path / name / "checkpoints/last.pt").read_bytes() for name in ("through", "twice"))
+    assert through == twice

@@ -1,16 +1,25 @@
-"""AdamW with two parameter groups, and skipped steps."""
+"""Optimizers by name: parameter groups, skipped steps, exact resume."""
+
+import io
 
 import pytest
+import timm
 import torch
 from timm.optim import param_groups_layer_decay
 from training.small_run import tiny_model
 
+from dat_train.errors import UserError
+from dat_train.runtime.checkpoint_file import canonical
 from dat_train.training.optimizer import (
     build_optimizer,
     learning_rate_scales,
+    optimizer_names,
     parameter_groups,
     set_learning_rate,
+    state_size,
+    update,
 )
+from dat_train.training.state import TrainState
 
 
 @pytest.fixture(scope="module")
@@ -69,26 +78,113 @@ def test_five_steps_are_those_of_the_paper():
         assert (getattr(layer, name) - expected).abs().max() < 1e-12
 
 
-def test_a_step_with_found_inf_leaves_weights_moments_and_count():
-    layer = torch.nn.Linear(4, 3)
-    optimizer = build_optimizer(layer, lr=0.1, weight_decay=0.3)
+def small_state(name: str, **settings) -> TrainState:
+    """A convolution and a linear layer with an optimizer over two groups."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(32, 6)]
+    model = torch.nn.Sequential(*layers)
+    optimizer = build_optimizer(model, name=name, lr=1e-2, weight_decay=0.1, **settings)
+    return TrainState(model, optimizer, torch.amp.GradScaler("cpu", enabled=False))
 
-    def content():
-        moments = [value for parameter in layer.parameters() for value in optimizer.state[parameter].values()]
-        return torch.cat([value.detach().flatten().clone() for value in [*layer.parameters(), *moments]])
 
-    for parameter in layer.parameters():
-        parameter.grad = torch.ones_like(parameter)
+def train(state: TrainState, steps: range, bad: tuple[int, ...] = ()) -> None:
+    """Steps on images that depend on the number of the step; the gradients of steps in `bad` are not finite."""
+    for step in steps:
+        images = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(step))
+        state.model.zero_grad(set_to_none=False)
+        (state.model(images).square().mean() * (torch.nan if step in bad else 1.0)).backward()
+        set_learning_rate(state.optimizer, 1e-2 * (step + 1))
+        update(state.optimizer, torch.tensor(float(step in bad)))
+        state.step += 1
+
+
+def content(state: TrainState) -> bytes:
+    """Bytes of a checkpoint."""
+    file = io.BytesIO()
+    torch.save(canonical(state.save(0)), file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(name):
+    through, first, second = (small_state(name) for _ in range(3))
+    start = content(through)
+    train(through, range(4))
+    train(first, range(2))
+    second.load(torch.load(io.BytesIO(content(first)), weights_only=True))
+    train(second, range(2, 4))
+    assert content(second) == content(through) != start
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_skipped_steps_change_neither_weights_nor_state(name):
+    """Also the first step of a run, before which an optimizer has no state."""
+    with_gaps, without = small_state(name), small_state(name)
+    train(with_gaps, range(0, 1), bad=(0,))
+    for step in (1, 2):
+        train(with_gaps, range(step, step + 1))
+        train(without, range(step, step + 1))
+    before = canonical([with_gaps.model.state_dict(), with_gaps.optimizer.state_dict()])
+    train(with_gaps, range(3, 4), bad=(3,))
+    after = canonical([with_gaps.model.state_dict(), with_gaps.optimizer.state_dict()])
+    for group in [*before[1]["param_groups"], *after[1]["param_groups"]]:
+        del group["lr"]  # follows the step
+    assert equal(before, after)
+    assert all(map(torch.equal, with_gaps.model.parameters(), without.model.parameters()))
+
+
+def equal(a: object, b: object) -> bool:
+    """Returns True if two nested states have the same content."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def test_optimizers_are_those_of_timm_with_its_defaults():
+    groups = small_state("sgd").optimizer.param_groups
+    assert all(group["momentum"] == 0.9 and group["nesterov"] for group in groups)
+    assert type(small_state("lamb").optimizer).__module__ == "timm.optim.lamb"
+    assert small_state("lamb").optimizer.defaults["eps"] == 1e-6  # its own, not AdamW's
+    assert small_state("lion").optimizer.defaults["betas"] == (0.9, 0.99)
+    assert small_state("lion", args={"betas": [0.95, 0.98]}).optimizer.defaults["betas"] == (0.95, 0.98)
+
+
+def test_muon_leaves_tables_of_positions_and_biases_to_adamw():
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, embed_dim=32, num_heads=2, num_classes=4)
+    optimizer = build_optimizer(model, name="muon", lr=1e-2, weight_decay=0.1)
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
     optimizer.step()
-    before = content()
-    for parameter in layer.parameters():
-        parameter.grad = torch.full_like(parameter, torch.inf)
-    optimizer.found_inf = torch.ones(())
-    optimizer.step()
-    assert torch.equal(content(), before)
-    optimizer.found_inf = torch.zeros(())
-    optimizer.step()
-    assert not torch.equal(content(), before)
+    fallback = {name for name, p in model.named_parameters() if not optimizer.state[p]["use_muon"]}
+    matrices = {name for name, p in model.named_parameters() if p.ndim > 1 and name not in model.no_weight_decay()}
+    assert fallback == {name for name, _ in model.named_parameters()} - matrices and "pos_embed" in fallback
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"name": "adamm"}, "optim.name=adamm does not exist; one of adabelief, "),
+        ({"name": "kron"}, "optim.name=kron is not supported: it draws random numbers"),
+        ({"name": "fusedlamb"}, "optim.name=fusedlamb does not exist"),
+        ({"name": "lion", "args": {"eps": 1e-6}}, "optim.args.eps: lion has no such argument; it has betas, "),
+        ({"name": "lion", "betas": (0.9, 0.95)}, "optim.betas=[0.9, 0.95] and optim.eps=1e-08 are settings of adam"),
+        ({"name": "sgd", "args": {"momentum": -1}}, "optim.name=sgd: Invalid momentum value: -1"),
+        ({"name": "adamw", "layer_decay": 0.8}, "optim.layer_decay=0.8: Linear does not define layers (group_matcher)"),
+    ],
+)
+def test_impossible_settings_are_one_line(settings, text):
+    with pytest.raises(UserError) as caught:
+        build_optimizer(torch.nn.Linear(2, 3), lr=1e-3, weight_decay=0.1, **settings)
+    assert str(caught.value).startswith(text) and "\n" not in str(caught.value)
+
+
+def test_the_size_of_the_state_is_measured():
+    sizes = {name: state_size(name) for name in ("adamw", "sgd", "lamb", "lion", "muon")}
+    assert sizes == {"adamw": 2, "sgd": 1, "lamb": 2, "lion": 1, "muon": 1}
+    assert state_size("sgd", {"momentum": 0.0, "nesterov": False}) == 0
 
 
 def test_layers_nearer_to_the_image_have_lower_learning_rates(model):

@@ -7,12 +7,14 @@ import pytest
 
 from dat_train.errors import UserError
 from dat_train.training.plan import RunPlan
+from dat_train.training.schedule import Schedule
 
 
 def plan(**settings) -> RunPlan:
     usual = {"train_size": 10_000, "epochs": 30, "max_steps": None, "batch_size": 384, "micro_batch_size": 32}
     rates = {"warmup_epochs": 2, "base_lr": 1e-3, "warmup_lr": 1e-6, "min_lr": 1e-5}
-    return RunPlan(**(usual | {"world_size": 2} | rates | settings))
+    rates |= {name: settings.pop(name) for name in ("warmup_epochs", "warmup_steps") if name in settings}
+    return RunPlan(**(usual | {"world_size": 2, "schedule": Schedule(**rates)} | settings))
 
 
 def test_everything_follows_from_epochs_batch_sizes_and_processes():
@@ -87,6 +89,11 @@ def test_the_warm_up_may_be_part_of_an_epoch():
             "use schedule.warmup_epochs=3",
         ),
         ({"warmup_epochs": -1}, "schedule.warmup_epochs=-1 must not be negative"),
+        (
+            {"warmup_steps": 781},
+            "schedule.warmup_steps=781 is longer than the schedule of 780 steps, inside which the warm-up counts; "
+            "use schedule.warmup_steps=78",
+        ),
         ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"max_steps": 0}, "max_steps=0 must be at least 1"),
         ({"micro_batch_size": -4}, "micro_batch_size=-4 must be at least 1"),

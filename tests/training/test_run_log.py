@@ -15,6 +15,7 @@ from dat_train.training.plan import RunPlan
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder, read_rows
 from dat_train.training.run_log import RunLog
+from dat_train.training.schedule import Schedule
 from dat_train.training.task import Evaluation, Score
 
 PLAN = RunPlan(
@@ -24,10 +25,7 @@ PLAN = RunPlan(
     batch_size=64,
     micro_batch_size=64,
     world_size=1,
-    warmup_epochs=0,
-    base_lr=1e-3,
-    warmup_lr=0,
-    min_lr=0,
+    schedule=Schedule(base_lr=1e-3),
 )
 
 

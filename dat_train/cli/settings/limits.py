@@ -24,6 +24,7 @@ CROP = ABOVE_ZERO
 PAIR = Limit(lambda value: len(value) == 2 and 0 < value[0] <= value[1], "must be two numbers, as in [0.5,1.0]")
 BETAS = Limit(lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value), "must be two numbers below 1")
 SIZES = Limit(lambda value: value and all(v > 0 for v in value), "must be numbers greater than 0, as in [192,224]")
+EPOCHS = Limit(lambda value: all(v > 0 for v in value), "must be epochs, as in [30,60,90]")
 CHANNELS = Limit(
     lambda value: len(value) in (1, 3) and all(v >= 0 for v in value),
     "must be three numbers: R, G, B; or one, for greyscale",
@@ -53,8 +54,9 @@ SPLIT_BY = one_of("name", "order")
 DENSE_KINDS = dict.fromkeys((*choices.SEGMENTATION_KINDS, *choices.DETECTION_KINDS))  # one is in both
 KIND = one_of(*choices.CLASSIFICATION_KINDS, *DENSE_KINDS)
 DENSE_HEAD = one_of(*choices.DECODERS, *choices.DETECTORS)
-FALLING = one_of("poly", "step")
+SCHEDULE = one_of(*choices.SCHEDULES)
 DISTILLATION = one_of(*choices.DISTILLATION)
 AVERAGE = one_of("uniform", "greedy")
+LOSS = one_of(*choices.LOSSES)
 CLASS_WEIGHTS = one_of("balanced")
 TASK = one_of(*choices.TASKS)

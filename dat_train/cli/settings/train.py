@@ -14,15 +14,17 @@ from dat_train.cli.settings.limits import (
     CROP,
     DISTILLATION,
     DTYPE,
-    FALLING,
+    EPOCHS,
     FOLDER,
     INTERPOLATION,
     KIND,
+    LOSS,
     NOT_NEGATIVE,
     PAIR,
     POSITIVE,
     RESIZE,
     SAMPLING,
+    SCHEDULE,
     SHARE,
     SHUFFLE,
     SPLIT_BY,
@@ -101,10 +103,14 @@ class MixingConfig:
     cutmix: float = setting("alpha of cutmix; 0: off", NOT_NEGATIVE)
     switch_prob: float = setting("probability of cutmix where both are on", SHARE)
     label_smoothing: float = setting("target probability spread over all classes", BELOW_ONE)
+    off_epoch: int | None = setting("epoch from which mixup and cutmix are off; null: never", NOT_NEGATIVE)
 
 
 @dataclass
 class LossConfig:
+    name: str = setting("cross_entropy, or bce: binary cross-entropy of each class", LOSS)
+    target_threshold: float | None = setting("bce: targets above it become 1, others 0; null: as mixed", SHARE)
+    sum_classes: bool = setting("bce: sum over the classes in place of their mean")
     class_weights: str | None = setting(
         "balanced: a class weighs the inverse of its number of training images; null: all alike", CLASS_WEIGHTS
     )
@@ -112,10 +118,12 @@ class LossConfig:
 
 @dataclass
 class OptimConfig:
+    name: str = setting("optimizer by its name in timm: adamw, sgd, lamb, lion, muon, ...")
     lr: float = setting("peak learning rate, taken as it is given; the default follows batch_size", NOT_NEGATIVE)
-    weight_decay: float = setting("AdamW's, for weights of two or more dimensions except bias tables", NOT_NEGATIVE)
-    betas: list[float] = setting("AdamW's", BETAS)
-    eps: float = setting("AdamW's", POSITIVE)
+    weight_decay: float = setting("for weights of two or more dimensions except bias tables", NOT_NEGATIVE)
+    betas: list[float] = setting("of adam and adamw; others: optim.args.betas", BETAS)
+    eps: float = setting("of adam and adamw; others: optim.args.eps", POSITIVE)
+    args: dict[str, Any] = setting("further arguments of the optimizer, e.g. optim.args.momentum=0.95", default={})
     layer_decay: float = setting("learning rate of a layer over that of the layer above it; 1: all alike", ABOVE_ZERO)
     head_lr_factor: float = setting("learning rate of the classifier over that of the others", POSITIVE)
 
@@ -135,28 +143,24 @@ class DistillConfig:
 
 @dataclass
 class ScheduleConfig:
+    name: str = setting("learning rate over the run", SCHEDULE)
     warmup_epochs: float = setting("epochs of linear warm-up, counted inside `epochs`", NOT_NEGATIVE)
+    warmup_steps: int | None = setting("steps of warm-up, in place of epochs", NOT_NEGATIVE)
     warmup_lr: float = setting("learning rate at the start of the warm-up", NOT_NEGATIVE)
-    min_lr: float = setting("learning rate at the end of the cosine", NOT_NEGATIVE)
-
-
-@dataclass
-class FallingConfig:
-    """Learning rate of segmentation and detection, in place of `schedule`."""
-
-    kind: str | None = setting(
-        "poly or step, whose warm-up multiplies the falling rate; null: schedule", FALLING, default=None
+    warmup_factor: float | None = setting(
+        "factor at step 0 that rises to 1 and multiplies the falling rate, in place of warmup_lr", SHARE
     )
-    warmup_steps: int = setting("length of the warm-up", NOT_NEGATIVE, default=0)
-    warmup_factor: float = setting("factor on the rate at step 0", SHARE, default=1e-3)
-    power: float = setting("poly: exponent", POSITIVE, default=1.0)
-    milestones: list[int] = setting("step: epochs after which the rate is multiplied by gamma", default=[])
-    gamma: float = setting("step: that factor", SHARE, default=0.1)
+    min_lr: float = setting("cosine, linear, poly: learning rate at the end", NOT_NEGATIVE)
+    power: float = setting("poly: exponent", POSITIVE)
+    step_epochs: float = setting("step: epochs between multiplications by gamma", POSITIVE)
+    milestones: list[int] = setting("multistep: epochs after which the rate is multiplied by gamma", EPOCHS)
+    gamma: float = setting("step, multistep: that factor", SHARE)
 
 
 @dataclass
 class EmaConfig:
     decay: float = setting("decay of the averaged weights, e.g. 0.9999; 0: no averaging", BELOW_ONE)
+    warmup: bool = setting("smaller decay in the first steps, (1 + step) / (10 + step); false: as in timm")
 
 
 @dataclass
@@ -228,7 +232,6 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     clip_grad: float = setting("largest gradient norm; 0: no clipping", NOT_NEGATIVE)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    falling: FallingConfig = field(default_factory=FallingConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     seed: int = setting("key of all random draws", NOT_NEGATIVE)
     resume: str = setting(

@@ -66,11 +66,19 @@ train: $(USER_STAMP)
 	@echo "best weights    $(RUNS)/digits/checkpoints/best.pt"
 	@echo "evaluation      $(RUNS)/digits/eval"
 
+SCENES := "data/digit_scenes/images/val/000[0-3].png"
+
 demo-dense: $(STAMP)
-	@$(VENV)/bin/dat-train experiment=digit_scenes_detection runs_dir=$(RUNS)
-	@$(VENV)/bin/dat-eval ckpt=$(RUNS)/digit_scenes_detection/checkpoints/best.pt
-	@$(VENV)/bin/dat-train experiment=digit_scenes_segmentation runs_dir=$(RUNS)
-	@$(VENV)/bin/dat-eval ckpt=$(RUNS)/digit_scenes_segmentation/checkpoints/best.pt
+	@for task in detection segmentation; do \
+		run=$(RUNS)/digit_scenes_$$task; \
+		$(VENV)/bin/dat-train experiment=digit_scenes_$$task runs_dir=$(RUNS) && \
+		$(VENV)/bin/dat-eval ckpt=$$run && \
+		$(VENV)/bin/dat-visualize ckpt=$$run image=$(SCENES) page=false || exit 1; \
+	done
+	@echo
+	@echo "detection       $(RUNS)/digit_scenes_detection/eval/detections.png"
+	@echo "segmentation    $(RUNS)/digit_scenes_segmentation/eval/worst.png"
+	@echo "traced points   $(RUNS)/digit_scenes_detection/visualize/0000/scene.png"
 
 # the two seeds in parallel, one core each
 ablations: $(USER_STAMP)

@@ -120,6 +120,7 @@ def dense_view(config: Settings, trained: TrainedDense) -> View:
         queries = [
             (x * scene.scale[0], y * scene.scale[1]) for x, y in queries_of(config.query, (image.width, image.height))
         ]
+        queries = queries or [tuple(region.middle()) for region in scene.regions[:3]]
         queries = queries or most_attended_pixels(scene.inspection.heat())
         if config.pictures:
             write_attention_pictures(scene.inspection, queries, folder)

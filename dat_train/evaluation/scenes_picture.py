@@ -129,7 +129,7 @@ def _enlarged(image: Image.Image) -> tuple[Image.Image, int]:
 
 
 def _font(picture: Image.Image) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(FONT, max(13, min(picture.size) // 32))
+    return ImageFont.truetype(FONT, max(13, min(picture.size) // 24))
 
 
 def _tag(

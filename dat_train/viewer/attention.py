@@ -118,6 +118,11 @@ class Inspection:
         order = np.argsort(-self.probabilities, kind="stable")[:number]
         return [(int(label), float(self.probabilities[label])) for label in order]
 
+    def contains(self, points: np.ndarray) -> np.ndarray:
+        """(N,) bool, True for pixels (N, 2), (x, y), inside the image."""
+        height, width = self.image.shape[:2]
+        return ((points >= 0) & (points <= (width, height))).all(1)
+
     def last_of_stages(self) -> list[Layer]:
         """The last deformable layer of each stage."""
         return list({layer.stage: layer for layer in self.layers}.values())

@@ -60,7 +60,8 @@ def write_scene(inspection: Inspection, predicted: np.ndarray, regions: Sequence
     """Draw the image, the prediction, and the deformable points that the attention of each region leads to.
 
     Attention is followed from the queries inside a region through the last deformable layers of all stages
-    (`trace_regions`). The area of a circle is the weight; the circles of each stage have the same total area.
+    (`trace_regions`). The area of a circle is the weight; the circles of each stage have the same total area. Points
+    outside the image, where zeros are sampled, are not drawn.
 
     Args:
         predicted: (h, w, 3) uint8 picture of the prediction, in the shape of the image.
@@ -81,6 +82,7 @@ def write_scene(inspection: Inspection, predicted: np.ndarray, regions: Sequence
             for depth in range(len(levels) - 1, 0, -1):  # the first stage first, under the others
                 level = levels[depth]
                 weights = SHARE / len(pairs) * level.weights / level.weights.sum()
+                weights = np.where(inspection.contains(level.points), weights, 0)
                 draw_circles(
                     axes, inspection, level.points, weights, COLORS[depth - 1], alpha=0.75, least=LEAST * SHARE
                 )

@@ -31,24 +31,34 @@ SAME_OBJECT = 0.7  # overlap of boxes, of which only the one with the best score
 LISTED = 8  # objects or classes on the page
 
 
+class Prediction(NamedTuple):
+    """Prediction for one image.
+
+    Attributes:
+        picture: prediction drawn on the image.
+        regions: predicted objects or areas, in pixels of the image.
+        shares: name and score of each object, or name and share of the picture of each class.
+        text: the prediction in one line.
+    """
+
+    picture: Image
+    regions: list[Region]
+    shares: list[tuple[str, float]]
+    text: str
+
+
 class Scene(NamedTuple):
     """One image, seen by a model.
 
     Attributes:
         inspection: input of the model without padding, and its layers.
-        picture: (H, W, 3) uint8, prediction drawn on the image.
-        regions: predicted objects or areas, in pixels of the input.
-        shares: name and score of each object, or name and share of the picture of each class.
+        prediction: with the regions in pixels of the input.
         scale: input pixels per pixel of the image, (x, y).
-        text: the prediction in one line.
     """
 
     inspection: Inspection
-    picture: np.ndarray
-    regions: list[Region]
-    shares: list[tuple[str, float]]
+    prediction: Prediction
     scale: tuple[float, float]
-    text: str
 
 
 @torch.inference_mode()
@@ -57,18 +67,19 @@ def inspect_scene(trained: TrainedDense, image: Image) -> Scene:
     data = trained.settings.data
     view = trained.views(image)[0]
     scale = (view.shape[2] / image.width, view.shape[1] / image.height)
-    predict = segmented if trained.settings.task == "segmentation" else detected
     with record_attention(trained.model) as attended:
-        result = trained.segment(image, (1.0,), False) if predict is segmented else trained.detect(image)
+        if trained.settings.task == "segmentation":
+            prediction = predicted_areas(trained, image, trained.segment(image, (1.0,), False))
+        else:
+            prediction = predicted_objects(trained, image, trained.detect(image))
     layers = recorded_layers(trained.model, attended)
     inspection = Inspection(to_rgb(view, data.mean, data.std).permute(1, 2, 0).numpy(), np.zeros(0), layers)
-    picture, regions, shares, text = predict(trained, image, result)
-    scaled = [scaled_region(region, scale, inspection.image.shape[:2]) for region in regions]
-    return Scene(inspection, np.asarray(picture), regions=scaled, shares=shares, scale=scale, text=text)
+    regions = [scaled_region(region, scale, inspection.image.shape[:2]) for region in prediction.regions]
+    return Scene(inspection, prediction._replace(regions=regions), scale)
 
 
-def detected(trained: TrainedDense, image: Image, found: Detections) -> tuple:
-    """Picture, regions, names and scores, and text of detections."""
+def predicted_objects(trained: TrainedDense, image: Image, found: Detections) -> Prediction:
+    """Prediction of a detector. Of objects with nearly the same box, the one with the best score is a region."""
     kept = (found.scores >= LEAST_SCORE).nonzero()[:, 0]
     boxes, labels = found.boxes[kept].float().cpu(), found.labels[kept].tolist()
     masks = [None] * len(kept)
@@ -87,11 +98,11 @@ def detected(trained: TrainedDense, image: Image, found: Detections) -> tuple:
         if not (overlaps[:, i] > SAME_OBJECT).any()
     ]
     picture = draw_detections(image, found, trained.classes)
-    return picture, regions[:MAX_REGIONS], shares[:LISTED], objects_text(trained.classes, found)
+    return Prediction(picture, regions[:MAX_REGIONS], shares[:LISTED], objects_text(trained.classes, found))
 
 
-def segmented(trained: TrainedDense, image: Image, labels: Tensor) -> tuple:
-    """Picture, regions, names and shares, and text of a predicted label map (H, W)."""
+def predicted_areas(trained: TrainedDense, image: Image, labels: Tensor) -> Prediction:
+    """Prediction of a segmentation model, a label map (H, W). Regions are the largest connected areas of a class."""
     from scipy.ndimage import find_objects, label
 
     classes, labels = trained.classes, labels.numpy()
@@ -110,7 +121,7 @@ def segmented(trained: TrainedDense, image: Image, labels: Tensor) -> tuple:
         for _, number, box, mask in largest
     ]
     shares = [(classes[k], pixels / labels.size) for k, pixels in sorted_areas(labels, len(classes))]
-    return named_overlay(image, labels, classes), regions, shares[:LISTED], areas_text(classes, labels)
+    return Prediction(named_overlay(image, labels, classes), regions, shares[:LISTED], areas_text(classes, labels))
 
 
 def scaled_region(region: Region, scale: tuple[float, float], size: tuple[int, int]) -> Region:

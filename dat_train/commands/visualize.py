@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from PIL.Image import Image
 
 from dat_train.commands.checkpoint_settings import trained_with
@@ -117,17 +118,18 @@ def dense_view(config: Settings, trained: TrainedDense) -> View:
 
     def view(image: Image, name: str, folder: Path) -> str:
         scene = inspect_scene(trained, image)
+        prediction = scene.prediction
         queries = [
             (x * scene.scale[0], y * scene.scale[1]) for x, y in queries_of(config.query, (image.width, image.height))
         ]
-        queries = queries or [tuple(region.middle()) for region in scene.regions[:3]]
+        queries = queries or [tuple(region.middle()) for region in prediction.regions[:3]]
         queries = queries or most_attended_pixels(scene.inspection.heat())
         if config.pictures:
             write_attention_pictures(scene.inspection, queries, folder)
-            write_scene(scene.inspection, scene.picture, scene.regions, folder / "scene.png")
+            write_scene(scene.inspection, np.asarray(prediction.picture), prediction.regions, folder / "scene.png")
         if config.page:
-            write_attention_page(scene.inspection, scene.shares, name, queries[0], folder / PAGE)
-        return scene.text
+            write_attention_page(scene.inspection, prediction.shares, name, queries[0], folder / PAGE)
+        return prediction.text
 
     return view
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def expand_home(path: str | Path) -> Path:
-    """`path` with `~` or `~user` at its beginning replaced by the home folder; an unknown user stays as it is."""
+    """`path` with `~` or `~user` at its beginning replaced by the home folder; an unknown user changes nothing."""
     with contextlib.suppress(RuntimeError):
         return Path(path).expanduser()
     return Path(path)

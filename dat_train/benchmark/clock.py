@@ -1,4 +1,4 @@
-"""Timing of interleaved tasks: other load of the machine affects all of them alike."""
+"""Timing of interleaved tasks, so that other load of the machine affects all of them equally."""
 
 import time
 from collections.abc import Callable

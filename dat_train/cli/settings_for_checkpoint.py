@@ -1,4 +1,4 @@
-"""Settings to use a checkpoint with: those it was trained with, or a recipe's, and over them what was typed."""
+"""Settings for a checkpoint: those of its training, or of a recipe, overridden by the command line."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -71,7 +71,7 @@ def _require(ckpt: str, chosen: dict[str, str], trained: dict[str, Any]) -> None
     missing = [group for group in decisive if group not in chosen and decisive[group] not in trained.get(group, {})]
     if missing:
         ways = " and ".join(f"{group}=NAME (one of {', '.join(choices(group))})" for group in missing)
-        raise UserError(f"{ckpt} does not say what it was trained with: add {ways}")
+        raise UserError(f"{ckpt} has no training settings: add {ways}")
 
 
 def _typed(config: Settings, names: Sequence[str]) -> dict[str, Any]:

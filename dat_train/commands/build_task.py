@@ -42,7 +42,7 @@ CROSS_ENTROPY = "cross_entropy"
 
 @dataclass(frozen=True)
 class TaskBuilders:
-    """Functions that build what is specific to a task. A new task is added to TASKS.
+    """Functions that build the parts of a task. A new task is added to TASKS.
 
     Args:
         datasets: training and validation set. They have `classes`, `fingerprint()`, and `collate` if their samples

@@ -53,7 +53,7 @@ def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "au
     checkpoint = Checkpoint.open(ckpt)
     config = trained_with(checkpoint)
     if "kind" not in config.get("data", {}):
-        raise UserError(f"{ckpt} does not say what it was trained with; use timm.create_model and load_weights")
+        raise UserError(f"{ckpt} has no training settings; use timm.create_model and load_weights")
     return assemble(Settings(config), checkpoint, ema, device)
 
 

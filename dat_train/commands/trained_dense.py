@@ -1,4 +1,4 @@
-"""A trained segmentation model or detector without its data, for images of one's own."""
+"""A trained segmentation model or detector without its data, for other images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -220,7 +220,7 @@ class EvalTransform:
         return self.finish(self._visible(image))
 
     def _visible(self, image: Image.Image) -> Image.Image:
-        """Resize and crop. Of a very long or tall image the visible part only is resized, so that memory is bounded."""
+        """Resize and crop. Only the visible part of a very long or tall image is resized, which bounds the memory."""
         width, height = self._resized(*image.size)
         if width * height <= MAX_RESIZED_PIXELS:
             return self.crop(self.resize(image))
@@ -253,7 +253,7 @@ def eval_transform(
 
     Args:
         resize: "short_side" resizes the short side to image_size / crop_pct and keeps the aspect ratio (timm,
-            torchvision); "squash" resizes to a square of that side whatever the aspect ratio (the DAT authors).
+            torchvision); "squash" resizes to a square of that side and changes the aspect ratio (the DAT authors).
         crop_pct: side of the crop over the resized side; 1: a square image is not cropped.
         background, mean, std: as in `train_transform`.
 

@@ -1,4 +1,4 @@
-"""Labelled images of one split, wherever they are stored: class names, paths, labels, and access to the bytes."""
+"""Labelled images of one split in any form of storage: class names, paths, labels, and access to the bytes."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ class Catalog:
         samples: (path, label) pairs.
         base: common beginning of all paths, not part of the data's fingerprint.
         source: encoded images by index; None: the paths are files.
-        notes: what was left out, and other facts the user should know, one line each.
+        notes: omitted files and other facts for the user, one line each.
         targets: (images, classes) bool, all labels of an image, of multi-label data.
     """
 

@@ -69,5 +69,5 @@ def _numbers_by_words() -> dict[str, str]:
 
 
 def words_to_number(name: str) -> str:
-    """WordNet number of an ImageNet class in words; any other name as it is."""
+    """WordNet number of an ImageNet class in words; other names unchanged."""
     return _numbers_by_words().get(name.replace("_", " ").lower(), name)

@@ -83,7 +83,7 @@ class RandomResizedCrop:
         return self.resize(*self.decode(image))
 
     def decode(self, image: Source | Image.Image) -> tuple[Tensor | Image.Image, Box]:
-        """Draw a box and decode what it needs.
+        """Draw a box and decode the pixels that it needs.
 
         Returns:
             pixels (3, H, W) or a PIL image, and the box to resize in it.

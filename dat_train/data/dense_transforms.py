@@ -70,9 +70,9 @@ class CropWithClassLimit(v2.Transform):
     """Random crop, drawn again until no class fills too much of it.
 
     Args:
-        size: side of the crop, pixels; a smaller image is left as it is in this direction.
+        size: side of the crop, pixels; a smaller image is not cropped in this direction.
         max_share: limit of the largest class among the valid pixels; at least two classes have to be there.
-        tries: most draws; the last one is taken in any case.
+        tries: maximum number of draws; the last one is always accepted.
     """
 
     def __init__(self, size: int, max_share: float = 0.75, tries: int = 10) -> None:

@@ -44,7 +44,7 @@ def draw_rectangle(probability: float, height: int, width: int) -> Rectangle:
 def erase_(images: Tensor, rectangles: Tensor) -> Tensor:
     """Fill the rectangles with standard normal noise per pixel, in place.
 
-    Each rectangle has a generator of its own, so that the noise of a sample depends on its seed and the type of the
+    Each rectangle has a separate generator, so that the noise of a sample depends on its seed and the type of the
     device only, not on the batch.
 
     Args:

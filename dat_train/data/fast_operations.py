@@ -88,7 +88,7 @@ def _shift_rows(image: Image.Image, offsets: np.ndarray, fill: tuple[int, int, i
     fraction = torch.from_numpy((offsets - whole).astype(np.float32))[:, None]  # (H, 1)
 
     # Interpolation takes the pixels x + whole - 1 ... x + whole + 2; outside, the pixels at the edge are repeated. Two
-    # repeated pixels are enough: what lies further outside is replaced by the fill colour below.
+    # repeated pixels are enough: pixels further outside are replaced by the fill colour below.
     margin = int(np.abs(whole).max()) + 3
     padded = np.zeros((height, width + 2 * margin), np.uint32)
     padded[:, margin : margin + width] = packed

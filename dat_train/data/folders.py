@@ -31,7 +31,7 @@ class FolderStorage:
         self.name = str(root)
 
     def splits(self) -> list[str]:
-        """Names of the split folders in the root, as they are spelled.
+        """Names of the split folders in the root, in their original spelling.
 
         A folder named train/ that has images in it, between other class folders, is a class (of trains).
         """
@@ -155,7 +155,7 @@ def looks_like_data(folder: Path, names: list[str]) -> bool:
 
 
 def _hint_above(root: Path) -> str:
-    """Text that names the nearest folder above a missing one, and what is in it."""
+    """Hint with the nearest folder above a missing one, and its content."""
     above = next((parent for parent in root.parents if parent.is_dir()), None)
     if above is None or str(above) in ("/", "."):
         return ""

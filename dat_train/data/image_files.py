@@ -1,4 +1,4 @@
-"""Image files below a folder: file name suffixes, system folders, and what is left out."""
+"""Image files below a folder: file name suffixes, system folders, omitted files."""
 
 import os
 from collections import Counter
@@ -58,7 +58,7 @@ class LeftOut:
             self.suffixes[Path(name).suffix.lower() or "no suffix"] += 1
 
     def notes(self, where: str) -> list[str]:
-        """Lines that say what was left out of the folder `where`."""
+        """One line for each kind of omitted files in the folder `where`."""
         notes = []
         if self.suffixes:
             kinds = [f"{count:,} {suffix}" for suffix, count in self.suffixes.most_common(MAX_NAMED_SUFFIXES)]

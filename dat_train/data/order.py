@@ -37,7 +37,7 @@ def balanced_order(seed: int, epoch: int, labels: np.ndarray, repeats: int = 1) 
 
     An epoch has as many positions as there are samples, divided among the classes; the rest goes to classes drawn for
     the epoch. Inside a class, no sample occurs again before all of its samples have; then with another repeat number,
-    so that it is augmented anew. Of a large class each epoch has another part.
+    so that its augmentation differs. Each epoch has another part of a large class.
 
     Args:
         labels: (size,) of the samples.

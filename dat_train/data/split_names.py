@@ -13,7 +13,7 @@ def find_split(names: Sequence[str], split: str) -> str | None:
     """Return the first of `names` that means `split`, in any case, or None.
 
     Args:
-        split: "train", "val", "test", "any" of these, or another name, which is looked for as it is in any case.
+        split: "train", "val", "test", "any" of these, or another name; upper and lower case are equal.
     """
     if split == "any":
         wanted = [name for synonyms in SPLITS.values() for name in synonyms]

@@ -18,14 +18,14 @@ STRIDES = (4, 8, 16, 32)
 
 
 class DenseBackbone(nn.Module):
-    """Stage outputs of a feature extractor, each through a LayerNorm of its own over the channels.
+    """Stage outputs of a feature extractor, each through a separate LayerNorm over the channels.
 
     The next stage reads the output before this norm. An output at stride 4 that is not used has no norm.
 
     Args:
         body: module that turns images into a list of maps (B, C, H, W), as timm's features_only models do.
         channels: channels of each map of `body`.
-        norm: False leaves the outputs as they are.
+        norm: False: no LayerNorm.
 
     Shape: images (B, 3, H, W) -> maps (B, channels[i], ceil(H / stride[i]), ceil(W / stride[i])).
     """
@@ -186,5 +186,5 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """Half-precision outputs of autocast as float32; float32 and float64 as they are."""
+    """Half-precision outputs of autocast as float32; float32 and float64 unchanged."""
     return x if x.dtype == torch.float64 else x.float()

@@ -95,7 +95,7 @@ def _fetch(url: str, part: Path, name: str) -> str:
 
 
 def _continue(url: str, part: Path, name: str) -> str:
-    """One connection; appends to `part` what it brings."""
+    """One connection; appends the received bytes to `part`."""
     start, known = _size(part), read_json(_notes(part)) or {}
     request = urllib.request.Request(url, headers={"User-Agent": "dat-train"})
     if start and known.get("validator"):

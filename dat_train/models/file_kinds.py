@@ -49,7 +49,7 @@ def foreign_kind(path: Path) -> str | None:
 
 
 def is_safetensors(path: Path) -> bool:
-    """True for a safetensors file, whatever its suffix: the length of the header, then a JSON object."""
+    """True for a safetensors file with any suffix: the length of the header, then a JSON object."""
     with path.open("rb") as file:
         head = file.read(10)
     return path.suffix == ".safetensors" or (len(head) == 10 and head[8:9] == b"{" and head[5:8] == b"\0\0\0")

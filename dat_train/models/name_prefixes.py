@@ -24,7 +24,7 @@ def take_backbone(
 
     Returns:
         The weights without the prefix; the change in words; True if weights outside the prefix were left out. Without
-        a matching prefix, or where the names agree as they are, `state` itself.
+        a matching prefix, or if the names agree already, `state` itself.
     """
     own = set(own)
     if _matches(state, own):

@@ -53,7 +53,7 @@ def load_weights(
             own classifier.
 
     Returns:
-        A report of what was done.
+        A report of the changes.
 
     Raises:
         UserError: an unreadable file, ema=True without averaged weights, or weights of another architecture. The model

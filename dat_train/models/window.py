@@ -136,7 +136,7 @@ def add_window_mask(bias: Tensor, H: int, W: int, shift: tuple[int, int]) -> Ten
     """Add the mask of a padded or shifted map to a bias (M, w*w, w*w).
 
     Returns:
-        (windows, M, w*w, w*w), or the bias as it is for a map without padding and shift.
+        (windows, M, w*w, w*w), or the unchanged bias for a map without padding and shift.
     """
     w = math.isqrt(bias.shape[-1])
     if H % w == 0 and W % w == 0 and shift == (0, 0):

@@ -19,7 +19,7 @@ def environment(device: torch.device, processes: int, folder: Path | None = None
         "git_commit": git_commit(folder or Path()),
         "dat_train": __version__,
         "python": platform.python_version(),
-        "torch": str(torch.__version__),  # it is a class of its own
+        "torch": str(torch.__version__),  # a subclass of str
         "timm": timm.__version__,
         "cuda": torch.version.cuda,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

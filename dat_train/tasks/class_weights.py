@@ -11,7 +11,7 @@ class WeightedCrossEntropy:
     """Cross-entropy with soft targets t and a weight w for each class: the mean over samples of -sum_c w_c t_c log p_c.
 
     The mean is over the samples of the batch, not over their weights, so that the loss of a batch is the mean of the
-    losses of its micro-batches, however they are divided over processes.
+    losses of its micro-batches, for any distribution over processes.
 
     Args:
         weights: (classes,).

@@ -25,8 +25,8 @@ class Distillation:
     classifier serves both terms, DeiT's "usual distillation". DeiT's code divides the soft term by the number of
     classes too; the paper, and this, do not.
 
-    The teacher sees the student's images, mixed and erased as they are, normalised as it wants them, in evaluation
-    mode: its answer is a function of them.
+    The teacher gets the student's mixed and erased images in its own normalization, in evaluation mode: its output is
+    a function of them.
 
     Args:
         teacher: with as many classes as the student, on the device; it is frozen here.

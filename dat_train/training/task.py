@@ -93,7 +93,7 @@ class Task(Protocol):
 
         Args:
             forward: the model as the loop calls it, perhaps compiled or wrapped in DDP. It is called exactly once, in
-                the precision's context, with whatever the model takes: `forward(images)` or `forward(images, targets)`.
+                the precision's context, with the inputs of the model: `forward(images)` or `forward(images, targets)`.
             batch: on the host; the task moves it to the device. Images and targets are not changed in place.
             draw: key of every random draw outside of the model. Draws inside the model (dropout, stochastic depth)
                 come from torch's generator, which the loop has seeded with this key.

@@ -150,9 +150,7 @@ def test_released_weights_are_evaluated_with_the_settings_of_a_recipe(tmp_path):
     found = _evaluate(tmp_path, *model, *data, ckpt=FOLDER / "official_dat_cvpr_micro.pth")
     assert "renamed" in found["weights"] or "released" in found["weights"]
     line = refusal(tmp_path, f"ckpt={FOLDER / 'official_dat_cvpr_micro.pth'}")
-    assert (
-        "does not say what it was trained with: add model=NAME (one of convnext_t," in line and "and data=NAME" in line
-    )
+    assert "has no training settings: add model=NAME (one of convnext_t," in line and "and data=NAME" in line
     assert "another architecture" in refusal(
         tmp_path, f"ckpt={FOLDER / 'official_dat_cvpr_micro.pth'}", "model=dat_nano", *data
     )

@@ -112,7 +112,7 @@ class LossConfig:
     target_threshold: float | None = setting("bce: targets above it become 1, others 0; null: as mixed", SHARE)
     sum_classes: bool = setting("bce: sum over the classes in place of their mean")
     class_weights: str | None = setting(
-        "balanced: a class weighs the inverse of its number of training images; null: all alike", CLASS_WEIGHTS
+        "balanced: a class weighs the inverse of its number of training images; null: equal weights", CLASS_WEIGHTS
     )
 
 
@@ -124,7 +124,7 @@ class OptimConfig:
     betas: list[float] = setting("of adam and adamw; others: optim.args.betas", BETAS)
     eps: float = setting("of adam and adamw; others: optim.args.eps", POSITIVE)
     args: dict[str, Any] = setting("further arguments of the optimizer, e.g. optim.args.momentum=0.95", default={})
-    layer_decay: float = setting("learning rate of a layer over that of the layer above it; 1: all alike", ABOVE_ZERO)
+    layer_decay: float = setting("learning rate of a layer over that of the layer above it; 1: equal rates", ABOVE_ZERO)
     head_lr_factor: float = setting("learning rate of the classifier over that of the others", POSITIVE)
 
 

@@ -42,7 +42,7 @@ class _DepthwiseConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         dtype, k, stride, padding = x.dtype, weight.shape[2], ctx.stride, ctx.padding
-        # a sum of its own: in one call with the others the bias takes half as long as the weights
+        # a separate sum: in one call with the others the bias takes half as long as the weights
         d_bias = d_out.sum((0, 1, 2)) if need_bias else None
         if dtype == torch.bfloat16 and stride > 1:
             d_out, x, weight = d_out.float(), x.float(), weight.float()

@@ -63,5 +63,5 @@ class _Mlp(torch.autograd.Function):
 
 
 def _row_chunks(rows: Tensor, w1: Tensor) -> list[slice]:
-    # longer chunks than those of attention: every product packs the weights anew
+    # longer chunks than those of attention: every product packs the weights again
     return chunks(len(rows), len(w1) * rows.element_size() // 2)

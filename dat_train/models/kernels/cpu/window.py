@@ -37,7 +37,7 @@ class CPUWindowAttention(WindowAttention):
 class _Windows(NamedTuple):
     """Positions of an image's windows in its rows of tokens: `down` times `across` windows of side `w`.
 
-    Rows of an unshifted map are used as they are. Rows of a rolled map are gathered first, window after window: a map
+    Rows of an unshifted map are used directly. Rows of a rolled map are gathered first, window after window: a map
     that is one window wide.
     """
 

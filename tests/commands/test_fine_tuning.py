@@ -146,7 +146,7 @@ def test_a_distilled_run_resumes_exactly(kind, teachers, tmp_path):
         ("distill.teacher=resnet10x", "distill.teacher=resnet10x is not a timm model; did you mean resnet10t"),
         ("distill.teacher=resnet10t distill.weights={start}/absent.pt", "absent.pt: no such file"),
         ("distill.weights={start}/seven/checkpoints/last.pt", "has other classes: 0, 1, 2"),
-        ("distill.weights={start}/weights.safetensors", "does not say what it was trained with"),
+        ("distill.weights={start}/weights.safetensors", "has no training settings"),
         (
             "distill.teacher=vit_tiny_patch16_224 distill.weights={start}/vit.safetensors",
             "does not take images of 3 x 32 x 32",

@@ -35,5 +35,5 @@ def test_a_thousand_classes_are_imagenets():
 
 def test_weights_without_a_configuration_are_refused_in_one_line(tmp_path):
     torch.save({"model": {}}, tmp_path / "bare.pt")
-    with pytest.raises(UserError, match="does not say what it was trained with"):
+    with pytest.raises(UserError, match="has no training settings"):
         open_trained(tmp_path / "bare.pt")

@@ -56,9 +56,9 @@ def measure(arguments: argparse.Namespace, folder: RunFolder) -> None:
     plain, during, pauses = [], [], []  # seconds; `during` has a list for each checkpoint
     for _ in range(arguments.rounds):
         plain += [step(), step()]
-        before = writer.pause
+        begin = time.monotonic()
         writer.save(state.save(0))
-        pauses.append(writer.pause - before)
+        pauses.append(time.monotonic() - begin)
         during.append([step()])
         while writer.busy:
             during[-1].append(step())

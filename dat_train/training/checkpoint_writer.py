@@ -36,7 +36,6 @@ class CheckpointWriter:
         self._step_on_disk = step_on_disk
         self.before = before
         self.warn = warn
-        self.pause = 0.0  # seconds that all saves together delayed the training thread
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future | None = None
         self._unwritten_best: dict | None = None  # a best state that is not in best.pt yet
@@ -65,7 +64,6 @@ class CheckpointWriter:
             self._writing = self._thread.submit(self._write, snapshot)
         except OSError as error:
             self._note(error)
-        self.pause += time.monotonic() - begin
 
     def finish(self, state: dict) -> None:
         """Wait until the last saved state is in its files.

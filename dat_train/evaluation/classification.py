@@ -1,26 +1,20 @@
 """Top-1 and top-5 accuracy and cross-entropy of an image classifier, exact for any number of processes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dat_train.data.batch import prepare_images
+from dat_train.data.batch import Batch, prepare_images
+from dat_train.data.dataset import UNREADABLE
 from dat_train.errors import UserError
 from dat_train.evaluation.inference import gather_by_index, inference
+from dat_train.runtime.precision import Precision
+from dat_train.runtime.processes import Processes
 
-if TYPE_CHECKING:
-    from dat_train.data.batch import Batch
-    from dat_train.runtime.precision import Precision
-    from dat_train.runtime.processes import Processes
-
-UNREADABLE = -1  # label of an image that could not be read
 NO_PREDICTION = -1  # predicted class if a logit is NaN
 
 

@@ -1,21 +1,16 @@
 """Picture of the most confident mistakes of a classifier."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL.Image import Image
 
 from dat_train.data.images import UnreadableImage, read_rgb
 from dat_train.evaluation.classification import Evaluation
 from dat_train.runtime.display_text import one_line
 from dat_train.runtime.figure_file import new_figure, save_figure
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 MAX_TILES = 24
 COLUMNS = 6

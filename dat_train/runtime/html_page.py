@@ -13,22 +13,26 @@ from dat_train.atomic import write_text
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SHARED_STYLE = Path(__file__).with_name("style.css")
+FRAME, SHARED_STYLE = (Path(__file__).with_name(name) for name in ("page.html", "style.css"))
 
 
 def write_page(template: Path, path: Path, **parts: str) -> Path:
-    """Fill a template and write the page atomically.
+    """Fill a template, put it into the frame page.html, and write the page atomically.
 
     Args:
-        template: NAME.html; NAME.css and NAME.js lie in the same folder. {{part}} in it is replaced by a part.
+        template: NAME.html, the body; NAME.css and NAME.js are in the same folder. {{part}} in it is replaced by a part.
         path: page to write.
-        parts: HTML by name.
+        parts: HTML by name; `title` is also the title of the page.
     """
-    page = template.read_text(encoding="utf-8")
+
+    def filled(file: Path) -> str:
+        return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], file.read_text(encoding="utf-8"))
+
     styles = (SHARED_STYLE, template.with_suffix(".css"))
     parts["style"] = "".join(style.read_text(encoding="utf-8") for style in styles)
     parts["script"] = template.with_suffix(".js").read_text(encoding="utf-8")
-    page = re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], page)
+    parts["content"] = filled(template)
+    page = filled(FRAME)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page, errors="replace")
     return path

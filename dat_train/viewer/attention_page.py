@@ -55,7 +55,8 @@ def write_attention_page(
         Path(__file__).with_name("attention_page.html"),
         path,
         data=data,
-        title=html.escape(one_line(title)),
+        title=html.escape(f"{one_line(title)}: deformable attention"),
+        heading=html.escape(one_line(title)),
         about=html.escape(about),
     )
 

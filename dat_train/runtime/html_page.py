@@ -20,7 +20,7 @@ def write_page(template: Path, path: Path, **parts: str) -> Path:
     """Fill a template, put it into the frame page.html, and write the page atomically.
 
     Args:
-        template: NAME.html, the body; NAME.css and NAME.js are in the same folder. {{part}} in it is replaced by a part.
+        template: NAME.html, the body, with NAME.css and NAME.js in the same folder. {{part}} is replaced by a part.
         path: page to write.
         parts: HTML by name; `title` is also the title of the page.
     """

@@ -18,11 +18,11 @@ from dat_train.cli.arguments import read_arguments
 from dat_train.cli.command_table import Command
 from dat_train.cli.composition_errors import composition_error
 from dat_train.cli.conf import UNSET, choices, conf_dir
-from dat_train.cli.environment import environment_error
 from dat_train.cli.exits import report_error
-from dat_train.cli.settings.checks import validate
+from dat_train.cli.machine_faults import environment_error
 from dat_train.cli.settings.paths import expand_paths
 from dat_train.cli.settings.train import MAY_CHANGE, TrainConfig
+from dat_train.cli.settings.value_checks import validate
 from dat_train.cli.settings_for_checkpoint import settings_for_checkpoint
 from dat_train.commands.request import Request
 from dat_train.errors import UserError

@@ -1,4 +1,4 @@
-"""Help for people, made from conf/ and the schema, without importing Hydra or torch."""
+"""Help texts, made from conf/ and the schemas, without importing Hydra or torch."""
 
 import dataclasses
 import re

@@ -7,9 +7,9 @@ from typing import NoReturn
 
 from dat_train import __version__
 from dat_train.cli.command_table import COMMANDS, Command
-from dat_train.cli.environment import check_environment, environment_error
 from dat_train.cli.exits import report_error
 from dat_train.cli.help import full, usage
+from dat_train.cli.machine_faults import check_environment, environment_error
 from dat_train.cli.streams import flush_all, make_safe, reader_has_left
 from dat_train.errors import UserError
 

@@ -7,9 +7,9 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from dat_train.cli.conf import choices
-from dat_train.cli.settings.checks import validate
 from dat_train.cli.settings.setting import settings
 from dat_train.cli.settings.train import TrainConfig
+from dat_train.cli.settings.value_checks import validate
 from dat_train.errors import UserError
 from dat_train.settings import Settings, flat, merged, nested
 

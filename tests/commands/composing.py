@@ -6,8 +6,8 @@ from omegaconf import OmegaConf
 
 from dat_train.cli.composing import register
 from dat_train.cli.conf import conf_dir
-from dat_train.cli.settings.checks import validate
 from dat_train.cli.settings.train import TrainConfig
+from dat_train.cli.settings.value_checks import validate
 from dat_train.settings import Settings
 
 

@@ -9,7 +9,7 @@ from commands.running import run
 from commands.small_checkpoint import TINY
 from troubleshooting import entry
 
-from dat_train.cli.environment import environment_error
+from dat_train.cli.machine_faults import environment_error
 
 FAKE = ["model=dat_nano", TINY, "data=fake", "data.fake_images=16", "data.fake_classes=2", "data.val_fraction=0.5"]
 FAKE += ["batch_size=8", "micro_batch_size=4", "epochs=1", "schedule.warmup_epochs=0", "data.workers=0", "device=cpu"]

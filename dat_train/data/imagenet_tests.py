@@ -25,25 +25,7 @@ from dat_train.errors import UserError
 VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.")
 
 
-class TestImages(ImageDataset):
-    """Images of a test set; their labels are ImageNet-1K's class numbers.
-
-    Args:
-        subset: labels of the classes that occur, if not all do; predictions are restricted to them.
-        right: (images, max labels) all labels that count as correct, padded with -1; None: the label alone.
-    """
-
-    __test__ = False  # pytest would collect it because of its name
-
-    def __init__(
-        self, samples: Sequence[tuple[str, int]], subset: Sequence[int] | None = None, right: Tensor | None = None
-    ) -> None:
-        super().__init__(samples, synsets("imagenet"), stand_in=False)
-        self.subset = subset
-        self.right = right
-
-
-def open_test_set(kind: str, root: str | Path, classes: Sequence[str] | None = None) -> TestImages:
+def open_test_set(kind: str, root: str | Path, classes: Sequence[str] | None = None) -> ImageDataset:
     """Return one of TEST_SETS, in the folders in which its authors publish it.
 
     imagenet_v2 (Recht et al., 2019): folders 0 to 999. imagenet_a, imagenet_r (Hendrycks et al., 2021), imagenet_sketch
@@ -64,7 +46,7 @@ def open_test_set(kind: str, root: str | Path, classes: Sequence[str] | None = N
     return test_set
 
 
-def _open_folders(kind: str, root: Path) -> TestImages:
+def _open_folders(kind: str, root: Path) -> ImageDataset:
     """Open a test set of class folders."""
     names = [str(number) for number in range(1000)] if kind == "imagenet_v2" else synsets("imagenet")
     label = {name: number for number, name in enumerate(names)}
@@ -81,10 +63,19 @@ def _open_folders(kind: str, root: Path) -> TestImages:
         samples += [(path, label[name]) for path in image_paths(root / name)]
     if not samples:
         raise UserError(f"{root} has no class folders with images{hint(root)}")
-    return _based(TestImages(sorted(samples, key=lambda sample: (sample[1], sample[0])), subset), root)
+    return _test_set(sorted(samples, key=lambda sample: (sample[1], sample[0])), root, subset=subset)
 
 
-def _relabel(test_set: TestImages, classes: Sequence[str], kind: str) -> None:
+def _test_set(
+    samples: Sequence[tuple[str, int]], base: Path, subset: Sequence[int] | None = None, right: Tensor | None = None
+) -> ImageDataset:
+    """Images with ImageNet-1K's class numbers as labels; `subset` and `right` as in `ImageDataset`."""
+    images = ImageDataset(samples, synsets("imagenet"), stand_in=False)
+    images.base, images.subset, images.right = str(base), subset, right
+    return images
+
+
+def _relabel(test_set: ImageDataset, classes: Sequence[str], kind: str) -> None:
     """Give `test_set` the labels of `classes`, by name."""
     occur = range(len(test_set.classes)) if test_set.subset is None else test_set.subset
     names = [test_set.classes[label] for label in occur]
@@ -99,12 +90,7 @@ def _relabel(test_set: TestImages, classes: Sequence[str], kind: str) -> None:
     test_set.classes = list(classes)
 
 
-def _based(test_set: TestImages, base: Path) -> TestImages:
-    test_set.base = str(base)
-    return test_set
-
-
-def _open_real(root: Path) -> TestImages:
+def _open_real(root: Path) -> ImageDataset:
     found = find_split(subfolders(root), "val")
     folder = root / found if found else root
     labels = real_labels()
@@ -122,7 +108,7 @@ def _open_real(root: Path) -> TestImages:
         raise UserError(f"{folder} has no ImageNet validation images")
     most = max(len(agreed) for agreed in right)
     right = torch.tensor([agreed + [-1] * (most - len(agreed)) for agreed in right])
-    return _based(TestImages(samples, right=right), folder)
+    return _test_set(samples, folder, right=right)
 
 
 def synsets(name: str) -> list[str]:

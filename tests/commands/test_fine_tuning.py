@@ -143,7 +143,7 @@ def test_a_distilled_run_resumes_exactly(kind, teachers, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("distill.teacher=resnet10x", "distill.teacher=resnet10x is not a timm model; did you mean resnet10t"),
+        ("distill.teacher=resnet10x", "distill.teacher=resnet10x is not a model of timm; did you mean resnet10t"),
         ("distill.teacher=resnet10t distill.weights={start}/absent.pt", "absent.pt: no such file"),
         ("distill.weights={start}/seven/checkpoints/last.pt", "has other classes: 0, 1, 2"),
         ("distill.weights={start}/weights.safetensors", "has no training settings"),

@@ -20,7 +20,6 @@ NOT_NEGATIVE = Limit(lambda value: value >= 0, "must not be negative")
 SHARE = Limit(lambda value: 0 <= value <= 1, "must lie between 0 and 1")
 ABOVE_ZERO = Limit(lambda value: 0 < value <= 1, "must be greater than 0 and at most 1")
 BELOW_ONE = Limit(lambda value: 0 <= value < 1, "must be at least 0 and less than 1")
-CROP = ABOVE_ZERO
 PAIR = Limit(lambda value: len(value) == 2 and 0 < value[0] <= value[1], "must be two numbers, as in [0.5,1.0]")
 BETAS = Limit(lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value), "must be two numbers below 1")
 SIZES = Limit(lambda value: value and all(v > 0 for v in value), "must be numbers greater than 0, as in [192,224]")

@@ -11,7 +11,6 @@ from dat_train.cli.settings.limits import (
     CHANNELS,
     CLASS_WEIGHTS,
     COLOUR,
-    CROP,
     DISTILLATION,
     DTYPE,
     EPOCHS,
@@ -119,7 +118,7 @@ class LossConfig:
 @dataclass
 class OptimConfig:
     name: str = setting("optimizer by its name in timm: adamw, sgd, lamb, lion, muon, ...")
-    lr: float = setting("peak learning rate, taken as it is given; the default follows batch_size", NOT_NEGATIVE)
+    lr: float = setting("peak learning rate; the default is proportional to batch_size", NOT_NEGATIVE)
     weight_decay: float = setting("for weights of two or more dimensions except bias tables", NOT_NEGATIVE)
     betas: list[float] = setting("of adam and adamw; others: optim.args.betas", BETAS)
     eps: float = setting("of adam and adamw; others: optim.args.eps", POSITIVE)
@@ -168,8 +167,10 @@ class ValidationConfig:
     every_epochs: int = setting("epochs between validations", POSITIVE)
     every_steps: int | None = setting("steps between validations, in place of epochs", POSITIVE, default=None)
     batch_size: int = setting("validation images per device at a time", POSITIVE, harmless=True)
-    resize: str = setting("short_side as timm and torchvision; squash as the authors: whatever the aspect", RESIZE)
-    crop_pct: float | None = setting("side of the centre crop over the resized side; 1: no crop", CROP)
+    resize: str = setting(
+        "short_side: keeps the aspect ratio (timm, torchvision); squash: to a square (the DAT authors)", RESIZE
+    )
+    crop_pct: float | None = setting("side of the centre crop over the resized side; 1: no crop", ABOVE_ZERO)
     interpolation: str | None = setting("resizing of validation images", INTERPOLATION)
 
 

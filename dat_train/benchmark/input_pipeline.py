@@ -145,8 +145,8 @@ def loader_speeds(
         total = warmup + batches
         forms: dict[str, Callable[[int], Iterator[Tensor]]] = {
             OURS: partial(_our_batches, dataset, count, batch_size, total),
-            PLAIN: partial(_timm_batches, dataset, count, batch_size, total, False, augment),
-            PREFETCHER: partial(_timm_batches, dataset, count, batch_size, total, True, augment),
+            PLAIN: partial(_timm_batches, dataset, count, batch_size, total, use_prefetcher=False, **augment),
+            PREFETCHER: partial(_timm_batches, dataset, count, batch_size, total, use_prefetcher=True, **augment),
         }
         for number in range(rounds):
             for name in list(forms)[:: 1 if number % 2 else -1]:
@@ -194,7 +194,7 @@ class _Cycle:
 
 
 def _timm_batches(
-    dataset: ImageDataset, workers: int, batch_size: int, total: int, prefetcher: bool, augment: dict, seed: int
+    dataset: ImageDataset, workers: int, batch_size: int, total: int, seed: int, **options
 ) -> Iterator[Tensor]:
     torch.manual_seed(seed)
     loader = create_loader(
@@ -203,10 +203,9 @@ def _timm_batches(
         batch_size,
         is_training=True,
         num_workers=workers,
-        use_prefetcher=prefetcher,
         persistent_workers=False,
         device=torch.device("cpu"),
-        **augment,
+        **options,
     )
     for step in loader.dataset.transform.transforms:
         keep_posterize_bits(step)  # Pillow 13 raises an error otherwise

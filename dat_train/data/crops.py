@@ -137,7 +137,7 @@ class RandomResizedCrop:
 
     def draw(self, width: int, height: int) -> Box:
         """Draw the box of a crop of an image of `width` x `height` pixels."""
-        shape = torch.empty((height, width), device="meta")  # timm asks for the size of an image or tensor
+        shape = torch.empty((height, width), device="meta")  # timm reads the size of an image or tensor
         top, left, h, w = RandomResizedCropAndInterpolation.get_params(shape, self.scale, self.ratio)
         return left, top, w, h
 

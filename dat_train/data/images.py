@@ -35,7 +35,7 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 class UnreadableImage(Exception):  # noqa: N818  names the state of the file
-    """An image file that cannot be read or transformed; `path` is printable for any bytes in the name."""
+    """An image file that cannot be read or transformed; `path` is printable, whatever bytes the name contains."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         self.path, self.reason = printable(path), reason

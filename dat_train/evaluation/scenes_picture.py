@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dat_train.models.detection.boxes import Detections
 from dat_train.models.detection.masks import paste_masks
+from dat_train.models.segmentation import IGNORED
 from dat_train.runtime.display_text import one_line
 from dat_train.runtime.figure_file import new_figure, save_figure
 
-IGNORED = 255
 BACKGROUND = "background"  # pixels of a class of this name are not colored
 FONT = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 SHORT_SIDE = 320  # smaller pictures are enlarged

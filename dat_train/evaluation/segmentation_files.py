@@ -11,8 +11,9 @@ from PIL import Image
 
 from dat_train.atomic import write_json, write_text
 from dat_train.evaluation.confusion_picture import write_confusion_counts
-from dat_train.evaluation.scenes_picture import IGNORED, overlay, palette
+from dat_train.evaluation.scenes_picture import overlay, palette
 from dat_train.evaluation.segmentation import SegmentationEvaluation
+from dat_train.models.segmentation import IGNORED
 from dat_train.runtime.display_text import one_line
 from dat_train.runtime.figure_file import new_figure, save_figure
 

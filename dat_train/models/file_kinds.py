@@ -42,7 +42,7 @@ def foreign_kind(path: Path) -> str | None:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):  # damaged: the checksum tells
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):  # damaged: the checksum fails later
             return None
         return next((kind for part, kind in _ARCHIVES if any(part in name for name in names)), None)
     return None

@@ -70,7 +70,7 @@ def _rename(name: str) -> str:
         lambda m: f".blocks.{int(m[1]) // 2}.ls{int(m[1]) % 2 + 1}.gamma",
         name,
     )
-    # downsampling i stands between stages i and i + 1: ours begins stage i + 1
+    # downsampling i is between stages i and i + 1; here it is the first part of stage i + 1
     name = re.sub(r"^down_projs\.(\d+)\.0\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.conv.", name)
     return re.sub(r"^down_projs\.(\d+)\.1\.norm\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.norm.", name)
 

@@ -19,6 +19,7 @@ def write_batch_picture(
     targets: Tensor,
     classes: Sequence[str],
     path: str | Path,
+    *,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> None:

@@ -31,7 +31,7 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     result = run_here("dat-train", *DIGITS, cwd=folder)
     assert result.returncode == 0, result.stderr
-    (folder / "said.txt").write_text(result.stdout)
+    (folder / "output.txt").write_text(result.stdout)
     return folder
 
 
@@ -61,7 +61,7 @@ def test_the_run_is_a_folder_with_everything_in_it(home):
         "summary.json",
         "timing.jsonl",
     }
-    assert sorted(path.name for path in home.iterdir()) == ["data", "runs", "said.txt"]  # nothing of Hydra's
+    assert sorted(path.name for path in home.iterdir()) == ["data", "runs", "output.txt"]  # nothing of Hydra's
 
 
 def test_metrics_have_one_row_for_each_step_and_each_validation(home):
@@ -84,7 +84,7 @@ def test_the_summary_has_the_names_scripts_rely_on(home):
 
 
 def test_the_output_starts_with_the_plan_and_ends_with_the_result(home):
-    lines = (home / "said.txt").read_text().splitlines()
+    lines = (home / "output.txt").read_text().splitlines()
     topics = [line.split()[0] for line in lines[:13]]
     recipe = ["optimizer", "loss", "augment", "average"]
     assert topics == ["run", "model", "data", "classes", "length", "batch", "lr", *recipe, "device", "memory"]
@@ -94,7 +94,7 @@ def test_the_output_starts_with_the_plan_and_ends_with_the_result(home):
 
 
 def test_the_printed_evaluation_command_gives_exactly_the_reported_accuracy(home):
-    command = (home / "said.txt").read_text().splitlines()[-1].split()
+    command = (home / "output.txt").read_text().splitlines()[-1].split()
     result = run_here(*command, cwd=home)
     assert result.returncode == 0, result.stderr
     found = json.loads((home / "runs" / "digits" / "eval" / "result.json").read_text())
@@ -206,11 +206,11 @@ def test_a_terminal_gets_a_live_bar_and_its_cursor_back(tmp_path):
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
     with subprocess.Popen(command, cwd=tmp_path, stdout=end, stderr=end, env=environment) as process:
         os.close(end)
-        said = b""
+        output = b""
         while piece := _read(main):
-            said += piece
+            output += piece
     os.close(main)
-    text = said.decode()
+    text = output.decode()
     assert process.returncode == 0, text
     assert "step 2/2" in text and "100 %" in text and "━" in text
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l") >= 0

@@ -54,8 +54,8 @@ def test_a_batch_in_the_samplers_order(batches, photos):
     wanted = epoch_order(0, 0, 10)[:8, 0].tolist()
     assert torch.cat([batch.labels for batch in batches[:4]]).tolist() == [5 if i == 4 else i for i in wanted]
     assert all(torch.equal(batch.labels, batch.indices) for batch in batches)  # also of the stand-in
-    met = [path for batch in batches for path in batch.unreadable]
-    assert met and set(met) == {photos.samples[4][0]}
+    unreadable = [path for batch in batches for path in batch.unreadable]
+    assert unreadable and set(unreadable) == {photos.samples[4][0]}
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -80,7 +80,7 @@ def test_concurrent_writers_leave_one_whole_folder(written, tmp_path):
         writer.join(60)
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert files(root) == files(written)
-    assert [path.name for path in root.parent.iterdir()] == ["digits"]  # nothing half-written beside it
+    assert [path.name for path in root.parent.iterdir()] == ["digits"]  # and no half-written folder
 
 
 def test_an_empty_folder_is_filled_and_home_is_found(written, tmp_path, monkeypatch):

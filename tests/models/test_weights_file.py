@@ -38,7 +38,7 @@ def hub(tmp_path, monkeypatch):
     """The hub's client offline, with one repository in its cache."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    repository = tmp_path / "models--somebody--dat"
+    repository = tmp_path / "models--owner--dat"
     commit = hashlib.sha1(b"a commit").hexdigest()
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(commit)
@@ -49,13 +49,13 @@ def hub(tmp_path, monkeypatch):
 
 def test_a_repository_of_the_hub_is_read_from_its_cache(hub):
     model = nano()
-    report = load_weights(model, "hf-hub:somebody/dat")
+    report = load_weights(model, "hf-hub:owner/dat")
     assert report.path.name == "model.safetensors" and torch.equal(model.norm.weight, hub.norm.weight)
     assert torch.equal(model.stem.conv.weight, hub.stem.conv.weight)
-    load_weights(model, "hf-hub:somebody/dat@main")
+    load_weights(model, "hf-hub:owner/dat@main")
 
 
-@pytest.mark.parametrize("name", ["somebody/other", "a name/with/slashes", "somebody/dat@v9", "a@b@c"])
+@pytest.mark.parametrize("name", ["owner/other", "a name/with/slashes", "owner/dat@v9", "a@b@c"])
 def test_weights_missing_on_the_hub_are_one_line(name, hub):
     with pytest.raises(UserError, match="has no weights that can be downloaded") as caught:
         weights_file(f"hf-hub:{name}")

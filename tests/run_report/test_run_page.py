@@ -127,10 +127,9 @@ def test_a_run_without_evaluation_shows_the_command(folders, chrome):
 
 def test_faults_are_listed(chrome):
     assert cells(chrome, "Faults", "restarts") == ["1", "0"]
-    said, nothing = cells(chrome, "Faults", "warnings in the log")
-    assert (
-        "resumed at step 4 on" in said and "1 MB left on </td> the disk (and 1 similar)" in said and nothing == "none"
-    )
+    warnings, nothing = cells(chrome, "Faults", "warnings in the log")
+    assert "resumed at step 4 on" in warnings and "1 MB left on </td> the disk (and 1 similar)" in warnings
+    assert nothing == "none"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

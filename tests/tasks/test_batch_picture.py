@@ -23,7 +23,7 @@ def normalised(colors, size=40):
 
 def drawn(tmp_path, images, targets, classes=CLASSES):
     path = tmp_path / "new" / "batch.png"
-    write_batch_picture(images, targets, classes, path, MEAN, STD)
+    write_batch_picture(images, targets, classes, path, mean=MEAN, std=STD)
     with Image.open(path) as picture:
         assert picture.format == "PNG" and picture.mode == "RGB"
         return np.asarray(picture)

@@ -24,7 +24,7 @@ def short_timeouts(monkeypatch):
 def ranks():
     """Three processes' views of one run; they share a store."""
     store = dist.HashStore()
-    return [Processes(rank, 3, rank, torch.device("cpu"), None, store) for rank in range(3)]
+    return [Processes(rank, 3, rank, torch.device("cpu"), store=store) for rank in range(3)]
 
 
 def fail(processes, folder, error: Exception) -> None:

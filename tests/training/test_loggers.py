@@ -242,7 +242,7 @@ def test_an_unreachable_mlflow_server_gives_one_warning(tmp_path, monkeypatch):
 
 class Broken:
     def log_step(self, row):
-        raise ValueError("the server said no\nand more")
+        raise ValueError("the server refused\nand more")
 
     log_validation = log_step
 
@@ -261,7 +261,7 @@ def test_a_failing_logger_is_reported_once_and_not_used_again(call):
     logger.log_picture("curves", None, 1)
     logger.sync()
     logger.close()
-    assert warnings == ["W&B failed (ValueError: the server said no); the run continues without it"]
+    assert warnings == ["W&B failed (ValueError: the server refused); the run continues without it"]
 
 
 def test_a_logger_that_cannot_be_opened_is_left_out(tmp_path):

@@ -64,7 +64,7 @@ def test_a_worker_that_ends_leaves_the_lock(folder):
         os._exit(0)
     os.waitpid(child, 0)
     context = multiprocessing.get_context("fork")
-    other = context.Process(target=RunFolder(folder.path).lock)  # fails, and says so on stderr
+    other = context.Process(target=RunFolder(folder.path).lock)  # fails with a message on stderr
     other.start()
     other.join()
     assert other.exitcode == 1

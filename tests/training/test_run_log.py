@@ -206,7 +206,7 @@ def test_rows_that_a_full_disk_refused_are_written_later(tmp_path):
     log.folder.metrics.mkdir()  # cannot be opened for writing
     for step in (2, 3):
         log.step(step, 1e-3, 0, numbers())
-        log.flush(zero())  # the run goes on
+        log.flush(zero())  # the run continues
     with pytest.raises(OSError, match="directory"):
         log.sync()  # a checkpoint must not say that they are there
     log.folder.metrics.rmdir()

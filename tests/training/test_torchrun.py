@@ -143,7 +143,7 @@ def moved(tmp_path_factory, commands):
 def test_a_killed_rank_leads_to_a_restart_that_continues_by_itself(moved):
     assert sessions(moved["moved"]) == [1, 2, 2, 1]
     assert moved["job"].output.count("continuing after step") == 2
-    assert "rank 1 has ended" in moved["job"].output  # says rank 0, before it is started anew
+    assert "rank 1 has ended" in moved["job"].output  # message of rank 0 before the restart
 
 
 def test_a_run_moved_from_one_process_to_two_and_back_in_the_middle_of_epochs_is_the_same_run(moved):

@@ -48,7 +48,7 @@ class _DepthwiseConv(torch.autograd.Function):
             d_out, x, weight = d_out.float(), x.float(), weight.float()
         in_blocks = dtype == torch.bfloat16 and stride == 1 and k > 3
         need = [need_x, need_weight and not in_blocks, False]
-        d_x, d_weight = _gradients(d_out, x, weight, stride, padding, need)
+        d_x, d_weight = _gradients(d_out, x, weight, need, stride=stride, padding=padding)
         if need_weight and in_blocks:
             d_weight = _weight_gradient_in_blocks(d_out, x, k, padding)
         return (
@@ -69,11 +69,11 @@ def _weight_gradient_in_blocks(d_out: Tensor, x: Tensor, k: int, padding: int) -
         for column in starts:
             shifted = x[:, row : row + H + 2, column : column + W + 2].contiguous()
             into = d_weight[:, :, row : row + 3, column : column + 3]
-            into.copy_(_gradients(d_out, shifted, block, 1, 0, [False, True, False])[1])
+            into.copy_(_gradients(d_out, shifted, block, [False, True, False])[1])
     return d_weight
 
 
-def _gradients(d_out: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, need: list[bool]) -> tuple:
+def _gradients(d_out: Tensor, x: Tensor, weight: Tensor, need: list[bool], *, stride=1, padding=0) -> tuple:
     """Gradients of x and weight, None where not needed."""
     d_x, d_weight, _ = torch.ops.aten.convolution_backward(
         d_out.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight, None, [stride, stride], [padding, padding], [1, 1],

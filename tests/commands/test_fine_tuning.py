@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from dat_train.commands.build_model import new_model
 from dat_train.commands.build_task import objective
+from dat_train.data.dataset import ImageDataset
 from dat_train.data.digits import write_digits
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
@@ -159,5 +160,5 @@ def test_an_unsuitable_teacher_is_refused_in_one_line(settings, message, start):
         save_file(timm.create_model("vit_tiny_patch16_224", num_classes=4).state_dict(), start / "vit.safetensors")
     config = composed(*FAKE, *settings.format(start=start).split())
     with pytest.raises(UserError) as caught:
-        objective(config, ["0", "1", "2", "3"], resolve_precision("fp32", torch.device("cpu")))
+        objective(config, ImageDataset([], ["0", "1", "2", "3"]), resolve_precision("fp32", torch.device("cpu")))
     assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -7,7 +7,9 @@ flushed to the disk, and replace the file in one step. Standard library only.
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -60,6 +62,29 @@ def read_json(path: Path) -> Any | None:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
+
+
+@contextmanager
+def new_folder(folder: Path, exists: Callable[[], bool]) -> Iterator[Path]:
+    """Yield an empty folder that becomes `folder` when the block ends, so that `folder` is complete or missing.
+
+    Args:
+        exists: whether another process has written `folder` in the meantime; this one is then removed.
+
+    Raises:
+        OSError: the disk is full, or `folder` has other content.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        os.rename(temporary, folder)  # noqa: PTH104  replaces an empty folder, refuses a full one
+    except OSError:
+        if not exists():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,13 +1,12 @@
 """scikit-learn's handwritten digits, written as an image folder."""
 
-import os
-import shutil
-import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from dat_train.atomic import new_folder
 from dat_train.data.splits import held_out_by_order
 from dat_train.errors import UserError
 from dat_train.home_folder import expand_home
@@ -33,7 +32,9 @@ def write_digits(root: str | Path, *, val_fraction: float, split_seed: int) -> P
     wanted = f"val_fraction={val_fraction} split_seed={split_seed}"
     try:
         if not _written(root):
-            _write(root, val_fraction, split_seed, wanted)
+            with new_folder(root, partial(_written, root)) as folder:
+                _write(folder, val_fraction, split_seed)
+                (folder / SPLIT).write_text(f"{wanted}\n", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"the digits cannot be written to data.root={root}: {error.strerror}; name a folder that does not exist yet"
@@ -48,7 +49,7 @@ def _written(root: Path) -> bool:
     return (root / "train").is_dir() and (root / "val").is_dir()
 
 
-def _write(root: Path, val_fraction: float, split_seed: int, note: str) -> None:
+def _write(folder: Path, val_fraction: float, split_seed: int) -> None:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -60,19 +61,8 @@ def _write(root: Path, val_fraction: float, split_seed: int, note: str) -> None:
     }
     if not val:
         raise UserError(f"data.val_fraction={val_fraction} holds out none of the digits; raise it")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
-    try:
-        for name in (name for names in of_class for name in names):
-            path = temporary / ("val" if name in val else "train") / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = digits.images[int(path.stem)] * (255 / 16)
-            Image.fromarray(pixels.round().astype("uint8")).save(path)
-        (temporary / SPLIT).write_text(f"{note}\n", encoding="utf-8")
-        temporary.chmod(0o755)
-        os.rename(temporary, root)  # noqa: PTH104  replaces an empty folder, refuses a full one
-    except OSError:
-        if not _written(root):  # else another process was faster
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    for name in (name for names in of_class for name in names):
+        path = folder / ("val" if name in val else "train") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = digits.images[int(path.stem)] * (255 / 16)
+        Image.fromarray(pixels.round().astype("uint8")).save(path)

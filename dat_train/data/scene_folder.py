@@ -1,15 +1,13 @@
 """Scenes with exact masks and boxes as a folder for both dense tasks."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from dat_train.atomic import new_folder
 from dat_train.errors import UserError
 from dat_train.home_folder import expand_home
 
@@ -37,7 +35,12 @@ def write_scene_folder(
     note = root / NOTE
     try:
         if not note.exists():
-            _write_folder(root, classes, scenes(), content)
+            parts = scenes()
+            with new_folder(root, note.exists) as folder:
+                for part, of_part in parts.items():
+                    _write_part(folder, part, of_part, classes)
+                (folder / "classes.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
+                (folder / NOTE).write_text(f"{content}\n", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"scenes cannot be written to data.root={root}: {error.strerror}; name a folder that does not exist"
@@ -45,23 +48,6 @@ def write_scene_folder(
     if (found := note.read_text(encoding="utf-8").strip()) != content:
         raise UserError(f"data.root={root} has scenes with {found}, not {content}; name another folder")
     return root
-
-
-def _write_folder(root: Path, classes: Sequence[str], parts: dict[str, Scenes], content: str) -> None:
-    root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
-    try:
-        for part, scenes in parts.items():
-            _write_part(temporary, part, scenes, classes)
-        (temporary / "classes.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
-        (temporary / NOTE).write_text(f"{content}\n", encoding="utf-8")
-        temporary.chmod(0o755)
-        os.rename(temporary, root)  # noqa: PTH104  replaces an empty folder, refuses a full one
-    except OSError:
-        if not (root / NOTE).exists():  # otherwise another process was faster
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_part(folder: Path, part: str, scenes: Scenes, classes: Sequence[str]) -> None:

@@ -15,6 +15,11 @@ from dat_train.data.images import printable
 from dat_train.data.nuclei import write_nuclei
 from dat_train.errors import UserError, require_one_of
 
+RECORDS = {  # lists of an annotation file, and the keys of their records that are read
+    "images": ("id", "file_name", "height", "width"),
+    "annotations": ("image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
 LEAST_SIDE = 32  # pixels of an image that is trained on
 COCO_CLASSES = 80
 
@@ -145,9 +150,7 @@ def read_coco(path: Path) -> CocoFile:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}): copy it again") from None
-    missing = [key for key in ("images", "annotations", "categories") if key not in content]
-    if missing:
-        raise UserError(f"{path} has no {missing[0]!r}: it must be an annotation file in the COCO format")
+    _check_records(path, content)
     categories = sorted(content["categories"], key=lambda category: category["id"])
     names = [category["name"] for category in categories]
     if any(name.lower() in ("background", "__background__") for name in names):
@@ -165,13 +168,44 @@ def read_coco(path: Path) -> CocoFile:
     return file
 
 
+def _check_records(path: Path, content: Any) -> None:
+    """Raise a UserError unless the lists of the COCO format are there, and their records have what is read of them."""
+    for part, keys in RECORDS.items():
+        records = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(records, list):
+            raise UserError(f"{path} has no list {part!r}: it must be an annotation file in the COCO format")
+        for number, record in enumerate(records):
+            missing = [key for key in keys if not isinstance(record, dict) or record.get(key) is None]
+            if missing:
+                raise UserError(f"{path}: entry {number} of {part!r} has no {missing[0]!r}; the COCO format needs it")
+    wrong = next((a for a in content["annotations"] if len(a["bbox"]) != 4), None)
+    if wrong:
+        raise UserError(
+            f"{path}: annotation {wrong.get('id')} has bbox {wrong['bbox']}: it must be [x, y, width, height]"
+        )
+    ids = [image["id"] for image in content["images"]]
+    if len(set(ids)) < len(ids):
+        number = next(number for number in ids if ids.count(number) > 1)
+        raise UserError(f"{path} has several images with the id {number}: each needs its own")
+
+
 def trainable(file: CocoFile) -> list[dict]:
-    """Image records with at least one usable object and both sides of at least 32 pixels."""
-    return [
+    """Image records with at least one usable object and both sides of at least 32 pixels.
+
+    Raises:
+        UserError: there are none.
+    """
+    records = [
         image
         for image in file.images
         if min(image["height"], image["width"]) >= LEAST_SIDE and len(file.usable(image).labels)
     ]
+    if not records:
+        raise UserError(
+            f"{file.path} has {len(file.images):,} images, none with an object to train on and sides of at least "
+            f"{LEAST_SIDE} pixels"
+        )
+    return records
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
@@ -183,13 +217,16 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
     if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), list):
         return _from_runs(segmentation["counts"], height, width)
     if not segmentation:
-        raise UserError("an object has no segmentation: masks cannot be trained without; take model.head=retinanet")
+        raise UserError("an object has no segmentation: masks cannot be trained without; set dense.head=retinanet")
     try:
         from faster_coco_eval.core import mask as masks
     except ImportError:
         raise UserError("masks as polygons need faster-coco-eval: pip install dat-train[detection]") from None
-    runs = masks.frPyObjects(segmentation, height, width) if isinstance(segmentation, list) else [segmentation]
-    decoded = masks.decode(runs)
+    try:
+        runs = masks.frPyObjects(segmentation, height, width) if isinstance(segmentation, list) else [segmentation]
+        decoded = masks.decode(runs)
+    except Exception as error:  # the library raises almost anything
+        raise UserError(f"a segmentation cannot be decoded ({type(error).__name__}: {error})") from error
     return decoded.any(axis=2).astype(np.uint8) if decoded.ndim == 3 else decoded
 
 

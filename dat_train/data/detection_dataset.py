@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from dat_train.data.coco import CocoFile, check_size
+from dat_train.data.coco import CocoFile, Objects, check_size
 from dat_train.data.dense_transforms import Normalized, chance, fitted_size, randint, uniform
-from dat_train.data.images import UnreadableImage, read_rgb
+from dat_train.data.images import UnreadableImage, printable, read_rgb
 from dat_train.data.order import SampleKey
 from dat_train.data.randomness import keyed_randomness
 from dat_train.data.sample_list import SampleList
@@ -109,7 +109,7 @@ class DetectionImages(Dataset):
         objects = self.file.usable(record)
         boxes = tv_tensors.BoundingBoxes(torch.from_numpy(objects.boxes), format="XYXY", canvas_size=size)
         boxes = F.clamp_bounding_boxes(boxes)
-        masks = tv_tensors.Mask(torch.from_numpy(objects.masks(*size))) if self.with_masks and self.training else None
+        masks = self._masks(index, objects, size) if self.with_masks and self.training else None
         picture, boxes, masks, labels = self.transform(
             tv_tensors.Image(image), boxes, masks, torch.from_numpy(objects.labels)
         )
@@ -119,6 +119,12 @@ class DetectionImages(Dataset):
         if masks is not None:
             target["masks"] = masks.as_subclass(Tensor).bool()
         return DetectionScene(self.normalized(picture).as_subclass(Tensor), target, index, unreadable)
+
+    def _masks(self, index: int, objects: Objects, size: tuple[int, int]) -> tv_tensors.Mask:
+        try:
+            return tv_tensors.Mask(torch.from_numpy(objects.masks(*size)))
+        except UserError as error:
+            raise UserError(f"{self.file.path}, image {printable(self.samples[index][0])}: {error}") from None
 
     def read(self, index: int) -> Image.Image:
         """The image at `index`, RGB, of the size that its record says.

@@ -115,11 +115,10 @@ class SegmentationImages(Dataset):
         for step in range(min(len(self), MAX_REPLACEMENTS)):
             index = (key.index + step) % len(self)
             try:
-                image, labels = self.read(index), self.read_labels(index)
+                image, labels = self.read_both(index)
             except UnreadableImage as error:
                 unreadable.append(error.path)
                 continue
-            self._check_size(index, image, labels)
             with keyed_randomness("sample", self.seed, key.epoch, key.index, key.repeat):
                 picture, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(torch.from_numpy(labels)))
             return Scene(picture.as_subclass(Tensor), mask.as_subclass(Tensor).long(), index, tuple(unreadable))
@@ -142,12 +141,19 @@ class SegmentationImages(Dataset):
         path = self.masks[index][0]
         return self.encoding.decode(read_mask(path), path)
 
-    def _check_size(self, index: int, image: Image.Image, labels: np.ndarray) -> None:
+    def read_both(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """The image at `index` and its label map.
+
+        Raises:
+            UnreadableImage; UserError: a mask of another size than its image, or as in `read_labels`.
+        """
+        image, labels = self.read(index), self.read_labels(index)
         if labels.shape != (image.height, image.width):
             raise UserError(
                 f"{printable(self.masks[index][0])} is {labels.shape[1]} x {labels.shape[0]} pixels, its image "
                 f"{printable(self.samples[index][0])} {image.width} x {image.height} (upright): they must be the same"
             )
+        return image, labels
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that follow from all paths; contents are not read."""
@@ -200,10 +206,9 @@ class EvaluationImages(Dataset):
 
     def __getitem__(self, key: SampleKey) -> EvaluationScene:
         try:
-            image, labels = self.images.read(key.index), self.images.read_labels(key.index)
+            image, labels = self.images.read_both(key.index)
         except UnreadableImage as error:
             return EvaluationScene([], torch.empty(0, 0, dtype=torch.uint8), key.index, (error.path,))
-        self.images._check_size(key.index, image, labels)
         return EvaluationScene(self.views(image), torch.from_numpy(labels), key.index, ())
 
     def views(self, image: Image.Image) -> list[Tensor]:

@@ -1,14 +1,18 @@
 """Segmentation sets on disk: ADE20K as published, own images with masks, digit scenes."""
 
+import contextlib
 import random
 from pathlib import Path
 
+import numpy as np
+
 from dat_train.choices import SEGMENTATION_KINDS
 from dat_train.data.ade20k_classes import ADE20K_CLASSES
+from dat_train.data.dense_transforms import IGNORED
 from dat_train.data.digit_scenes import write_digit_scenes
 from dat_train.data.folders import existing_folder
 from dat_train.data.image_files import is_image, suffix_list
-from dat_train.data.images import printable
+from dat_train.data.images import UnreadableImage, printable
 from dat_train.data.nuclei import write_nuclei
 from dat_train.data.randomness import keyed_seed
 from dat_train.data.segmentation_dataset import LabelEncoding, SegmentationImages
@@ -50,9 +54,25 @@ def open_segmentation(
             write_nuclei(root, split_seed)
         sets = _open_masks(Path(root), classes, val_fraction, split_seed)
     for images in sets:
-        for i in range(0, len(images), max(1, len(images) // CHECKED)):
-            images.read_labels(i)
+        _check_some(images)
     return sets
+
+
+def _check_some(images: SegmentationImages) -> None:
+    """Read some images and masks from all over the set; unreadable ones are counted by the run.
+
+    Raises:
+        UserError: a mask that does not fit its image or the classes; masks of one class and ignored pixels.
+    """
+    found: set[int] = set()
+    for i in range(0, len(images), max(1, len(images) // CHECKED)):
+        with contextlib.suppress(UnreadableImage):
+            found |= set(np.unique(images.read_both(i)[1]).tolist())
+    if found == {0, IGNORED}:
+        raise UserError(
+            f"the masks of {printable(Path(images.masks[0][0]).parent)} have the values 0 and 255 alone, and 255 is "
+            f"ignored: write the number of the class, 1 to {len(images.classes) - 1}, in place of 255"
+        )
 
 
 def _open_ade20k(root: Path) -> tuple[SegmentationImages, SegmentationImages]:

@@ -65,12 +65,21 @@ def write_int8(source: Path, path: Path) -> None:
 
     Activations are quantized at inference. Convolutions, sampling, normalization and softmax stay float32.
     """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    graph = onnx.load(source).graph
+    tables = {tensor.name for tensor in graph.initializer if len(tensor.dims) != 2}  # of position biases, not of layers
+    kept = [node.name for node in graph.node if node.op_type == "MatMul" and tables.intersection(node.input)]
     with staged_file(path) as temporary, quiet():
         # one scale for each output channel; the few convolutions (stem, depthwise) would not gain
         quantize_dynamic(
-            source, temporary, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"]
+            source,
+            temporary,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_exclude=kept,
         )
 
 

@@ -227,6 +227,11 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         decoded = masks.decode(runs)
     except Exception as error:  # the library raises almost anything
         raise UserError(f"a segmentation cannot be decoded ({type(error).__name__}: {error})") from error
+    if decoded.shape[:2] != (height, width):
+        raise UserError(
+            f"a segmentation does not give a mask of {width} x {height} pixels: polygons are lists of at least three "
+            "points [x, y, x, y, ...], run lengths have the size of the image"
+        )
     return decoded.any(axis=2).astype(np.uint8) if decoded.ndim == 3 else decoded
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dat_train.data.digit_scenes import write_digit_scenes
 
+pytestmark = pytest.mark.long
 COMMON = ["dense.channels=8", "data.workers=0", "device=cpu", "batch_size=2", "micro_batch_size=2", "max_steps=1"]
 
 
@@ -21,13 +22,13 @@ def scenes(tmp_path_factory):
     return write_digit_scenes(tmp_path_factory.mktemp("data") / "scenes", train=2, val=1)
 
 
-def train(task: str, root: Path):
+def train(task: str, root: Path, *more: str):
     """Train one step on the scenes in `root`."""
     settings = {
         "segmentation": ["data.kind=masks", "dense.head=semantic_fpn", "steps=1"],
         "detection": ["data.kind=boxes", "dense.head=mask_rcnn", "epochs=1"],
     }
-    arguments = [f"experiment=digit_scenes_{task}", SMALL, f"data.root={root}", *COMMON, *settings[task]]
+    arguments = [f"experiment=digit_scenes_{task}", SMALL, f"data.root={root}", *COMMON, *settings[task], *more]
     return run_here("dat-train", *arguments, cwd=root)
 
 
@@ -83,6 +84,7 @@ def test_folders_of_masks_that_are_incomplete_are_one_line(wrong, scenes, tmp_pa
 
 
 ANNOTATIONS = [
+    Wrong("polygon", lambda c: [a.update(segmentation=[[1, 2]]) for a in c["annotations"]], "at least three points"),
     Wrong("no width", lambda c: c["images"][0].pop("width"), "entry 0 of 'images' has no 'width'"),
     Wrong("no box", lambda c: c["annotations"][0].pop("bbox"), "entry 0 of 'annotations' has no 'bbox'"),
     Wrong("no name", lambda c: c["categories"][0].pop("name"), "entry 0 of 'categories' has no 'name'"),
@@ -109,12 +111,11 @@ def test_annotation_files_that_are_wrong_are_one_line(wrong, scenes, tmp_path):
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and wrong.message in result.stderr, result.stderr
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
 def test_unreadable_images_are_replaced_and_counted(task, scenes, tmp_path):
     root = shutil.copytree(scenes, tmp_path / "scenes")
     (root / "images/train/0001.png").write_bytes(b"no image")
-    result = train(task, root)
+    result = train(task, root, "data.max_unreadable=1")
     assert result.returncode == 0, result.stderr
     assert "0001.png" in result.stdout + result.stderr
 

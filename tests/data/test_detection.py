@@ -69,7 +69,8 @@ def test_crowds_and_degenerate_boxes_are_not_trained_on(tmp_path):
     root = write_boxes(tmp_path, annotations, [{"id": 1, "name": "a"}])
     (_, file), _ = open_coco("boxes", str(root))
     assert len(file.usable(file.images[0]).labels) == 0
-    assert trainable(file) == []
+    with pytest.raises(UserError, match="has 1 images, none with an object to train on"):
+        trainable(file)
 
 
 def test_an_image_of_another_size_than_its_record_is_named(tmp_path):

@@ -258,5 +258,5 @@ def check_size(path: str, size: tuple[int, int], record: dict) -> None:
         else "the file belongs to other images"
     )
     raise UserError(
-        f"{printable(path)} is {size[1]} x {size[0]} pixels, its record says {wanted[1]} x {wanted[0]}: {hint}"
+        f"{printable(path)} is {size[1]} x {size[0]} pixels, its record has {wanted[1]} x {wanted[0]}: {hint}"
     )

@@ -15,13 +15,12 @@ from torchvision.transforms.v2 import functional as F
 
 from dat_train.data.coco import CocoFile, Objects, check_size
 from dat_train.data.dense_transforms import Normalized, chance, fitted_size, randint, uniform
-from dat_train.data.images import UnreadableImage, printable, read_rgb
+from dat_train.data.images import UnreadableImage, first_readable, printable, read_rgb
 from dat_train.data.order import SampleKey
 from dat_train.data.randomness import keyed_randomness
 from dat_train.data.sample_list import SampleList
 from dat_train.errors import UserError
 
-MAX_REPLACEMENTS = 100
 SHORT_SIDES = tuple(range(480, 801, 32))
 CROP_SHORT_SIDES = (400, 500, 600)
 LONG_SIDE = 1333
@@ -34,7 +33,8 @@ class DetectionScene(NamedTuple):
         image: (3, H, W) float32, normalized, not padded.
         target: `boxes` (N, 4), `labels` (N,), `masks` (N, H, W) bool if wanted; `original`
             size (h, w); in evaluation `truth`, all annotations in the COCO format, crowds included.
-        index: place in the set; unreadable: paths met on the way.
+        index: in the set.
+        unreadable: paths of the unreadable images before this one.
     """
 
     image: Tensor
@@ -89,19 +89,14 @@ class DetectionImages(Dataset):
         Raises:
             UserError: too many consecutive unreadable images, or an image that does not fit its record.
         """
-        unreadable: list[str] = []
-        for step in range(min(len(self), MAX_REPLACEMENTS)):
-            index = (key.index + step) % len(self)
-            try:
-                image = self.read(index)
-            except UnreadableImage as error:
-                unreadable.append(error.path)
-                if not self.training:
-                    return DetectionScene(torch.zeros(3, 32, 32), {"original": (0, 0)}, index, tuple(unreadable))
-                continue
+        if self.training:
+            image, index, unreadable = first_readable(self.read, key.index, len(self))
             with keyed_randomness("sample", self.seed, key.epoch, key.index, key.repeat):
-                return self._scene(index, image, tuple(unreadable))
-        raise UserError(f"{len(unreadable)} consecutive images cannot be read, from {unreadable[0]}: check the disk")
+                return self._scene(index, image, unreadable)
+        try:
+            return self._scene(key.index, self.read(key.index), ())
+        except UnreadableImage as error:
+            return DetectionScene(torch.zeros(3, 32, 32), {"original": (0, 0)}, key.index, (error.path,))
 
     def _scene(self, index: int, image: Image.Image, unreadable: tuple[str, ...]) -> DetectionScene:
         record = self.records[index]
@@ -127,7 +122,7 @@ class DetectionImages(Dataset):
             raise UserError(f"{self.file.path}, image {printable(self.samples[index][0])}: {error}") from None
 
     def read(self, index: int) -> Image.Image:
-        """The image at `index`, RGB, of the size that its record says.
+        """The image at `index`, RGB, of the size in its record.
 
         Raises:
             UnreadableImage, UserError

@@ -4,17 +4,22 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from dat_train.errors import UserError
+
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a FIFO without a writer then opens at once; Windows has none
 Source = str | Path | bytes | BinaryIO  # a path, the encoded bytes, or a binary file open for reading
 
+T = TypeVar("T")
+
+MAX_REPLACEMENTS = 100  # consecutive unreadable files after which the storage itself is at fault
 WHITE = (255, 255, 255)
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = {
@@ -35,11 +40,33 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 class UnreadableImage(Exception):  # noqa: N818  names the state of the file
-    """An image file that cannot be read or transformed; `path` is printable, whatever bytes the name contains."""
+    """An image file that cannot be read or transformed; `path` is printable for any bytes in the name."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         self.path, self.reason = printable(path), reason
         super().__init__(f"{self.path}: {reason}")
+
+
+def first_readable(read: Callable[[int], T], start: int, count: int) -> tuple[T, int, tuple[str, ...]]:
+    """Read the image at index `start`, or else the next of `count` images that is readable.
+
+    Returns:
+        result of `read(index)`, that index, and the paths of the unreadable images before it.
+
+    Raises:
+        UserError: too many consecutive unreadable images.
+    """
+    errors: list[UnreadableImage] = []
+    for step in range(min(count, MAX_REPLACEMENTS)):
+        index = (start + step) % count
+        try:
+            return read(index), index, tuple(error.path for error in errors)
+        except UnreadableImage as error:
+            errors.append(error)
+    raise UserError(
+        f"{len(errors)} consecutive images cannot be read, beginning with {errors[0].path}: check the disk; the last "
+        f"reason is {' '.join(str(errors[-1]).split())}"
+    )
 
 
 def printable(path: str | Path) -> str:

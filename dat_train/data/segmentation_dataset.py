@@ -13,13 +13,11 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from dat_train.data.dense_transforms import IGNORED, Normalized, scaled_views
-from dat_train.data.images import UnreadableImage, printable, read_rgb
+from dat_train.data.images import UnreadableImage, first_readable, printable, read_rgb
 from dat_train.data.order import SampleKey
 from dat_train.data.randomness import keyed_randomness
 from dat_train.data.sample_list import SampleList
 from dat_train.errors import UserError
-
-MAX_REPLACEMENTS = 100  # consecutive unreadable files before the run ends
 
 
 class LabelEncoding(NamedTuple):
@@ -66,7 +64,7 @@ class LabelEncoding(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """Training sample: image (3, H, W) float32, labels (H, W) int64, place in the set, unreadable paths met."""
+    """Training sample: image (3, H, W) float32, labels (H, W) int64, index in the set, unreadable paths before it."""
 
     image: Tensor
     labels: Tensor
@@ -111,18 +109,10 @@ class SegmentationImages(Dataset):
         Raises:
             UserError: too many consecutive unreadable images, or a mask that does not fit its image.
         """
-        unreadable: list[str] = []
-        for step in range(min(len(self), MAX_REPLACEMENTS)):
-            index = (key.index + step) % len(self)
-            try:
-                image, labels = self.read_both(index)
-            except UnreadableImage as error:
-                unreadable.append(error.path)
-                continue
-            with keyed_randomness("sample", self.seed, key.epoch, key.index, key.repeat):
-                picture, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(torch.from_numpy(labels)))
-            return Scene(picture.as_subclass(Tensor), mask.as_subclass(Tensor).long(), index, tuple(unreadable))
-        raise UserError(f"{len(unreadable)} consecutive images cannot be read, from {unreadable[0]}: check the disk")
+        (image, labels), index, unreadable = first_readable(self.read_both, key.index, len(self))
+        with keyed_randomness("sample", self.seed, key.epoch, key.index, key.repeat):
+            picture, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(torch.from_numpy(labels)))
+        return Scene(picture.as_subclass(Tensor), mask.as_subclass(Tensor).long(), index, unreadable)
 
     def read(self, index: int) -> Image.Image:
         """The image at `index`, RGB, upright.

@@ -92,7 +92,7 @@ ANNOTATIONS = [
     Wrong("equal ids", lambda c: c["images"].append(dict(c["images"][0])), "has several images with the id 1"),
     Wrong("no objects", lambda c: c["annotations"].clear(), "none with an object to train on"),
     Wrong("unknown", lambda c: c["annotations"][0].update(category_id=77), "category_id 77, of which one is not in"),
-    Wrong("size", lambda c: [image.update(width=500) for image in c["images"]], "its record says 500 x"),
+    Wrong("size", lambda c: [image.update(width=500) for image in c["images"]], "its record has 500 x"),
     Wrong("no masks", lambda c: [a.pop("segmentation") for a in c["annotations"]], "set dense.head=retinanet"),
     Wrong(
         "runs", lambda c: [a["segmentation"].update(counts=[1, 2]) for a in c["annotations"]], "belong to another size"

@@ -75,7 +75,7 @@ def test_crowds_and_degenerate_boxes_are_not_trained_on(tmp_path):
 
 def test_an_image_of_another_size_than_its_record_is_named(tmp_path):
     root = write_boxes(tmp_path, [box(1, 1, [1, 2, 10, 20])], [{"id": 1, "name": "a"}], size=(40, 60))
-    with pytest.raises(UserError, match=r"40 x 60 pixels, its record says 60 x 40: it was turned as its EXIF"):
+    with pytest.raises(UserError, match=r"40 x 60 pixels, its record has 60 x 40: it was turned as its EXIF"):
         dataset(root, with_masks=False)[SampleKey(0, 0, 0)]
 
 
@@ -143,6 +143,20 @@ def test_evaluation_resizes_the_short_side_and_keeps_the_original_size(scenes):
     assert min(scene.image.shape[1:]) == 192
     assert scene.target["original"] in ((96, 128), (128, 96))
     assert "masks" not in scene.target
+
+
+def test_an_unreadable_image_is_replaced_in_training_and_empty_in_evaluation(tmp_path):
+    root = write_digit_scenes(tmp_path / "scenes", train=3, val=1)
+    damaged = root / "images" / "train" / "0001.png"
+    damaged.write_bytes(b"no image")
+    scene = dataset(root)[SampleKey(0, 1, 0)]
+    assert scene.index == 2 and scene.unreadable == (str(damaged),)
+    scene = dataset(root, transform=DetectionEvalTransform(192, 300), training=False)[SampleKey(0, 1, 0)]
+    assert scene.index == 1 and scene.unreadable == (str(damaged),) and not scene.image.any()
+    for path in damaged.parent.iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"3 consecutive images cannot be read, beginning with .*0001.png: check"):
+        dataset(root)[SampleKey(0, 1, 0)]
 
 
 def test_batches_are_padded_with_zeros_to_multiples_of_32():

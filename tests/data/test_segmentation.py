@@ -117,6 +117,23 @@ def test_a_sample_follows_from_its_key_alone(scenes):
     assert first.image.shape == (3, 64, 64) and first.labels.shape == (64, 64) and first.labels.dtype == torch.int64
 
 
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_an_unreadable_image_or_mask_is_replaced_in_training_and_empty_in_evaluation(kind, tmp_path):
+    root = write_digit_scenes(tmp_path / "scenes", train=3, val=1)
+    damaged = root / kind / "train" / "0001.png"
+    damaged.write_bytes(b"no image")
+    train, _ = open_segmentation("masks", str(root))
+    train.transform = segmentation_train_transform(limits=(128, 96), crop=64, **NUMBERS)
+    scene = train[SampleKey(0, 1, 0)]
+    assert scene.index == 2 and scene.unreadable == (str(damaged),)
+    scene = EvaluationImages(train, limits=(128, 96), **NUMBERS)[SampleKey(0, 1, 0)]
+    assert scene.index == 1 and scene.unreadable == (str(damaged),) and not scene.views
+    for path in damaged.parent.iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(UserError, match="3 consecutive images cannot be read, beginning with"):
+        train[SampleKey(0, 1, 0)]
+
+
 def test_augmented_labels_lie_on_the_augmented_image(tmp_path):
     for part in ("train", "val"):
         for name in ("images", "masks"):

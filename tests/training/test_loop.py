@@ -186,6 +186,21 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(training, valu
     assert steps == {5}  # the optimizer's bias correction knows of five updates
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("optimizer", ["sgd", "lamb", "lion", "muon"])
+def test_other_optimizers_skip_such_a_step_too_and_resume_around_it(training, optimizer):
+    settings = {"epochs": 2, "optimizer": optimizer}
+    through = training("through", model=Poisoned({3}, 4), **settings)
+    seen = watch(through, weights)
+    through.run()
+    assert [not torch.equal(a, b) for a, b in pairwise(seen)] == [True, False, True, True, True]
+    training("twice", model=Poisoned({3}, 4), max_steps=2, **settings).run()
+    twice = training("twice", model=Poisoned({1}, 4), **settings)  # counts the steps of its own process
+    twice.run()
+    assert twice.state.counters["skipped"] == 1
+    assert torch.equal(weights(through), weights(twice))
+
+
 def test_too_many_consecutive_failures_go_back_once_and_then_name_the_checkpoint(training):
     one = training(model=Poisoned(range(6, 99), 4), epochs=6, log_every=3, nonfinite_limit=6, keep=9)
     with pytest.raises(UserError) as end:

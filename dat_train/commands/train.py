@@ -171,7 +171,11 @@ def check_data(config: Settings, saved: dict | None, data: dict, context: RunCon
             f"{path} was started with other {difference}; restore the former names to continue it, or name=... for "
             "another run"
         )
-    before = saved.get("data")  # missing in checkpoints of version 0.1
+    before = saved.get("data")
+    if saved and before is None and "train" in data:
+        context.terminal.warn(
+            "the run was started by version 0.1; from here on its images differ by rounding, see docs/input_pipeline.md"
+        )
     difference = data_difference(before, data) if before and "train" in data else None
     if difference and not config.resume_changed:
         raise UserError(

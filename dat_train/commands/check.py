@@ -3,6 +3,7 @@
 import statistics
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dat_train.atomic import write_json
-from dat_train.choices import TEST_SETS
+from dat_train.choices import CLASSIFICATION_KINDS, TEST_SETS
 from dat_train.commands.output_folder import output_errors
 from dat_train.commands.request import Request
 from dat_train.data.checking import CheckedImage, check_images, imagenet_problems
@@ -50,13 +51,13 @@ def run(config: Settings, request: Request) -> None:
         report["splits"][name] = part_report(images, found[name])
         split = next((split for split in ("train", "val") if find_split([name], split)), None)
         if data.kind == "imagenet" and split:
-            report["problems"] += imagenet_problems(split, list(report["splits"][name]["classes"].values()))
+            report["problems"] += imagenet_problems(split, report["splits"][name]["classes"])
         unreadable = report["splits"][name]["unreadable"]
         if unreadable:
             report["problems"].append(f"{name}: {len(unreadable):,} of {len(images):,} images cannot be read")
     report["duplicates"] = duplicates(parts, found)
     if report["duplicates"]:
-        report["problems"].append(f"{len(report['duplicates']):,} images are in two splits with the same content")
+        report["problems"].append(f"images with the same content in two splits: {len(report['duplicates']):,}")
     with output_errors(config.output, "FILE.json"):
         write_json(Path(config.output), report)
     print_report(report, config.output)
@@ -72,6 +73,8 @@ def open_parts(data: Settings) -> dict[str, ImageDataset]:
     """
     if data.kind == "fake":
         raise UserError("data=fake has no files to check")
+    if data.kind not in CLASSIFICATION_KINDS:
+        raise UserError(f"data={data.name} is not for classification; dat-check reads images in classes")
     if data.root is None:
         raise UserError(f"data.root is not set: data={data.name} needs data.root=PATH")
     if data.kind in TEST_SETS:
@@ -121,21 +124,29 @@ def duplicates(parts: dict[str, ImageDataset], found: dict[str, list[CheckedImag
 def print_report(report: dict[str, Any], output: str) -> None:
     """Print the report: unreadable files and duplicates, then one line for each split."""
     for part in report["splits"].values():
-        for item in part["unreadable"][:MAX_NAMED]:
-            print(f"{item['path']}: {item['reason']}")
-    for one, other in report["duplicates"][:MAX_NAMED]:
-        print(f"the same image: {one} and {other}")
+        say_first(f"{item['path']}: {item['reason']}" for item in part["unreadable"])
+    say_first(f"the same image: {one} and {other}" for one, other in report["duplicates"])
     for name, part in report["splits"].items():
         counts = part["classes"].values()
-        sizes = f"; {_size(part['smallest'])} to {_size(part['largest'])} pixels" if part["smallest"] else ""
-        print(
-            f"{name}: {part['images']:,} images, {len(counts):,} classes of {min(counts):,} to {max(counts):,} "
-            f"images{sizes}"
-        )
+        sizes = f"; {_range(_size(part['smallest']), _size(part['largest']))} pixels" if part["smallest"] else ""
+        per_class = _range(f"{min(counts):,}", f"{max(counts):,}")
+        print(f"{name}: {part['images']:,} images; {len(counts):,} classes of {per_class} images{sizes}")
         for note in part["notes"]:
             print(f"  {note}")
     print("\n".join(f"problem: {text}" for text in report["problems"]) or "no problems found")
-    print(f"in {output}: everything above, and all file names")
+    print(f"report with all file names: {output}")
+
+
+def say_first(lines: Iterable[str]) -> None:
+    """Print the first MAX_NAMED lines, and the number of the others."""
+    lines = list(lines)
+    print("".join(f"{line}\n" for line in lines[:MAX_NAMED]), end="")
+    if len(lines) > MAX_NAMED:
+        print(f"... and {len(lines) - MAX_NAMED:,} more")
+
+
+def _range(first: str, last: str) -> str:
+    return first if first == last else f"{first} to {last}"
 
 
 def _size(size: tuple[int, int]) -> str:

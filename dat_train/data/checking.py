@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dat_train.data.class_names import IMAGENET_CLASSES
 from dat_train.data.dataset import ImageDataset
+from dat_train.data.image_files import first_named
+from dat_train.data.imagenet_tests import synsets
 from dat_train.data.images import UnreadableImage, read_rgb
 
 CHUNK = 16  # images given to a process at a time
@@ -67,23 +68,26 @@ def _check(index: int) -> CheckedImage:
     return check_image(_dataset, index)
 
 
-def imagenet_problems(split: str, counts: list[int]) -> list[str]:
-    """Faults of a split of ImageNet-1K, one line each.
+def imagenet_problems(split: str, counts: dict[str, int]) -> list[str]:
+    """Differences between a split and a whole copy of ImageNet-1K, one line each.
 
     Args:
         split: "train" or "val".
-        counts: images of each class.
+        counts: number of images by class name.
     """
-    problems = []
-    if len(counts) != IMAGENET_CLASSES:
-        problems.append(f"{split}: {len(counts):,} classes, a whole copy has {IMAGENET_CLASSES:,}")
-    if sum(counts) != IMAGENET_IMAGES[split]:
-        problems.append(f"{split}: {sum(counts):,} images, a whole copy has {IMAGENET_IMAGES[split]:,}")
+    known = synsets("imagenet")
     fewest, most = IMAGENET_PER_CLASS[split]
-    wrong = [count for count in counts if not fewest <= count <= most]
+    missing = [name for name in known if name not in counts]
+    unknown = sorted(counts.keys() - set(known))
+    wrong = [f"{name} ({count:,})" for name, count in counts.items() if not fewest <= count <= most]
+    problems = []
+    if missing:
+        problems.append(f"{split}: {len(missing):,} of {len(known):,} classes are missing ({first_named(missing)})")
+    if unknown:
+        problems.append(f"{split}: {len(unknown):,} classes are not in ImageNet-1K ({first_named(unknown)})")
+    if sum(counts.values()) != IMAGENET_IMAGES[split]:
+        problems.append(f"{split}: {sum(counts.values()):,} images, a whole copy has {IMAGENET_IMAGES[split]:,}")
     if wrong:
-        problems.append(
-            f"{split}: {len(wrong):,} classes have {min(wrong):,} to {max(wrong):,} images, a whole copy has {fewest} "
-            f"to {most} in each class"
-        )
+        expected = f"{fewest}" if fewest == most else f"{fewest} to {most:,}"
+        problems.append(f"{split}: {len(wrong):,} classes do not have {expected} images ({first_named(wrong)})")
     return problems

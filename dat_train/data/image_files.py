@@ -63,9 +63,9 @@ class LeftOut:
         if self.suffixes:
             kinds = [f"{count:,} {suffix}" for suffix, count in self.suffixes.most_common(MAX_NAMED_SUFFIXES)]
             more = ", ..." if len(self.suffixes) > MAX_NAMED_SUFFIXES else ""
-            notes.append(f"{where}: {self.suffixes.total():,} files that are not images ({', '.join(kinds)}{more})")
+            notes.append(f"{where}: files that are not images: {self.suffixes.total():,} ({', '.join(kinds)}{more})")
         if self.loose:
-            notes.append(f"{where}: {self.loose:,} images outside the class folders are not used")
+            notes.append(f"{where}: images outside the class folders, not used: {self.loose:,}")
         if self.special:
             notes.append(f"{where}: {self.special:,} entries that are not regular files (FIFO, socket, device)")
         return notes

@@ -28,7 +28,7 @@ def check(folder, *arguments):
 def test_whole_data_have_no_problems(photos):
     result, report = check(photos.parent, "data.root=photos", "workers=2")
     assert result.returncode == 0, result.stderr
-    assert "train: 10 images, 2 classes of 5 to 5 images; 8 x 8 to 8 x 8 pixels" in result.stdout
+    assert "train: 10 images; 2 classes of 5 images; 8 x 8 pixels" in result.stdout
     assert "no problems found" in result.stdout
     assert report["splits"]["val"]["classes"] == {"cat": 3, "dog": 3}
 
@@ -43,7 +43,8 @@ def test_unreadable_images_and_duplicates_are_named(photos):
     assert "photos/train/cat/0.png: UnidentifiedImageError" in result.stdout
     assert "the same image: photos/train/dog/1.png and photos/val/cat/copy.png" in result.stdout
     assert "problem: train: 1 of 10 images cannot be read" in result.stdout
-    assert "1 files that are not images (1 .txt)" in result.stdout
+    assert "files that are not images: 1 (1 .txt)" in result.stdout
+    assert "problem: images with the same content in two splits: 1" in result.stdout
     assert report["duplicates"] == [["photos/train/dog/1.png", "photos/val/cat/copy.png"]]
     assert len(report["problems"]) == 2
 
@@ -52,8 +53,10 @@ def test_imagenet_is_compared_with_a_whole_copy(photos):
     result, _ = check(photos.parent, "data=imagenet", "data.root=photos", "workers=0")
     assert result.returncode == 1
     assert "problem: train: 10 images, a whole copy has 1,281,167" in result.stdout
-    assert "problem: val: 2 classes, a whole copy has 1,000" in result.stdout
-    assert "problem: train: 2 classes have 5 to 5 images, a whole copy has 732 to 1300 in each class" in result.stdout
+    assert "problem: val: 1,000 of 1,000 classes are missing (n01440764, n01443537, " in result.stdout
+    assert "problem: train: 2 classes are not in ImageNet-1K (cat, dog)" in result.stdout
+    assert "problem: train: 2 classes do not have 732 to 1,300 images (cat (5), dog (5))" in result.stdout
+    assert "problem: val: 2 classes do not have 50 images (cat (3), dog (3))" in result.stdout
 
 
 def test_an_archive_is_checked_in_place(photos, monkeypatch):
@@ -66,3 +69,9 @@ def test_an_archive_is_checked_in_place(photos, monkeypatch):
 def test_data_that_cannot_be_opened_are_refused_in_one_line(tmp_path):
     result, _ = check(tmp_path, "data.root=nothing")
     assert result.returncode == 2 and result.stderr.startswith("error: data.root=nothing does not exist")
+
+
+def test_data_of_other_tasks_are_refused_in_one_line(photos):
+    result, _ = check(photos.parent, "data=masks", "data.root=photos")
+    assert result.returncode == 2
+    assert result.stderr == "error: data=masks is not for classification; dat-check reads images in classes\n"

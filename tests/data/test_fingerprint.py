@@ -49,5 +49,5 @@ def test_the_plan_of_a_run_has_class_names_and_counts(tmp_path):
     rows = describe_data(*open_datasets("folder", tmp_path))
     assert rows == [
         ("classes", "cat (6), dog (5)"),
-        ("note", f"{tmp_path}/train: 1 files that are not images (1 .txt)"),
+        ("note", f"{tmp_path}/train: files that are not images: 1 (1 .txt)"),
     ]

@@ -77,8 +77,8 @@ def test_every_suffix_of_an_image_is_found_and_other_files_are_counted(tmp_path)
     found = [str(Path(path).relative_to(tmp_path)) for path, _ in catalog.samples]
     assert found == ["a/1.JPG", "a/2.jPeG", "a/4.jfif", "a/5.avif", "a/deep/er/3.webp", "b/1.tiff", "b/6.jp2"]
     assert catalog.notes == (
-        f"{tmp_path}: 5 files that are not images (2 .txt, 2 .npy, 1 no suffix)",
-        f"{tmp_path}: 1 images outside the class folders are not used",
+        f"{tmp_path}: files that are not images: 5 (2 .txt, 2 .npy, 1 no suffix)",
+        f"{tmp_path}: images outside the class folders, not used: 1",
     )
 
 

@@ -1,4 +1,4 @@
-"""Labelled images of one split in any form of storage: class names, paths, labels, and access to the bytes."""
+"""Labelled images of one split in any form of storage: class names, paths, labels, and access to the content."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.image_source import ImageSource, name_in_class
+from dat_train.data.image_source import ImageSource, sorting_name
 from dat_train.data.sample_list import SampleList
 
 
@@ -75,7 +75,7 @@ def sorted_catalog(
     """
     classes = sorted(set(class_names))
     label = {name: number for number, name in enumerate(classes)}
-    inside = [name_in_class(name, of_class) for name, of_class in zip(names, class_names, strict=True)]
+    inside = [sorting_name(name, of_class) for name, of_class in zip(names, class_names, strict=True)]
     order = sorted(range(len(names)), key=lambda index: (class_names[index], inside[index]))
     samples = SampleList((f"{base}/{names[index]}", label[class_names[index]]) for index in order)
     source = source and source.select(np.array(order, np.int64))

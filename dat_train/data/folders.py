@@ -14,6 +14,7 @@ from dat_train.data.image_files import (
     subfolders,
     suffix_list,
 )
+from dat_train.data.image_source import WORDNET_NUMBER, sorting_name
 from dat_train.data.images import printable
 from dat_train.data.sample_list import SampleList
 from dat_train.data.split_names import find_split, is_split
@@ -100,8 +101,16 @@ def scan(folder: Path, check: Callable[[list[str]], None] | None = None) -> Cata
                 f"class {classes[label]!r} has no images: {printable(folder / name)} ({suffix_list()}, ...); remove "
                 "the folder or add images"
             )
-        samples += [(image, label) for image in images]
+        samples += [(image, label) for image in sort_images(images, folder, name)]
     return Catalog(classes, SampleList(samples), str(folder), notes=tuple(left_out.notes(str(folder))))
+
+
+def sort_images(paths: list[str], folder: Path, class_name: str) -> list[str]:
+    """Return the paths of a class, which are sorted as text, in the order of `sorting_name`."""
+    if not WORDNET_NUMBER.fullmatch(class_name):
+        return paths
+    start = len(str(folder)) + 1
+    return sorted(paths, key=lambda path: sorting_name(path[start:], class_name))
 
 
 def class_folders(folder: Path) -> list[str]:

@@ -76,7 +76,7 @@ class HuggingFace:
         except Exception as error:  # of the network, the Hub or the data set's own files
             text = " ".join(str(error).split())[:200]
             raise UserError(
-                f"data.root={self.name} is not a folder, and the Hugging Face Hub gives no data set of this name "
+                f"data.root={self.name} is not a folder, and no such data set can be loaded from the Hugging Face Hub "
                 f"({type(error).__name__}: {text})"
             ) from error
 

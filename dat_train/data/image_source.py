@@ -1,5 +1,6 @@
 """Access to encoded images in any form of storage, and names of samples that do not depend on it."""
 
+import re
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -7,6 +8,8 @@ import numpy as np
 
 from dat_train.data.images import printable
 from dat_train.data.sample_list import SampleList
+
+WORDNET_NUMBER = re.compile(r"n\d{8}")  # a class folder of ImageNet
 
 
 class ImageSource(Protocol):
@@ -50,9 +53,25 @@ class Paths:
 
 
 def name_in_class(name: str, class_name: str) -> str:
-    """File name relative to its class folder: "cat/deep/1.png" and "deep/1.png" are both "deep/1.png" of "cat"."""
+    """File name relative to its class folder: "cat/deep/1.png" and "train/cat/deep/1.png" of "cat" are "deep/1.png"."""
     folder, _, rest = name.partition("/")
-    return rest if rest and printable(folder) == class_name else name
+    while rest:
+        if printable(folder) == class_name:
+            return rest
+        folder, _, rest = rest.partition("/")
+    return name
+
+
+def sorting_name(name: str, class_name: str) -> str:
+    """Name by which the images of a class are sorted: `name_in_class` without an appended WordNet number.
+
+    Hugging Face's copy of ImageNet appends it: n01440764_10026_n01440764.JPEG sorts as n01440764_10026.JPEG.
+    """
+    name = name_in_class(name, class_name)
+    if not WORDNET_NUMBER.fullmatch(class_name):
+        return name
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem.removesuffix(f'_{class_name}')}{dot}{suffix}"
 
 
 def sample_key(path: str, base: str, class_name: str) -> str:

@@ -1,17 +1,15 @@
 """Every form of storage gives the same samples in the same order, the same batches, and the same fingerprint."""
 
-import io
-import json
 import shutil
+import subprocess
 import tarfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from data.imagenet_forms import FORMS, PACKED, SYNSETS, write_forms
 from PIL import Image
-from scipy.io import savemat
 from troubleshooting import entry
 
 from dat_train.data.augment import train_transform
@@ -20,27 +18,6 @@ from dat_train.data.loader import train_loader
 from dat_train.data.order import MicroBatchSampler
 from dat_train.data.sources import open_datasets, open_evaluation_set
 from dat_train.errors import UserError
-
-SYNSETS = ("n01440764", "n01443537", "n01484850")  # the first three of ImageNet
-PACKED = ("official", "shards", "shards_json", "zip", "zip_stored", "tar")
-FORMS = ("folders", "kaggle", "parquet", "saved", "csv", *PACKED)
-
-
-def images():
-    """(split, synset, file name, JPEG content): five training images of each class, two for validation."""
-    rng = np.random.default_rng(0)
-    number = 0
-    for label, synset in enumerate(SYNSETS):
-        for i in range(7):
-            pixels = rng.integers(0, 255, (24 + i, 30, 3)).astype(np.uint8)
-            pixels[..., label] = 255
-            content = io.BytesIO()
-            Image.fromarray(pixels).save(content, "JPEG")
-            if i < 5:
-                yield "train", synset, f"{synset}_{(7 * i + 3) % 11}.JPEG", content.getvalue()
-            else:
-                number += 1
-                yield "val", synset, f"ILSVRC2012_val_{number:08d}.JPEG", content.getvalue()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,100 +31,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
     """The same images in every form, by its name."""
-    top = tmp_path_factory.mktemp("forms")
-    files = list(images())
-    for split, synset, name, content in files:
-        path = top / "folders" / split / synset / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    makers = {"official": official, "kaggle": kaggle, "hf": hugging_face, "shards": shards, "packed": packed}
-    for make in makers.values():
-        make(top, files)
-    names = {name: top / name for name in FORMS}
-    return names | {"zip": top / "photos.zip", "zip_stored": top / "stored.zip", "tar": top / "photos.tar"}
-
-
-def official(top, files):
-    root = top / "official"
-    (root / "ILSVRC2012_devkit_t12/data").mkdir(parents=True)
-    with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as outer:
-        for synset in reversed(SYNSETS):
-            with tarfile.open(root / f"{synset}.tar", "w") as inner:
-                for path in sorted((top / "folders/train" / synset).iterdir(), reverse=True):
-                    inner.add(path, path.name)
-            outer.add(root / f"{synset}.tar", f"{synset}.tar")
-            (root / f"{synset}.tar").unlink()
-    val = {name: (synset, content) for split, synset, name, content in files if split == "val"}
-    with tarfile.open(root / "ILSVRC2012_img_val.tar", "w") as archive:
-        for name in val:
-            archive.add(top / "folders/val" / val[name][0] / name, name)
-    ids = {synset: 10 - number for number, synset in enumerate(SYNSETS)}  # the kit's numbers are not labels
-    synsets = [(ids[synset], synset, "words", "gloss", 0) for synset in SYNSETS]
-    kinds = [("ILSVRC2012_ID", int), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", int)]
-    kit = root / "ILSVRC2012_devkit_t12"
-    savemat(kit / "data/meta.mat", {"synsets": np.array(synsets, kinds)})
-    truth = "".join(f"{ids[val[name][0]]}\n" for name in sorted(val))
-    (kit / "data/ILSVRC2012_validation_ground_truth.txt").write_text(truth)
-    with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as archive:
-        archive.add(kit, kit.name)
-    shutil.rmtree(kit)
-
-
-def kaggle(top, files):
-    below = top / "kaggle/ILSVRC/Data/CLS-LOC"
-    shutil.copytree(top / "folders/train", below / "train")
-    (below / "val").mkdir()
-    (below / "test").mkdir()
-    (below / "test/ILSVRC2012_test_00000001.JPEG").touch()
-    rows = ["ImageId,PredictionString"]
-    for split, synset, name, content in reversed(files):
-        if split == "val":
-            (below / "val" / name).write_bytes(content)
-            rows.append(f"{Path(name).stem},{synset} 85 1 499 272 {synset} 1 2 3 4 ")
-    (top / "kaggle/LOC_val_solution.csv").write_text("\ufeff" + "\n".join(rows) + "\n", encoding="utf-8")
-
-
-def hugging_face(top, _files):
-    datasets = pytest.importorskip("datasets")
-    datasets.disable_progress_bars()
-    loaded = datasets.load_dataset("imagefolder", data_dir=str(top / "folders"))
-    loaded["train"] = loaded["train"].shuffle(seed=1)
-    loaded.save_to_disk(str(top / "saved"))
-    (top / "parquet/data").mkdir(parents=True)
-    for split, data in loaded.items():
-        data.to_parquet(str(top / f"parquet/data/{split}-00000-of-00001.parquet"))
-
-
-def shards(top, files):
-    for kind in ("shards", "shards_json"):
-        (top / kind).mkdir()
-        (top / kind / "classes.txt").write_text("\n".join(SYNSETS) + "\n")
-        for split in ("train", "val"):
-            own = [file for file in files if file[0] == split]
-            for number, part in enumerate((own[1::2], own[0::2])):
-                with tarfile.open(top / kind / f"imagenet1k-{split}-{number:04d}.tar", "w") as archive:
-                    for _, synset, name, content in part:
-                        label = SYNSETS.index(synset)
-                        stem = Path(name).stem
-                        side = (f"{stem}.cls", str(label)) if kind == "shards" else (
-                            f"{stem}.json", json.dumps({"label": label, "height": 24}))  # fmt: skip
-                        for member, data in ((f"{stem}.jpg", content), (side[0], side[1].encode())):
-                            info = tarfile.TarInfo(member)
-                            info.size = len(data)
-                            archive.addfile(info, io.BytesIO(data))
-
-
-def packed(top, files):
-    shutil.make_archive(str(top / "photos"), "zip", top / "folders")
-    with zipfile.ZipFile(top / "stored.zip", "w", zipfile.ZIP_STORED) as archive:
-        for split, synset, name, content in files:
-            archive.writestr(f"imagenet/{split}/{synset}/{name}", content)
-        archive.writestr("__MACOSX/imagenet/train/._x.JPEG", b"")
-    with tarfile.open(top / "photos.tar", "w") as archive:
-        archive.add(top / "folders", "./imagenet")
-    rows = [f"../folders/{split}/{synset}/{name};{synset};{split}" for split, synset, name, _ in files]
-    (top / "csv").mkdir()
-    (top / "csv/images.csv").write_text("\r\n".join(["path;label;split", *rows]), encoding="utf-16")
+    return write_forms(tmp_path_factory.mktemp("forms"))
 
 
 def samples(dataset):
@@ -156,14 +40,12 @@ def samples(dataset):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_samples_batches_and_fingerprint_are_those_of_the_folders(form, roots):
-    kind = "csv" if form == "csv" else "folder"
-    expected, found = open_datasets("folder", roots["folders"]), open_datasets(kind, roots[form])
+    expected, found = open_datasets("folder", roots["folders"]), open_datasets("folder", roots[form])
     for one, other in zip(expected, found, strict=True):
         assert other.classes == list(SYNSETS)
         assert samples(other) == samples(one)
         assert one.stand_in == other.stand_in
-    if form != "csv":  # whose names have the folders in them
-        assert data_fingerprint(*found) == data_fingerprint(*expected)
+    assert data_fingerprint(*found) == data_fingerprint(*expected)
     for one, other in zip(batches(expected[0]), batches(found[0]), strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels) and torch.equal(one.indices, other.indices)
@@ -186,9 +68,27 @@ def test_reading_ahead_changes_no_image(form, roots):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_evaluation_reads_the_validation_split_alone(form, roots):
-    images = open_evaluation_set("csv" if form == "csv" else "folder", roots[form], classes=SYNSETS[::-1])
+    images = open_evaluation_set("folder", roots[form], classes=SYNSETS[::-1])
     assert len(images) == 6 and [label for _, label in images.samples] == [2, 2, 1, 1, 0, 0]
     assert images.read(0).size == (30, 29)
+
+
+def test_a_read_only_root_is_enough(roots, tmp_path, monkeypatch):
+    """Opened and read in every form with empty caches, as from a shared file system."""
+    mount = tmp_path / "shared"
+    mount.mkdir()
+    top = roots["folders"].parent
+    if subprocess.run(["mount", "--bind", "-o", "ro", top, mount], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a folder read-only")
+    monkeypatch.setenv("DAT_TRAIN_CACHE", str(tmp_path / "cache"))
+    try:
+        with pytest.raises(OSError, match="Read-only"):
+            (mount / "folders/new").touch()
+        for root in roots.values():
+            train, val = open_datasets("folder", mount / root.relative_to(top))
+            assert (len(train), len(val)) == (15, 6) and train.read(0).size == (30, 27)
+    finally:
+        subprocess.run(["umount", "-l", mount], check=True)
 
 
 @pytest.mark.parametrize("level", ["", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
@@ -217,7 +117,7 @@ def test_the_index_is_kept_and_made_again_when_the_archive_changes(roots, tmp_pa
     index.write_bytes(index.read_bytes()[:100])  # a damaged one counts as missing
     open_datasets("folder", path)
     with tarfile.open(path, "a") as archive:
-        archive.add(roots["folders"] / "train/n01440764/n01440764_3.JPEG", "imagenet/train/n01440764/new.JPEG")
+        archive.add(roots["folders"] / "train/n01440764/n01440764_3.JPEG", "./train/n01440764/new.JPEG")
     assert len(open_datasets("folder", path)[0]) == 16
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
@@ -270,5 +170,7 @@ def test_errors_in_a_table_are_named(text, message, tmp_path):
 
 
 def test_a_hub_name_that_cannot_be_reached_is_one_line():
-    with pytest.raises(UserError, match=r"data.root=nobody/nothing is not a folder, and the Hugging Face Hub"):
+    with pytest.raises(
+        UserError, match=r"data.root=nobody/nothing is not a folder, and no such data set can be loaded"
+    ):
         open_datasets("hf", "nobody/nothing")

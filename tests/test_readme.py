@@ -29,7 +29,7 @@ BLOCKS = [text for language, text in FENCES if not language]
 
 def typed(command: str) -> list[str]:
     """The lines in README's blocks that call `command`, without comments."""
-    lines = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+    lines = [line.removeprefix("$ ").partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
     return [line for line in lines if re.match(rf"{command} |torchrun .*-m dat_train\.commands\.", line)]
 
 

@@ -74,7 +74,7 @@ dat-eval ckpt=PATH [SETTING=VALUE ...]     evaluate a checkpoint on a validation
   dat-eval ckpt=... img_size=384                                         at another resolution
   dat-eval ckpt=... img_sizes=[192,224,256]                              at several, with a table
   dat-eval ckpt=... data=imagenet_a data.root=/data/imagenet-a           another test set, the classes it has
-  dat-eval model=dat_t data=imagenet data.root=/data/imagenet ckpt=dat_tiny_in1k_224.pth     released weights""",
+  dat-eval model=dat_t data=imagenet data.root=/data/imagenet                   published weights""",
     notes="""\
 Settings that are not given are those of the checkpoint's training. eval.resize: "squash" resizes to a square and
 changes the aspect ratio, as the DAT authors do for the published numbers; "short_side" keeps it, as timm and
@@ -92,7 +92,7 @@ dat-predict ckpt=PATH IMAGE ... [SETTING=VALUE ...]     the most probable classe
   dat-predict ckpt=runs/digits/checkpoints/best.pt photo.jpg more/photos      files and folders
   dat-predict ckpt=... 'holiday/**/*.jpg' top=1                               a pattern
   find . -name '*.png' | dat-predict ckpt=... - format=csv output=found.csv   a list
-  dat-predict model=dat_t ckpt=dat_tiny_in1k_224.pth photo.jpg                released weights""",
+  dat-predict model=dat_t photo.jpg                                           published weights""",
     notes="""\
 ckpt is a checkpoint of dat-train, a folder written by dat-export, or released weights with model=NAME. Images keep
 the order of the arguments. An image that cannot be read is reported and left out; the exit code is then 1.
@@ -112,7 +112,7 @@ dat-export ckpt=PATH format=FORMAT [SETTING=VALUE ...]     write a trained model
   dat-export ckpt=runs/digits/checkpoints/best.pt                             a folder for timm and the Hub
   dat-export ckpt=runs/digits/checkpoints/best.pt format=onnx int8=true       ONNX, also in 8 bits
   dat-export ckpt=runs/digits/checkpoints/best.pt format=torch_export         a .pt2 file
-  dat-export model=dat_t ckpt=dat_tiny_in1k_224.pth format=onnx               released weights
+  dat-export model=dat_t format=onnx                                          published weights
   dat-export ckpt=runs/digit_scenes_segmentation/checkpoints/best.pt format=onnx     images of any height and width""",
     notes="""\
 safetensors    model.safetensors, config.json with preprocessing and class names, README.md, the model card:
@@ -156,7 +156,7 @@ dat-visualize ckpt=PATH image=PATH [SETTING=VALUE ...]     draw sampling points 
   dat-visualize ckpt=runs/digits/checkpoints/best.pt image=data/digits/val/8/0008.png
   dat-visualize ckpt=... image=my/photos                                 every image of a folder
   dat-visualize ckpt=... image=cat.jpg query=[112,80]                    the attention of one query
-  dat-visualize model=dat_t ckpt=dat_tiny_in1k_224.pth image=cat.jpg     released weights""",
+  dat-visualize model=dat_t image=cat.jpg                                published weights""",
     notes="""\
 For each image, in OUTPUT/IMAGE/: attention.html, an interactive page (mouse, keyboard, touch screen);
 points.png and points_stageS_blockB.png (the deformed points), attention.png, heat.png, traced.png, predictions.png.

@@ -50,6 +50,8 @@ def run(config: Settings, request: Request) -> None:
         predict_dense(trained, paths, output_folder(config.output, checkpoint.path, "predictions"))
         return
     trained = assemble(settings, checkpoint, config.ema, config.device)
+    if not config.ckpt:
+        print(trained.weights, file=sys.stderr)
     accelerate(trained.model, trained.precision.device, config.kernels)
     writer = writer_for(config.format, paths, trained.classes, config.top)
     alone = Processes(0, 1, 0, trained.precision.device)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from dat_train.data.images import printable
 
-WIDEST = 60  # characters of a path or class name that a table's column grows to
+WIDEST = 60  # characters of the column of paths
 
 
 class Guess(NamedTuple):
@@ -35,18 +35,20 @@ class Writer(Protocol):
 
 
 class TableWriter:
-    """Aligned columns: path, then probability and class of each guess."""
+    """Aligned columns: path, probability, class; a line for each guess, with the path on the first."""
 
-    def __init__(self, paths: Sequence[str], classes: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str]) -> None:
         self.path_width = _width(map(printable, paths))
-        self.class_width = _width(classes)
 
     def header(self) -> str:
         return ""
 
     def row(self, prediction: Prediction) -> str:
-        cells = (f"{100 * guess.probability:6.2f} %  {guess.name:<{self.class_width}}" for guess in prediction.guesses)
-        return "  ".join([f"{printable(prediction.path):<{self.path_width}}", *cells]).rstrip() + "\n"
+        first = [printable(prediction.path), *[""] * (len(prediction.guesses) - 1)]
+        return "".join(
+            f"{path:<{self.path_width}}  {100 * guess.probability:6.2f} %  {guess.name}\n"
+            for path, guess in zip(first, prediction.guesses, strict=True)
+        )
 
 
 class CsvWriter:
@@ -82,7 +84,7 @@ def writer_for(format: str, paths: Sequence[str], classes: Sequence[str], top: i
     """Return the writer of `format`: table, csv or jsonl."""
     if format == "csv":
         return CsvWriter(min(top, len(classes)))
-    return JsonLinesWriter() if format == "jsonl" else TableWriter(paths, classes)
+    return JsonLinesWriter() if format == "jsonl" else TableWriter(paths)
 
 
 def _width(texts) -> int:

@@ -1,5 +1,6 @@
 """dat-visualize: checkpoint and images -> sampling points and attention -> pictures and pages."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -54,6 +55,8 @@ def run(config: Settings, request: Request) -> None:
         trained = assemble_dense(settings, checkpoint, config.ema, config.device)
         view = dense_view(config, trained)
     require_deformable(trained)
+    if not config.ckpt:
+        print(trained.weights, file=sys.stderr)
     output = output_folder(config.output, checkpoint.path, "visualize")
     terminal = Terminal()
     unreadable = []

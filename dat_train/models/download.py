@@ -22,7 +22,7 @@ from dat_train.models.file_kinds import foreign_kind
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without data
-ATTEMPTS = 5  # connections that bring nothing new, before giving up
+ATTEMPTS = 5  # consecutive connections without new data before giving up
 PAUSE = 1.0  # seconds before another attempt
 
 
@@ -46,8 +46,8 @@ def download(url: str, folder: Path, name: str, check: Callable[[Path], None] = 
         Path of the file.
 
     Raises:
-        DownloadError: the server cannot be reached, has no such file, sends a web page, or the disk is full.
-        UserError: `check` refused the file, which is removed.
+        DownloadError: the server cannot be reached, has no such file, sends a web page or a file that `check` refuses
+            (which is removed), or the disk is full.
     """
     part = folder / f".{name}.part"
     try:
@@ -57,9 +57,11 @@ def download(url: str, folder: Path, name: str, check: Callable[[Path], None] = 
             raise DownloadError(f"the server sent {kind}")
         try:
             check(part)
-        except UserError:
+        except UserError as error:
             _remove(part)
-            raise
+            raise DownloadError(str(error).replace(str(part), final)) from None
+        if (folder / final).exists():  # of another download, under the name that this server proposes
+            final = name
         part.replace(folder / final)
         _remove(part)
         sync_folder(folder)
@@ -79,7 +81,7 @@ def sha256(path: Path) -> str:
 
 
 def _fetch(url: str, part: Path, name: str) -> str:
-    """Bring `part` to its full length; return the file name proposed by the server, or `name`."""
+    """Complete `part` in as many connections as needed; return the file name proposed by the server, or `name`."""
     failures = 0
     while True:
         before = _size(part)
@@ -109,7 +111,7 @@ def _continue(url: str, part: Path, name: str) -> str:
         error.close()
         if start == known.get("size"):
             return known.get("name", name)
-        _remove(part)  # of another file than the server's
+        _remove(part)  # part of another version of the file
         raise ConnectionError("the server's file has changed") from None
     with response:
         if response.headers.get_content_type() == "text/html":
@@ -168,7 +170,7 @@ def _remove(part: Path) -> None:
 
 
 def _is_final(error: Exception) -> bool:
-    """True for errors that another attempt would meet again: no such host, connection refused, a certificate."""
+    """True for errors that another attempt cannot solve: no such host, connection refused, a certificate."""
     reason = getattr(error, "reason", error)
     return isinstance(error, urllib.error.URLError) and not isinstance(reason, TimeoutError | ConnectionResetError)
 
@@ -180,7 +182,7 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, so that one process downloads a file; without effect where there are no file locks."""
+    """Hold a lock file, so that only one process downloads a file. No effect on systems without file locks."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""Names in the released segmentation and detection checkpoints, translated to ours."""
+"""Translation of parameter names in released segmentation and detection checkpoints."""
 
 import re
 
@@ -36,9 +36,9 @@ def published_experiment(state: dict[str, Tensor]) -> str | None:
 
 
 def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Weights of a dense model, released or its own, or of a classifier, for a dense model.
+    """Adapt weights of a released or own dense model, or of a classifier, to a dense model.
 
-    Of a classifier's weights the backbone's are taken; all other parameters keep their values.
+    Only the backbone is taken from a classifier; all other parameters keep their values.
 
     Args:
         model: segmentation model or detector.
@@ -73,7 +73,7 @@ def _inner_prefix(model: nn.Module) -> str:
 
 
 def rename_published_dense(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Published names and shapes of a dense model -> those of `model`.
+    """Translate published names and shapes of a dense model to those of `model`.
 
     Args:
         state: published `state_dict`.

@@ -1,4 +1,4 @@
-"""Released checkpoints' names and layouts, translated to ours once, on reading."""
+"""Translation of parameter names and shapes in released checkpoints."""
 
 import re
 
@@ -28,7 +28,7 @@ _SUBSTITUTIONS = [  # published name -> ours, in this order
     (r"\.proj_q\.", ".q."),
     (r"\.proj_out\.", ".proj."),
 ]
-_RECOMPUTED = re.compile(r"(relative_position_index|attn_mask|rel_pos_indices|q_grid)$")  # follow from the shape
+_RECOMPUTED = re.compile(r"(relative_position_index|attn_mask|rel_pos_indices|q_grid)$")  # buffers
 
 
 def is_published(state: dict[str, Tensor]) -> bool:
@@ -37,8 +37,15 @@ def is_published(state: dict[str, Tensor]) -> bool:
 
 
 def rename_published(state: dict[str, Tensor], model: torch.nn.Module | None = None) -> dict[str, Tensor]:
-    """Published names and shapes -> ours; anything else passes through. 1x1 convolutions become linear layers,
-    proj_k and proj_v one `kv`, norms and LayerScales numbered over a stage move into their block."""
+    """Translate published names and shapes to ours; other weights are returned unchanged.
+
+    1x1 convolutions become linear layers, proj_k and proj_v become one `kv`, and norms and LayerScales, which are
+    numbered over a stage, become parts of their block.
+
+    Args:
+        state: published weights by name.
+        model: not used; part of timm's signature for `pretrained_filter_fn`.
+    """
     if not is_published(state):
         return state
     conv_stem = "patch_proj.3.weight" in state
@@ -76,7 +83,7 @@ def _rename(name: str) -> str:
 
 
 def _as_linear(name: str, value: Tensor) -> Tensor:
-    """A 1x1 convolution's weight as a linear layer's."""
+    """Return the weight of a 1x1 convolution in the shape of a linear layer; other weights unchanged."""
     is_pointwise = value.ndim == 4 and value.shape[2:] == (1, 1)
     if is_pointwise and re.search(r"\.(fc1|fc2|q|kv|proj_k|proj_v|proj|sampling\.proj)\.weight$", name):
         return value.flatten(1)

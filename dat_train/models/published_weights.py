@@ -109,7 +109,7 @@ def published_file(name: str, check: Callable[[Path], None] = lambda path: None)
 
 
 def require_published(name: str, path: Path, state: dict[str, Tensor], config: Any) -> None:
-    """Check that weights are the published ones of a model, by names, shapes and input size.
+    """Check names, shapes and input size of weights that should be the published ones of a model.
 
     Args:
         path: file of the weights, for messages.
@@ -128,12 +128,15 @@ def require_published(name: str, path: Path, state: dict[str, Tensor], config: A
         key = other[0]
         raise UserError(
             f"{path} does not hold the published weights of {name} ({len(other)} parameters differ: {key} is "
-            f"{found.get(key, 'missing')} instead of {wanted.get(key, 'missing')}): remove it"
+            f"{found.get(key, 'missing')} instead of {wanted.get(key, 'missing')}); they are at {PUBLISHED[name].link}"
         )
     data = config.get("DATA") if isinstance(config, dict) else None
     size = data.get("IMG_SIZE") if isinstance(data, dict) else None
     if size not in (None, model.pretrained_cfg["input_size"][-1]):
-        raise UserError(f"{path} does not hold the published weights of {name}: it is for {size} pixels; remove it")
+        raise UserError(
+            f"{path} does not hold the published weights of {name}: it is for {size} pixels; they are at "
+            f"{PUBLISHED[name].link}"
+        )
 
 
 def _record_file(folder: Path, published: PublishedWeights) -> Path:

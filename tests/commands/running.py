@@ -16,17 +16,17 @@ def run(
     command: str, *arguments: str, cwd: Path, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess:
     """Run `command` with `arguments` in folder `cwd`; never raises for its exit code."""
-    return _run(["-m", "dat_train.cli.main", command.removeprefix("dat-"), *arguments], cwd, timeout, environment)
+    return run_python(["-m", "dat_train.cli.main", command.removeprefix("dat-"), *arguments], cwd, timeout, environment)
 
 
 def run_task(task: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """Run a dat-train whose work is the Python statement `task`, which sees the settings as `config`."""
     imports = "from dat_train.cli.main import run_command\nfrom dat_train.cli.command_table import TRAIN\n"
     code = f"{imports}def task(config, request):\n    {task}\nrun_command(TRAIN, task)"
-    return _run(["-c", code, *arguments], cwd, 60, environment)
+    return run_python(["-c", code, *arguments], cwd, 60, environment)
 
 
-def _run(arguments: list[str], cwd: Path, timeout: float, environment: dict) -> subprocess.CompletedProcess:
+def run_python(arguments: list[str], cwd: Path, timeout: float, environment: dict) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
@@ -52,7 +52,7 @@ def run_here(command: str, *arguments: str, cwd: Path, stdin: str = "") -> subpr
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
-def torchrun(command: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+def torchrun(command: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """Run `command` in two processes, as the README says."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", MODULES[command], *arguments]
-    return _run(launch, cwd, 300, {})
+    return run_python(launch, cwd, 300, environment)

@@ -1,6 +1,7 @@
 """A local HTTP server that behaves like the authors' file server, and like servers that fail."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,9 @@ class FileServer(ThreadingHTTPServer):
         redirect: True: /NAME answers with a redirect to /files/NAME, as a share link with ?dl=1.
         cut_after: bytes after which a connection is cut, one for each of the next requests.
         page: True: an HTML page with status 200 instead of every file.
+        length: False: the size of a file is not sent.
         ranges: False: requests for a part are answered with the whole file.
+        pause: seconds before the content of a file is sent.
         requests: (path, Range) of every request.
     """
 
@@ -27,7 +30,8 @@ class FileServer(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.disposition: str | None = None
         self.redirect = self.page = False
-        self.ranges = True
+        self.ranges = self.length = True
+        self.pause = 0.0
         self.cut_after: list[int] = []
         self.requests: list[tuple[str, str | None]] = []
 
@@ -66,8 +70,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
+        if self.server.length:
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        if status < 300:
+            time.sleep(self.server.pause)
         if content and self.server.cut_after and status < 300:
             content = content[: self.server.cut_after.pop(0)]
         with suppress(BrokenPipeError, ConnectionResetError):

@@ -90,17 +90,17 @@ def test_a_run_on_any_form_is_the_run_on_folders(form, train, short, tmp_path):
 
 
 def test_a_run_killed_in_every_form_and_resumed_in_the_next_ends_with_the_same_bytes(train, alone, tmp_path):
-    epochs = f"epochs={4 * len(FORMS) * STEPS_BEFORE_A_KILL // 2}"
-    expected = content(alone(4 * len(FORMS) * STEPS_BEFORE_A_KILL // 2))
+    epochs = len(FORMS) * STEPS_BEFORE_A_KILL  # of two steps: twice as many steps as before the last kill
+    expected = content(alone(epochs))
     for form in FORMS:
-        run = train(tmp_path, form, epochs)
+        run = train(tmp_path, form, f"epochs={epochs}")
         with ended(run):
             run.wait_for_step(steps_done(run.run) + STEPS_BEFORE_A_KILL)
             run.send(signal.SIGKILL)
             assert run.wait() == -signal.SIGKILL, run.output
             if form != FORMS[0]:
                 assert "continuing after step" in run.output
-    run = train(tmp_path, "folders", epochs)
+    run = train(tmp_path, "folders", f"epochs={epochs}")
     with ended(run):
         assert run.wait() == 0, run.output
     found = content(run.run)

@@ -1,4 +1,4 @@
-"""Batch normalization whose running averages move once a step, whatever the number of micro-batches and processes.
+"""Batch normalization with running averages that do not depend on the number of micro-batches and processes.
 
 Each micro-batch is normalized by its own statistics. They are collected during the forward passes of a step, and the
 running averages move once by their mean. This holds for every batch normalization derived from PyTorch's, also timm's

@@ -145,7 +145,7 @@ def test_a_thousand_draws_of_the_recipe_raise_nothing_and_are_finite(picture):
 
 
 @pytest.mark.parametrize("policy", ["foo", "rand-m9-w9", "v7"])
-def test_a_policy_that_is_none(policy):
+def test_an_unknown_policy_is_one_line(policy):
     with pytest.raises(UserError) as caught:
         train_transform(32, rand_augment=policy, **NORM)
     text = str(caught.value)
@@ -207,7 +207,7 @@ def test_short_side_is_timms_evaluation(picture):
     torch.testing.assert_close(eval_transform(48, **NORM)(picture), timms(picture))
 
 
-def test_another_way_to_resize():
+def test_an_unknown_resize_is_one_line():
     with pytest.raises(UserError, match=r"eval\.resize=stretch must be one of short_side, squash"):
         eval_transform(32, resize="stretch", **NORM)
 

@@ -84,8 +84,8 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
         return True
 
     sets = train_set, _ = builders.datasets(config, processes)
-    data = data_fingerprint(*sets) if isinstance(train_set, ImageDataset) else None
-    check_data(config, saved, data or {"classes": list(train_set.classes)}, context)
+    data = data_fingerprint(*sets)
+    check_data(config, saved, data, context)
     plan = run_plan(config, len(train_set), processes.world_size)
     precision = resolve_precision(config.dtype, processes.device)
     model = builders.model(config, len(train_set.classes))
@@ -158,7 +158,7 @@ def check_data(config: Settings, saved: dict | None, data: dict, context: RunCon
     """Compare the data with those of the run.
 
     Args:
-        data: `data_fingerprint`, or only its "classes".
+        data: `data_fingerprint`.
 
     Raises:
         UserError: other classes, which would change the labels; or other images, unless config.resume_changed is set.
@@ -172,11 +172,11 @@ def check_data(config: Settings, saved: dict | None, data: dict, context: RunCon
             "another run"
         )
     before = saved.get("data")
-    if saved and before is None and "train" in data:
+    if saved and before is None and config.task == "classification":
         context.terminal.warn(
             "the run was started by version 0.1; from here on its images differ by rounding, see docs/input_pipeline.md"
         )
-    difference = data_difference(before, data) if before and "train" in data else None
+    difference = data_difference(before, data) if before else None
     if difference and not config.resume_changed:
         raise UserError(
             f"{path} was started with other data: {difference}; restore the former files to continue it, "

@@ -137,11 +137,12 @@ class DetectionImages(Dataset):
         return np.array([record["width"] <= record["height"] for record in self.records])
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that follow from all paths, boxes and labels; contents are not read."""
+        """16 hexadecimal digits that follow from all names, boxes and labels; folders and contents do not count."""
         digest = hashlib.blake2b(digest_size=8)
-        for (path, _), record in zip(self.samples, self.records, strict=True):
+        for record in self.records:
             objects = self.file.usable(record)
-            digest.update(f"{path}\0{objects.boxes.tolist()}\0{objects.labels.tolist()}\n".encode())
+            text = f"{record['file_name']}\0{objects.boxes.tolist()}\0{objects.labels.tolist()}\n"
+            digest.update(text.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.image_files import first_named
@@ -10,20 +11,24 @@ from dat_train.data.image_files import first_named
 MAX_CLASSES = 8  # classes with changed counts that are named
 
 
-def data_fingerprint(train_set: ImageDataset, val_set: ImageDataset) -> dict[str, Any]:
+def data_fingerprint(train_set: Dataset, val_set: Dataset) -> dict[str, Any]:
     """Return plain values that identify the images of a run, for its checkpoints.
+
+    Args:
+        train_set, val_set: with `classes`, `samples` and `fingerprint()`.
 
     Returns:
         "classes": class names by label; "train" and "val": {"images": number, "digest": hash of classes and names,
-        "per_class": number of images by label}.
+        "per_class": number of images by label, empty for images without a single label}.
     """
     parts = {"train": train_set, "val": val_set}
     return {"classes": list(train_set.classes)} | {name: _part(dataset) for name, dataset in parts.items()}
 
 
-def _part(dataset: ImageDataset) -> dict[str, Any]:
-    counts = np.bincount(dataset.samples.labels, minlength=len(dataset.classes))
-    return {"images": len(dataset), "digest": dataset.fingerprint(), "per_class": counts.tolist()}
+def _part(dataset: Dataset) -> dict[str, Any]:
+    labels = dataset.samples.labels if isinstance(dataset, ImageDataset) else None
+    counts = [] if labels is None else np.bincount(labels, minlength=len(dataset.classes)).tolist()
+    return {"images": len(dataset), "digest": dataset.fingerprint(), "per_class": counts}
 
 
 def data_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
@@ -36,6 +41,11 @@ def data_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     for part, name in (("train", "training"), ("val", "validation")):
         old, new = before[part], now[part]
         if old == new:
+            continue
+        if not old["per_class"]:
+            was, is_ = old["images"], new["images"]
+            names = "as many images, with other file names or annotations"
+            texts.append(f"{name}: {names}" if was == is_ else f"{name}: {was:,} images -> {is_:,}")
             continue
         if old["per_class"] == new["per_class"]:
             texts.append(f"{name}: as many images of each class, with other file names")

@@ -1,6 +1,7 @@
 """Real runs of segmentation and detection: kills, world sizes, evaluation and prediction by the commands."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,3 +122,16 @@ def test_a_trained_model_is_evaluated_the_same_by_any_number_of_processes_and_pr
         assert set(result["box"]) == set(result["mask"]) and len(result["box"]) == 12
         found = json.loads((output / "detections.json").read_text())
         assert found["images"][0]["file_name"] == str(picture) and len(found["categories"]) == 10
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_is_not_continued_on_other_images_but_on_the_same_in_another_folder(task, scenes, tmp_path):
+    first = DenseRun(tmp_path, *arguments(task, scenes, "max_steps=2"))
+    assert first.wait(300) == 0, first.output
+    moved = shutil.copytree(scenes, tmp_path / "moved")
+    again = DenseRun(tmp_path, *arguments(task, moved, "max_steps=3"))
+    assert again.wait(300) == 0, again.output
+    other = write_digit_scenes(tmp_path / "other", train=20, val=4)
+    refused = DenseRun(tmp_path, *arguments(task, other, "max_steps=4"))
+    assert refused.wait(300) == 2
+    assert "was started with other data: training: 24 images -> 20" in refused.output

@@ -66,7 +66,7 @@ train: $(USER_STAMP)
 	@echo "best weights    $(RUNS)/digits/checkpoints/best.pt"
 	@echo "evaluation      $(RUNS)/digits/eval"
 
-SCENES := "data/digit_scenes/images/val/000[0-3].png"
+SCENES := "data/digit_scenes/images/val/000[0369].png"
 
 demo-dense: $(STAMP)
 	@for task in detection segmentation; do \
@@ -78,7 +78,7 @@ demo-dense: $(STAMP)
 	@echo
 	@echo "detection       $(RUNS)/digit_scenes_detection/eval/detections.png"
 	@echo "segmentation    $(RUNS)/digit_scenes_segmentation/eval/worst.png"
-	@echo "traced points   $(RUNS)/digit_scenes_detection/visualize/0000/scene.png"
+	@echo "traced points   $(RUNS)/digit_scenes_detection/visualize/0009/scene.png"
 
 # the two seeds in parallel, one core each
 ablations: $(USER_STAMP)

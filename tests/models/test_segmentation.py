@@ -6,6 +6,7 @@ import torch
 from golden.dense import FOLDER, assert_buffers_agree, assert_gradients_agree, backbone, load_dense
 from golden.dense.weights import labels
 
+from dat_train.models.deformable import SamplingPositions
 from dat_train.models.dense_backbone import Pyramid
 from dat_train.models.published_dense import is_published_dense
 from dat_train.models.segmentation import (
@@ -145,3 +146,10 @@ def test_a_model_of_other_classes_keeps_its_own_classifier(tmp_path):
     model = create_segmentation("datpp_tiny", "upernet", 4, 16, **small)
     report = load_weights(model, tmp_path / "five.pt")
     assert report.classes == 5 and "a newly initialized one stays" in str(report)
+
+
+def test_the_backbone_takes_every_argument_of_the_model():
+    sizes = {"dims": [8, 16, 16, 24], "depths": [1, 1, 2, 1], "num_heads": [1, 2, 2, 3], "groups": [1, 1, 2, 1]}
+    model = create_segmentation("datpp_tiny", "semantic_fpn", 3, 8, strides=[4, 2, 1, 1], **sizes)
+    layers = [module for module in model.modules() if isinstance(module, SamplingPositions)]
+    assert [layer.conv.stride for layer in layers] == [(1, 1), (1, 1)]  # stages 3 and 4

@@ -27,6 +27,7 @@ ADDED: dict[str, Any] = {
     "data.sampling": "uniform",
     "data.shuffle": "full",
     "loss.class_weights": None,
+    "dense.class_weights": None,
     "loss.name": "cross_entropy",
     "optim.name": "adamw",
     "schedule.name": "cosine",

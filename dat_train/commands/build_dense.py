@@ -73,7 +73,7 @@ def segmentation_task(config: Settings, train_set: SegmentationImages, precision
         config.data.std,
         precision=precision,
         aux_weight=config.dense.aux_weight,
-        class_weights=config.dense.get("class_weights"),  # checkpoints of earlier versions have none
+        class_weights=config.dense.class_weights,
         flip=config.dense.flip,
     )
 

@@ -1,6 +1,7 @@
 """Values that settings may take: for the command line, which imports no torch, and for the code that uses them."""
 
-TASKS = ("classification", "segmentation", "detection")
+CLASSIFIERS = ("classification", "multilabel")  # tasks whose model is a timm classifier of whole images
+TASKS = (*CLASSIFIERS, "segmentation", "detection")
 TEST_SETS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_real")  # for dat-eval alone
 CLASSIFICATION_KINDS = ("digits", "folder", "imagenet", "hf", "shards", "csv", "fake", *TEST_SETS)  # of data
 SEGMENTATION_KINDS = ("ade20k", "masks", "digit_scenes", "nuclei")

@@ -97,7 +97,9 @@ dat-predict ckpt=PATH IMAGE ... [SETTING=VALUE ...]     the most probable classe
 ckpt is a checkpoint of dat-train, a folder written by dat-export, or released weights with model=NAME. Images keep
 the order of the arguments. An image that cannot be read is reported and left out; the exit code is then 1.
 format=csv has a row for each image: path, class and probability of the first, of the second, ...; format=jsonl an
-object: {"path": ..., "top": [{"class": ..., "index": ..., "probability": ...}, ...]}.""",
+object: {"path": ..., "top": [{"class": ..., "index": ..., "probability": ...}, ...]}. A model of task=multilabel names
+every class from `threshold` on: in format=csv with labels and probabilities separated by ";", in format=jsonl in a list
+"labels" in place of "top".""",
     positional="images",
 )
 
@@ -205,7 +207,7 @@ CHECK = Command(
     name="check",
     module="check",
     schema=CheckConfig,
-    groups=("data",),
+    groups=("task", "data"),
     usage="""\
 dat-check data=DATA data.root=PATH [SETTING=VALUE ...]     read every image once before a long run
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import evaluation_batches
 from dat_train.commands.build_model import classifiers
 from dat_train.commands.build_task import task_builders
@@ -62,7 +63,7 @@ def run(config: Settings, request: Request) -> None:
 
 def _state(settings: Settings, checkpoint: Checkpoint, ema: bool | None) -> dict[str, Tensor]:
     """Weights of a checkpoint by the model's parameter names."""
-    if settings.task == "classification":
+    if settings.task in CLASSIFIERS:
         number = count_classes(checkpoint, classifiers(settings.model.timm_name)) or 0
     elif not (number := len(checkpoint.classes)):
         raise UserError(f"{checkpoint.path} has no class names; it must be a checkpoint of dat-train")
@@ -79,7 +80,7 @@ def _greedy(
     processes = start_processes(device)
     precision = resolve_precision(settings.dtype, processes.device)
     builders = task_builders(settings)
-    if settings.task == "classification":
+    if settings.task in CLASSIFIERS:
         train_set = val_set = evaluation_set(settings, first, processes)
     else:
         train_set, val_set = builders.datasets(settings, processes)
@@ -90,11 +91,11 @@ def _greedy(
 
     def score(state: dict[str, Tensor]) -> float:
         model.load_state_dict(state)
-        if settings.task == "classification":
+        if settings.task in CLASSIFIERS:
             evaluation, _ = run_evaluation(
                 settings, processes, terminal=terminal, precision=precision, model=model, val_set=val_set
             )
-            return evaluation.top1
+            return getattr(evaluation, builders.score.name)
         task = builders.task(settings, train_set, precision)
         batches = evaluation_batches(settings, val_set, processes)
         watching = watched(batches, terminal, time.monotonic(), settings.timeout_minutes)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from PIL.Image import Image
 from torch import Tensor
@@ -37,7 +37,7 @@ def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, Imag
         split_by=data.split_by,
         fake_images=data.fake_images,
         fake_classes=data.fake_classes,
-        **data.only("image_column", "label_column"),
+        **table_columns(config),
     )
     train_set, val_set = sets_of_all(open_them, processes)
     train_set.seed = config.seed
@@ -45,6 +45,17 @@ def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, Imag
     train_set.transform = train_transform(config.img_size, **config.augment.arguments(), **colours)
     val_set.transform = evaluation_transform(config)
     return train_set, val_set
+
+
+def table_columns(config: Settings) -> dict[str, Any]:
+    """Arguments of `open_storage` that say how a table is read."""
+    return {"multi_label": config.get("task") == "multilabel", **config.data.only("image_column", "label_column")}
+
+
+def mixing_off_step(config: Settings, train_size: int) -> int | None:
+    """Step from which mixup and cutmix are off; None: never."""
+    epoch = config.mixing.off_epoch
+    return None if epoch is None else epoch * (train_size // config.batch_size)
 
 
 def opened_by_all(open_data: Callable[[], Opened], processes: Processes) -> Opened:

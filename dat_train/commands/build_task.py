@@ -9,7 +9,8 @@ from timm.data import resolve_data_config
 from torch import nn
 from torch.utils.data import Dataset
 
-from dat_train.commands.build_data import datasets
+from dat_train.choices import CLASSIFIERS
+from dat_train.commands.build_data import datasets, mixing_off_step
 from dat_train.commands.build_dense import (
     detection_datasets,
     detection_model,
@@ -19,6 +20,7 @@ from dat_train.commands.build_dense import (
     segmentation_task,
 )
 from dat_train.commands.build_model import new_model, require_model
+from dat_train.commands.build_multilabel import multilabel, multilabel_datasets
 from dat_train.commands.trained import open_trained
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.mixing import Mixing
@@ -34,6 +36,7 @@ from dat_train.tasks.class_weights import WeightedCrossEntropy, balanced_weights
 from dat_train.tasks.classification import ImageClassification, Images, Objective
 from dat_train.tasks.detection import ObjectDetection
 from dat_train.tasks.distillation import Distillation, cross_entropy
+from dat_train.tasks.multilabel import MultiLabelClassification
 from dat_train.tasks.segmentation import SemanticSegmentation
 from dat_train.training.task import Score, Task
 
@@ -65,10 +68,10 @@ def task_builders(config: Settings) -> TaskBuilders:
         UserError: a setting that the task does not have.
     """
     task, loss = config.get("task", "classification"), config.get("loss", {})
-    if task != "classification" and loss.get("class_weights"):
+    if task not in CLASSIFIERS and loss.get("class_weights"):
         raise UserError(
-            f"loss.class_weights={loss.class_weights} is for task=classification, not task={task}; segmentation "
-            "has dense.class_weights=[...]"
+            f"loss.class_weights={loss.class_weights} is for task=classification and task=multilabel, not "
+            f"task={task}; segmentation has dense.class_weights=[...]"
         )
     if task != "classification" and loss.get("name", CROSS_ENTROPY) != CROSS_ENTROPY:
         raise UserError(f"loss.name={loss.name} is for task=classification, not task={task}; remove it")
@@ -83,7 +86,7 @@ def classification(config: Settings, train_set: ImageDataset, precision: Precisi
             exclude each other.
     """
     classes, mixing = train_set.classes, config.mixing
-    off_step = None if mixing.off_epoch is None else mixing.off_epoch * (len(train_set) // config.batch_size)
+    off_step = mixing_off_step(config, len(train_set))
     return ImageClassification(
         classes,
         Images(config.img_size, config.data.mean, config.data.std),
@@ -201,6 +204,7 @@ def _try(distillation: Distillation, name: str, img_size: int, channels: int, cl
 
 TASKS = {
     "classification": TaskBuilders(datasets, new_model, classification, ImageClassification.score),
+    "multilabel": TaskBuilders(multilabel_datasets, new_model, multilabel, MultiLabelClassification.score),
     "segmentation": TaskBuilders(
         segmentation_datasets, segmentation_model, segmentation_task, SemanticSegmentation.score
     ),

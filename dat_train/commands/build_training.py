@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import evaluation_batches, micro_batches
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.detection_dataset import pad_batch
@@ -118,7 +119,7 @@ def offset_monitor(config: Settings, val_set: Dataset, precision: Precision) -> 
     """
     if not config.inspect.every:
         return None
-    dense = config.task != "classification"
+    dense = config.task not in CLASSIFIERS
     number = min(OFFSET_SCENES if dense else OFFSET_IMAGES, len(val_set))
     keys = [SampleKey(0, i * len(val_set) // number, 0) for i in range(number)]
 

@@ -2,7 +2,6 @@
 
 import statistics
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def run(config: Settings, request: Request) -> None:
         UserError: data that cannot be opened, or a report that cannot be written.
     """
     data = config.data
-    parts = open_parts(data)
+    parts = open_parts(data, config.task)
     workers = usable_cores() if config.workers is None else config.workers
     report: dict[str, Any] = {"data": data.name, "root": data.root, "splits": {}, "problems": []}
     found: dict[str, list[CheckedImage]] = {}
@@ -65,8 +64,11 @@ def run(config: Settings, request: Request) -> None:
         sys.exit(PROBLEMS)
 
 
-def open_parts(data: Settings) -> dict[str, ImageDataset]:
+def open_parts(data: Settings, task: str) -> dict[str, ImageDataset]:
     """Open every split of the data, by name; data without splits is "all".
+
+    Args:
+        task: classification or multilabel, which has any number of labels for each image of a table.
 
     Raises:
         UserError: data that cannot be opened.
@@ -82,7 +84,8 @@ def open_parts(data: Settings) -> dict[str, ImageDataset]:
     if data.kind == "digits":
         write_digits(data.root, val_fraction=data.val_fraction, split_seed=data.split_seed or 0)
     kind = "folder" if data.kind in ("digits", "imagenet") else data.kind  # any number of classes is reported on
-    storage = open_storage(kind, data.root, **data.only("image_column", "label_column"))
+    columns = data.only("image_column", "label_column")
+    storage = open_storage(kind, data.root, multi_label=task == "multilabel", **columns)
     names = storage.splits()
     opened = {name: storage.open(name) for name in names} or {"all": storage.open(None)}
     return {name: catalog.dataset(stand_in=False) for name, catalog in opened.items()}
@@ -90,7 +93,7 @@ def open_parts(data: Settings) -> dict[str, ImageDataset]:
 
 def part_report(images: ImageDataset, results: list[CheckedImage]) -> dict[str, Any]:
     """Describe one split as plain values."""
-    counts = Counter(label for _, label in images.samples)
+    counts = images.class_counts().tolist()
     sizes = sorted((result.size for result in results if result.reason is None), key=lambda size: size[0] * size[1])
     return {
         "images": len(images),

@@ -4,6 +4,7 @@ from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from dat_train.choices import CLASSIFIERS
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.published_dense import published_experiment
@@ -49,7 +50,7 @@ def continue_with(config: Settings, saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings_of_timm(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings model, data.mean, data.std, img_size and eval from a config.json written by `Preprocessing.as_timm`.
+    """Settings of the model, its task and its preprocessing from a config.json written by `Preprocessing.as_timm`.
 
     Raises:
         UserError: a model whose input is not a square of 1 or 3 channels, or another kind of crop.
@@ -62,8 +63,10 @@ def settings_of_timm(config: dict[str, Any]) -> dict[str, Any]:
             f"config.json has input_size={view['input_size']}, crop_mode={view.get('crop_mode')}; supported are "
             "squares of 1 or 3 channels, cropped in the center"
         )
+    task = config["task"] if config.get("task") in CLASSIFIERS else "classification"
     native = arguments.get("img_size", size[0])
     return {
+        "task": task,
         "model": {
             "name": name,
             "timm_name": name,

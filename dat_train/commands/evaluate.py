@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from dat_train.atomic import write_text
+from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import VIEW
 from dat_train.commands.build_model import new_model
 from dat_train.commands.checkpoint_settings import trained_with
@@ -19,6 +20,8 @@ from dat_train.commands.request import Request
 from dat_train.data.dataset import ImageDataset
 from dat_train.evaluation.classification import Evaluation
 from dat_train.evaluation.classification_files import result_text, write_report
+from dat_train.evaluation.multilabel import MultiLabelEvaluation
+from dat_train.evaluation.multilabel_files import multilabel_text, write_multilabel_report
 from dat_train.evaluation.resolutions import resolutions_csv, resolutions_text
 from dat_train.models import count_parameters, load_weights
 from dat_train.models.checkpoint import Checkpoint
@@ -56,7 +59,7 @@ def _run(
 ) -> None:
     output = output_folder(config.output, checkpoint.path, "eval")
     processes.on_main(lambda: make(output))  # before the evaluation, which may take hours
-    if settings.task != "classification":
+    if settings.task not in CLASSIFIERS:
         evaluate_dense(config, settings, checkpoint=checkpoint, processes=processes, terminal=terminal, output=output)
         return
     precision = resolve_precision(settings.dtype, processes.device)
@@ -77,7 +80,8 @@ def _run(
             facts |= {"processes": processes.world_size, "seconds": round(seconds, 3)}
             facts |= {"images_per_second": round(len(val_set) / seconds, 2)}
             folder = output / str(size) if config.img_sizes else output
-            results.append(write_report(evaluation, val_set.classes, val_set.samples, folder, facts))
+            write = write_multilabel_report if settings.task == "multilabel" else write_report
+            results.append(write(evaluation, val_set.classes, val_set.samples, folder, facts))
             print_result(terminal, evaluation, val_set=val_set, facts=results[-1], weights=weights, output=folder)
     if config.img_sizes and processes.is_main:
         write_text(output / "resolutions.csv", resolutions_csv(results))
@@ -119,7 +123,7 @@ def facts_of(settings: Settings, model: nn.Module, weights: LoadReport, precisio
 
 def print_result(
     terminal: Terminal,
-    evaluation: Evaluation,
+    evaluation: Evaluation | MultiLabelEvaluation,
     val_set: ImageDataset,
     facts: dict,
     weights: LoadReport,
@@ -142,12 +146,13 @@ def print_result(
         topics += [("", path) for path in evaluation.unreadable[:MAX_NAMED_FILES]]
         if len(evaluation.unreadable) > MAX_NAMED_FILES:
             topics.append(("", "..."))
-    if facts["ece"] is not None:
+    if facts.get("ece") is not None:
         topics.append(("calibration", f"error {facts['ece']:.2f} % (ECE, {len(facts['reliability'])} intervals)"))
     names = ("result.json", "per_class.csv", "confused.csv", "wrong.csv", "wrong.png")
     names = [name for name in names if (output / name).exists()]
+    text = multilabel_text if isinstance(evaluation, MultiLabelEvaluation) else result_text
     terminal.say(table(topics))
-    terminal.say(f"\n{result_text(evaluation, val_set.classes)}\n")
+    terminal.say(f"\n{text(evaluation, val_set.classes)}\n")
     terminal.say(f"in {output}: {', '.join(names)}")
 
 

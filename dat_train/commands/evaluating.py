@@ -9,6 +9,7 @@ from dat_train.commands.build_data import evaluation_batches
 from dat_train.data.batch import Batch
 from dat_train.data.dataset import ImageDataset
 from dat_train.evaluation.classification import Evaluation, evaluate
+from dat_train.evaluation.multilabel import MultiLabelEvaluation, evaluate_multilabel
 from dat_train.runtime.batch_feed import feed_once
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
@@ -25,13 +26,17 @@ def run_evaluation(
     precision: Precision,
     model: nn.Module,
     val_set: ImageDataset,
-) -> tuple[Evaluation, float]:
-    """Evaluate `model` on `val_set`; return the result and the seconds it took."""
+) -> tuple[Evaluation | MultiLabelEvaluation, float]:
+    """Evaluate `model` on `val_set` as settings.task says; return the result and the seconds it took."""
     loader = evaluation_batches(settings, val_set, processes)
     start = time.monotonic()
+    batches = watched(loader, terminal, start, settings.timeout_minutes)
+    if settings.task == "multilabel":
+        evaluation = evaluate_multilabel(model, batches, precision=precision, processes=processes)
+        return evaluation, time.monotonic() - start
     evaluation = evaluate(
         model,
-        watched(loader, terminal, start, settings.timeout_minutes),
+        batches,
         num_classes=len(val_set.classes),
         precision=precision,
         processes=processes,

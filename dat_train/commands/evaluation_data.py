@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dat_train.commands.build_data import evaluation_transform, opened_by_all
+from dat_train.commands.build_data import evaluation_transform, opened_by_all, table_columns
 from dat_train.commands.build_model import classifiers
+from dat_train.commands.build_multilabel import require_targets
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.data.class_names import IMAGENET_CLASSES, imagenet_numbers
 from dat_train.data.dataset import ImageDataset
@@ -42,10 +43,12 @@ def evaluation_set(settings: Settings, checkpoint: Checkpoint, processes: Proces
             split_seed=data.split_seed,
             fake_images=data.fake_images,
             fake_classes=data.fake_classes,
-            **data.only("image_column", "label_column"),
+            **table_columns(settings),
         )
 
     images = opened_by_all(opened, processes)
+    if settings.get("task") == "multilabel":
+        require_targets(images, data.name)
     if len(images.classes) != number:
         raise UserError(
             f"{ckpt} has {number:,} classes without names, data={data.name} has {len(images.classes):,}; set data=..."

@@ -11,7 +11,9 @@ from rich.table import Table
 from torch import nn
 
 from dat_train.atomic import write_json
+from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import VIEW, evaluation_batches
+from dat_train.commands.build_task import task_builders
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.evaluation_data import evaluation_set
 from dat_train.commands.export_dense import export_dense
@@ -23,6 +25,7 @@ from dat_train.commands.trained import Trained, assemble
 from dat_train.data.dataset import ImageDataset
 from dat_train.errors import UserError
 from dat_train.evaluation.classification import Evaluation, evaluate
+from dat_train.evaluation.multilabel import MultiLabelEvaluation, evaluate_multilabel
 from dat_train.export.model_card import model_card
 from dat_train.export.onnx_file import OnnxModel, require_onnx, write_int8, write_onnx
 from dat_train.export.preprocessing import Preprocessing
@@ -30,11 +33,14 @@ from dat_train.export.staging import EXPORTED, staged_folder
 from dat_train.export.timm_folder import load_timm_folder, write_timm_folder
 from dat_train.export.torch_export_file import ProgramModel, write_program
 from dat_train.models.checkpoint import Checkpoint
+from dat_train.run_report.metrics import title
 from dat_train.runtime.processes import Processes
 from dat_train.runtime.terminal import Terminal
 from dat_train.settings import Settings
 
 SINGLE = Processes(0, 1, 0, torch.device("cpu"))  # on the CPU, in one process
+METRICS = ("top1", "top5", "map", "f1", "loss")  # of accuracy.json; the first of a task is its score
+HUB_METRICS = {"top1": "accuracy", "map": "mean_average_precision"}  # names on the Hugging Face hub
 
 
 def run(config: Settings, request: Request) -> None:
@@ -51,7 +57,7 @@ def run(config: Settings, request: Request) -> None:
     checkpoint = open_checkpoint(config)
     settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), measure))
     settings = settings.changed(dtype="fp32")  # half precision is a property of a device, not of the file
-    if settings.task != "classification":
+    if settings.task not in CLASSIFIERS:
         export_dense(config, settings, checkpoint, measure)
         return
     trained = assemble(settings, checkpoint, config.ema, "cpu")
@@ -90,12 +96,14 @@ def write(
 ) -> dict[str, nn.Module]:
     """Write the export; return the models loaded from the written files, by name."""
     if config.format == "safetensors":
-        write_timm_folder(trained.model, folder, trained.classes, steps, card(config, trained, checkpoint, steps))
+        text = card(config, trained, checkpoint, steps)
+        task = trained.settings.get("task", "classification")
+        write_timm_folder(trained.model, folder, trained.classes, steps, text, task=task)
         terminal.say("timm loads it with equal logits")
         return {"timm": load_timm_folder(folder)}
 
     size = steps.input_size
-    text = steps.as_json(trained.classes)
+    text = steps.as_json(trained.classes, "sigmoid" if trained.multi_label else "softmax")
     names = json.dumps(trained.classes, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
     notes = {"preprocessing.json": text, "classes.json": names}
     (folder / "preprocessing.json").write_text(text + "\n", encoding="utf-8")
@@ -120,10 +128,12 @@ def card(config: Settings, trained: Trained, checkpoint: Checkpoint, steps: Prep
     """Model card with the facts about the training that the checkpoint holds."""
     content, settings = checkpoint.content, trained.settings
     facts = [("weights", trained.weights.source)]
-    data = top1 = None
+    data = result = None
+    score = task_builders(settings).score
     if "step" in content and "config" in content:  # of a run of ours
         data = settings.data.name
-        top1 = top1_of(config, content)
+        value = score_of(config, content, score.name)
+        result = None if value is None else (HUB_METRICS[score.name], value / 100)
         facts += [
             ("data", data),
             ("training", f"{content['epoch']} epochs, {content['step']:,} steps of {settings.batch_size} images"),
@@ -131,32 +141,36 @@ def card(config: Settings, trained: Trained, checkpoint: Checkpoint, steps: Prep
             ("augmentation", settings.augment.name),
             ("seed", str(settings.seed)),
         ]
-        if top1 is not None:
-            facts.append(("top-1, validation", f"{top1:.2f} %"))
+        if value is not None:
+            facts.append((f"{title(score.name)}, validation", f"{value:.2f} %"))
     return model_card(
         trained.model,
         name=settings.name or settings.model.name,
         classes=trained.classes,
         preprocessing=steps,
         facts=facts,
-        top1=top1,
+        result=result,
         data=data,
+        multi_label=trained.multi_label,
     )
 
 
-def top1_of(config: Settings, content: dict) -> float | None:
-    """Validation accuracy of these weights with the settings of the training; None if unknown."""
+def score_of(config: Settings, content: dict, name: str) -> float | None:
+    """Validation score of these weights with the settings of the training; None if unknown."""
     changed = [config.img_size, config.ema, *config.eval.values()]
     best = content.get("best") or {}
     same = best.get("step") == content["step"] and all(value is None for value in changed)
-    return best["top1"] if same else None
+    return best[name] if same else None
 
 
 # Accuracies
 
 
-def accuracy(model: nn.Module, trained: Trained, val_set: ImageDataset) -> Evaluation:
+def accuracy(model: nn.Module, trained: Trained, val_set: ImageDataset) -> Evaluation | MultiLabelEvaluation:
     settings = trained.settings
+    if trained.multi_label:
+        batches = evaluation_batches(settings, val_set, SINGLE)
+        return evaluate_multilabel(model, batches, precision=trained.precision)
     return evaluate(
         model,
         evaluation_batches(settings, val_set, SINGLE),
@@ -167,17 +181,17 @@ def accuracy(model: nn.Module, trained: Trained, val_set: ImageDataset) -> Evalu
     )
 
 
-def report(found: dict[str, Evaluation], folder: Path) -> None:
+def report(found: dict[str, Evaluation | MultiLabelEvaluation], folder: Path) -> None:
     """Print the accuracies, and write them to accuracy.json."""
     before = next(iter(found.values()))
     rows = [
         {
             "model": name,
-            "top1": result.top1,
-            "top5": result.top5,
-            "loss": result.loss,
+            **{metric: getattr(result, metric) for metric in METRICS if hasattr(result, metric)},
             "images": result.count,
+            # labels of all images and classes for several labels per image
             "other_predictions": int((result.predicted != before.predicted).sum()),
+            "predictions": result.predicted.size,
         }
         for name, result in found.items()
     ]
@@ -186,17 +200,19 @@ def report(found: dict[str, Evaluation], folder: Path) -> None:
 
 
 def accuracy_table(rows: Sequence[dict]) -> Table:
+    """Score, loss, and differences to the first row."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    score = next(metric for metric in METRICS if metric in rows[0])
     table.add_column("model")
-    for title in ("top-1", "cost", "loss", "other predictions"):
-        table.add_column(title, justify="right")
+    for heading in (title(score), "cost", "loss", "other predictions"):
+        table.add_column(heading, justify="right")
     for row in rows:
-        cost = rows[0]["top1"] - row["top1"]
+        cost = rows[0][score] - row[score]
         table.add_row(
             row["model"],
-            f"{row['top1']:.2f} %",
+            f"{row[score]:.2f} %",
             f"{cost:+.2f}" if row is not rows[0] else "",
             f"{row['loss']:.4f}",
-            f"{row['other_predictions']:,} of {row['images']:,}" if row is not rows[0] else "",
+            f"{row['other_predictions']:,} of {row['predictions']:,}" if row is not rows[0] else "",
         )
     return table

@@ -6,6 +6,7 @@ import timm
 from timm.data import resolve_data_config
 
 import dat_train.models  # noqa: F401  registers the models
+from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_model import require_model
 from dat_train.settings import Settings
 
@@ -16,7 +17,7 @@ def with_model_defaults(config: Settings) -> Settings:
     Raises:
         UserError: timm does not have the model.
     """
-    if config.get("task", "classification") != "classification":
+    if config.get("task", "classification") not in CLASSIFIERS:
         return config
     data, view, model = config.data, config.eval, config.model
     if None not in (config.img_size, model.img_size, data.mean, data.std, view.crop_pct, view.interpolation):

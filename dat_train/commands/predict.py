@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
+from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import workers
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.model_defaults import with_model_defaults
@@ -32,6 +34,7 @@ from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
 
 SOME_UNREADABLE = 1  # the exit code
+Choice = Callable[[Tensor], list[list[tuple[int, float]]]]
 
 
 def run(config: Settings, request: Request) -> None:
@@ -45,7 +48,7 @@ def run(config: Settings, request: Request) -> None:
         raise UserError("the list on standard input names no image")
     checkpoint = open_checkpoint(config)
     settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), False))
-    if settings.task != "classification":
+    if settings.task not in CLASSIFIERS:
         trained = assemble_dense(settings, checkpoint, config.ema, config.device)
         predict_dense(trained, paths, output_folder(config.output, checkpoint.path, "predictions"))
         return
@@ -53,15 +56,17 @@ def run(config: Settings, request: Request) -> None:
     if not config.ckpt:
         print(trained.weights, file=sys.stderr)
     accelerate(trained.model, trained.precision.device, config.kernels)
-    writer = writer_for(config.format, paths, trained.classes, config.top)
+    multi_label = trained.multi_label
+    choose = AboveThreshold(config.threshold) if multi_label else Top(config.top)
+    writer = writer_for(config.format, paths, trained.classes, config.top, multi_label)
     alone = Processes(0, 1, 0, trained.precision.device)
     readers = workers(trained.settings, alone) if len(paths) > config.batch_size else 0
     unreadable = 0
     with _bar(config.output) as bar, _output(config.output) as write:
         task = bar.add_task("predicting", total=len(paths))
         write(writer.header())
-        for prediction in predictions(trained, paths, config.top, config.batch_size, readers):
-            if prediction.guesses:
+        for prediction in predictions(trained, paths, choose, config.batch_size, readers):
+            if prediction.guesses is not None:
                 write(writer.row(prediction))
             else:
                 unreadable += 1
@@ -73,15 +78,14 @@ def run(config: Settings, request: Request) -> None:
 
 
 def predictions(
-    trained: Trained, paths: Sequence[str], top: int, batch_size: int, readers: int = 0
+    trained: Trained, paths: Sequence[str], choose: Choice, batch_size: int, readers: int = 0
 ) -> Iterator[Prediction]:
     """Yield the predictions for images in the order of `paths`.
 
     Args:
-        top: number of classes per image, at most the number of classes of the model.
+        choose: logits of a batch -> (class number, probability) pairs of each image.
         readers: number of processes that read images.
     """
-    top = min(top, len(trained.classes))
     images = ImageDataset([(path, 0) for path in paths], trained.classes, trained.transform, stand_in=False)
     device = trained.precision.device
     loader = evaluation_loader(images, batch_size=batch_size, workers=readers, pin_memory=device.type == "cuda")
@@ -93,14 +97,41 @@ def predictions(
     for batch in batches:
         with torch.inference_mode(), trained.precision.context():
             logits = trained.model(prepare_images(batch, device, trained.precision.weights))
-        best = logits.float().softmax(-1).topk(top)  # (B, top) values, indices
-        rows = zip(batch.indices.tolist(), batch.labels.tolist(), *(part.tolist() for part in best), strict=True)
-        for index, label, probabilities, numbers in rows:
+        rows = zip(batch.indices.tolist(), batch.labels.tolist(), choose(logits.float()), strict=True)
+        for index, label, chosen in rows:
             if label == UNREADABLE:
-                yield Prediction(paths[index], [], _reason(trained, paths[index]))
+                yield Prediction(paths[index], None, _reason(trained, paths[index]))
             else:
-                guesses = zip(numbers, probabilities, strict=True)
-                yield Prediction(paths[index], [Guess(trained.classes[number], number, p) for number, p in guesses])
+                yield Prediction(paths[index], [Guess(trained.classes[number], number, p) for number, p in chosen])
+
+
+class Top:
+    """The most probable classes of softmax.
+
+    Args:
+        number: of classes for each image, at most all.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self, logits: Tensor) -> list[list[tuple[int, float]]]:
+        best = logits.softmax(-1).topk(min(self.number, logits.shape[1]))
+        numbers, probabilities = best.indices.tolist(), best.values.tolist()
+        return [list(zip(*row, strict=True)) for row in zip(numbers, probabilities, strict=True)]
+
+
+class AboveThreshold:
+    """All classes whose probability, a sigmoid of each logit, reaches a threshold; most probable first."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def __call__(self, logits: Tensor) -> list[list[tuple[int, float]]]:
+        ranked = logits.sigmoid().sort(descending=True, stable=True)
+        numbers, probabilities = ranked.indices.tolist(), ranked.values.tolist()
+        rows = zip(numbers, probabilities, strict=True)
+        return [[pair for pair in zip(*row, strict=True) if pair[1] >= self.threshold] for row in rows]
 
 
 def _reason(trained: Trained, path: str) -> str:

@@ -20,10 +20,10 @@ class Guess(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Most probable classes of an image, best first. Empty if the image could not be read; `why` is the reason."""
+    """Classes of an image, most probable first. None if the image could not be read; `why` is the reason."""
 
     path: str
-    guesses: list[Guess]
+    guesses: list[Guess] | None
     why: str = ""
 
 
@@ -44,6 +44,8 @@ class TableWriter:
         return ""
 
     def row(self, prediction: Prediction) -> str:
+        if not prediction.guesses:
+            return f"{printable(prediction.path):<{self.path_width}}  (no label)\n"
         first = [printable(prediction.path), *[""] * (len(prediction.guesses) - 1)]
         return "".join(
             f"{path:<{self.path_width}}  {100 * guess.probability:6.2f} %  {guess.name}\n"
@@ -73,18 +75,55 @@ class JsonLinesWriter:
         return ""
 
     def row(self, prediction: Prediction) -> str:
-        top = [
-            {"class": guess.name, "index": guess.index, "probability": round(guess.probability, 6)}
-            for guess in prediction.guesses
-        ]
-        return json.dumps({"path": printable(prediction.path), "top": top}, ensure_ascii=False) + "\n"
+        return _json_line(prediction, "top")
 
 
-def writer_for(format: str, paths: Sequence[str], classes: Sequence[str], top: int) -> Writer:
-    """Return the writer of `format`: table, csv or jsonl."""
+class LabelsCsvWriter:
+    """A row for each image: path, labels separated by ";", and their probabilities.
+
+    `data=csv` of a multi-label task reads such a file.
+    """
+
+    def header(self) -> str:
+        return _csv_line(["path", "labels", "probabilities"])
+
+    def row(self, prediction: Prediction) -> str:
+        labels = ";".join(guess.name for guess in prediction.guesses)
+        probabilities = ";".join(f"{guess.probability:.6f}" for guess in prediction.guesses)
+        return _csv_line([printable(prediction.path), labels, probabilities])
+
+
+class LabelsJsonWriter:
+    """An object for each image: {"path", "labels": [{"class", "index", "probability"}, ...]}."""
+
+    def header(self) -> str:
+        return ""
+
+    def row(self, prediction: Prediction) -> str:
+        return _json_line(prediction, "labels")
+
+
+def writer_for(
+    format: str, paths: Sequence[str], classes: Sequence[str], top: int, multi_label: bool = False
+) -> Writer:
+    """Return the writer of `format`: table, csv or jsonl.
+
+    Args:
+        multi_label: any number of classes for each image, instead of `top`.
+    """
     if format == "csv":
-        return CsvWriter(min(top, len(classes)))
-    return JsonLinesWriter() if format == "jsonl" else TableWriter(paths)
+        return LabelsCsvWriter() if multi_label else CsvWriter(min(top, len(classes)))
+    if format == "jsonl":
+        return LabelsJsonWriter() if multi_label else JsonLinesWriter()
+    return TableWriter(paths)
+
+
+def _json_line(prediction: Prediction, key: str) -> str:
+    classes = [
+        {"class": guess.name, "index": guess.index, "probability": round(guess.probability, 6)}
+        for guess in prediction.guesses
+    ]
+    return json.dumps({"path": printable(prediction.path), key: classes}, ensure_ascii=False) + "\n"
 
 
 def _width(texts) -> int:

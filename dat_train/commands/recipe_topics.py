@@ -1,12 +1,13 @@
 """Optimizer, loss and augmentation of a run as text."""
 
+from dat_train.choices import CLASSIFIERS
 from dat_train.settings import Settings
 
 
 def recipe_topics(config: Settings) -> list[tuple[str, str]]:
     """(topic, text) pairs for the plan of a run."""
     topics = [("optimizer", _optimizer(config))]
-    if config.get("task", "classification") == "classification":
+    if config.get("task", "classification") in CLASSIFIERS:
         topics += [("loss", _loss(config)), ("augment", _augmentation(config))]
     if config.ema.decay:
         topics.append(("average", f"EMA of the weights with decay {config.ema.decay:g}"))
@@ -25,7 +26,7 @@ def _optimizer(config: Settings) -> str:
 
 def _loss(config: Settings) -> str:
     loss = config.loss
-    parts = ["binary cross-entropy" if loss.name == "bce" else "cross-entropy"]
+    parts = ["binary cross-entropy" if loss.name == "bce" or config.task == "multilabel" else "cross-entropy"]
     if loss.target_threshold is not None:
         parts.append(f"targets above {loss.target_threshold:g} become 1")
     if loss.class_weights:

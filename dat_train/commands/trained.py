@@ -9,6 +9,7 @@ from PIL.Image import Image
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
+from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import VIEW
 from dat_train.commands.build_model import classifiers, new_model
 from dat_train.commands.checkpoint_settings import trained_with
@@ -43,6 +44,11 @@ class Trained:
     precision: Precision
     weights: LoadReport
 
+    @property
+    def multi_label(self) -> bool:
+        """True if an image may have any number of classes: probabilities are then sigmoids of the logits."""
+        return self.settings.get("task") == "multilabel"
+
 
 def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "auto") -> Trained:
     """Load the model of a checkpoint of dat-train with the settings of its training, for a script.
@@ -66,7 +72,7 @@ def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, devic
     Raises:
         UserError: weights of another architecture, or without a classifier.
     """
-    if settings.get("task", "classification") != "classification":
+    if settings.get("task", "classification") not in CLASSIFIERS:
         raise UserError(
             f"{checkpoint.path} was trained with task={settings.task}: dat-eval, dat-predict and dat-visualize take "
             "it, and in Python dat_train.commands.trained_dense; this command takes classifiers"

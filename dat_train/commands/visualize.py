@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from PIL.Image import Image
 
+from dat_train.choices import CLASSIFIERS
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.inspect_scene import inspect_scene
 from dat_train.commands.model_defaults import with_model_defaults
@@ -48,7 +49,7 @@ def run(config: Settings, request: Request) -> None:
     paths = list_images([config.image])
     checkpoint = open_checkpoint(config)
     settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), False))
-    if settings.get("task", "classification") == "classification":
+    if settings.get("task", "classification") in CLASSIFIERS:
         trained = assemble(settings, checkpoint, config.ema, config.device)
         view = classification_view(config, trained)
     else:
@@ -100,7 +101,7 @@ def classification_view(config: Settings, trained: Trained) -> View:
     def view(image: Image, name: str, folder: Path) -> str:
         data, precision = trained.settings.data, trained.precision
         batch = trained.transform(image).to(precision.device, precision.weights)
-        inspection = inspect_image(trained.model, batch, data.mean, data.std)
+        inspection = inspect_image(trained.model, batch, data.mean, data.std, multi_label=trained.multi_label)
         chosen = queries or most_attended_pixels(inspection.heat())
         if config.pictures:
             write_attention_pictures(inspection, chosen, folder)

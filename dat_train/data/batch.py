@@ -13,7 +13,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: (B, C, H, W). uint8 if `normalization` is given; otherwise float32, already normalized.
-        labels: (B,) class indices, or the targets of another task.
+        labels: (B,) class indices, (B, classes) of 0 and 1 in multi-label data, or the targets of another task.
         indices: (B,) positions in the set.
         unreadable: paths of the files that could not be read.
         normalization: (2, C), mean and standard deviation of pixel values between 0 and 1.

@@ -28,7 +28,8 @@ class Sample(NamedTuple):
 
     Attributes:
         image: (C, H, W), float32 and normalized, or uint8 to be normalized on the device.
-        label: class index; UNREADABLE in evaluation if the image cannot be read.
+        label: class index, or (classes,) int8 of 0 and 1 in multi-label data. UNREADABLE in evaluation if the image
+            cannot be read.
         index: index in the set.
         unreadable: paths that could not be read or transformed before this one.
         normalization: (2, C) mean and standard deviation, if the image is uint8.
@@ -36,7 +37,7 @@ class Sample(NamedTuple):
     """
 
     image: Tensor
-    label: int
+    label: int | Tensor
     index: int
     unreadable: tuple[str, ...]
     normalization: Tensor | None = None
@@ -60,7 +61,7 @@ class ImageDataset(Dataset):
         base: common beginning of all paths, not part of the fingerprint.
         source: encoded images by index; None: the paths are files.
         notes: facts about the set the user should know, one line each.
-        targets: (images, classes) bool, all labels of each image, of multi-label data.
+        targets: (images, classes) bool, all labels of each image, of multi-label data; in `samples` is one of them.
         subset: labels of the classes that occur in a test set; predictions are restricted to them.
         right: (images, max labels) all labels that count as correct, padded with -1.
     """
@@ -108,10 +109,10 @@ class ImageDataset(Dataset):
                 name = printable(self.samples[index][0])
                 unreadable.append(name)
                 if not self.stand_in:
-                    return self._sample(self._blank(), UNREADABLE, index, unreadable)
+                    return self._sample(self._blank(), self._no_label(), index, unreadable)
                 reason = error.reason if isinstance(error, UnreadableImage) else f"{type(error).__name__}: {error}"
                 continue
-            return self._sample(transformed, self.samples[index][1], index, unreadable)
+            return self._sample(transformed, self._label(index), index, unreadable)
         raise UserError(
             f"{len(unreadable)} consecutive images cannot be read, beginning with {unreadable[0]}: check the disk; the "
             f"last reason is {name}: {' '.join(reason.split())}"
@@ -123,21 +124,43 @@ class ImageDataset(Dataset):
             return self.encoded(index)
         return self.read(index)
 
-    def _sample(self, transformed: Tensor | Augmented, label: int, index: int, unreadable: list[str]) -> Sample:
+    def _label(self, index: int) -> int | Tensor:
+        """Return the label of the image at `index`, see `Sample`."""
+        if self.targets is None:
+            return self.samples[index][1]
+        return torch.from_numpy(self.targets[index].astype(np.int8))
+
+    def _no_label(self) -> int | Tensor:
+        """Return the label of an image that could not be read."""
+        if self.targets is None:
+            return UNREADABLE
+        return torch.full((len(self.classes),), UNREADABLE, dtype=torch.int8)
+
+    def _sample(
+        self, transformed: Tensor | Augmented, label: int | Tensor, index: int, unreadable: list[str]
+    ) -> Sample:
         if not isinstance(transformed, Augmented):
             return Sample(transformed, label, index, tuple(unreadable))
         sample = Sample(transformed.image, label, index, tuple(unreadable))
         return sample._replace(normalization=self.transform.normalization, rectangle=transformed.rectangle)
 
+    def class_counts(self) -> np.ndarray:
+        """Number of images of each class, (classes,) int64."""
+        if self.targets is not None:
+            return self.targets.sum(0, dtype=np.int64)
+        return np.bincount(self.samples.labels, minlength=len(self.classes))
+
     def fingerprint(self) -> str:
-        """Hash of the class and name of every image, as 16 hexadecimal digits.
+        """Hash of the class and name of every image, as 16 hexadecimal digits; of all its labels in multi-label data.
 
         It depends neither on the root folder nor on the form of storage. Image contents are not read.
         """
         digest = hashlib.blake2b(digest_size=8)
-        for path, label in self.samples:
-            name = self.classes[label]
+        for index, (path, label) in enumerate(self.samples):
+            name = self.classes[label] if self.targets is None else ""
             digest.update(f"{name}\0{sample_key(path, self.base, name)}\n".encode())
+            if self.targets is not None:
+                digest.update(np.packbits(self.targets[index]).tobytes())
         return digest.hexdigest()
 
     def storage_order(self) -> np.ndarray:

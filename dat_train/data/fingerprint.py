@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 from torch.utils.data import Dataset
 
 from dat_train.data.dataset import ImageDataset
@@ -26,8 +25,7 @@ def data_fingerprint(train_set: Dataset, val_set: Dataset) -> dict[str, Any]:
 
 
 def _part(dataset: Dataset) -> dict[str, Any]:
-    labels = dataset.samples.labels if isinstance(dataset, ImageDataset) else None
-    counts = [] if labels is None else np.bincount(labels, minlength=len(dataset.classes)).tolist()
+    counts = dataset.class_counts().tolist() if isinstance(dataset, ImageDataset) else []
     return {"images": len(dataset), "digest": dataset.fingerprint(), "per_class": counts}
 
 
@@ -79,7 +77,7 @@ def describe_data(train_set: ImageDataset, val_set: ImageDataset) -> list[tuple[
 
 def class_counts(dataset: ImageDataset, number: int = 5) -> str:
     """The first class names with their numbers of images, and the range of these numbers where there are more."""
-    counts = np.bincount(dataset.samples.labels, minlength=len(dataset.classes))
+    counts = dataset.class_counts()
     named = [f"{name} ({count:,})" for name, count in zip(dataset.classes[:number], counts, strict=False)]
     if len(dataset.classes) <= number:
         return ", ".join(named)

@@ -106,14 +106,14 @@ class AsBytes:
 
 def collate(samples: list[Sample]) -> Batch:
     """Combine samples into a batch."""
-    first = samples[0]
+    first, labels = samples[0], [sample.label for sample in samples]
     erasing = None
     if first.rectangle is not None:
         erasing = torch.tensor([sample.rectangle for sample in samples], dtype=torch.int64)
         erasing = erasing if erasing[:, 3].any() else None
     return Batch(
         _stack([sample.image for sample in samples]),
-        torch.tensor([sample.label for sample in samples]),
+        torch.stack(labels) if isinstance(labels[0], Tensor) else torch.tensor(labels),
         indices=torch.tensor([sample.index for sample in samples]),
         unreadable=[path for sample in samples for path in sample.unreadable],
         normalization=first.normalization,

@@ -1,5 +1,6 @@
 """Mixup, cutmix and label smoothing with keyed draws (Zhang et al., 2018; Yun et al., 2019; as in DeiT)."""
 
+import torch
 import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor
@@ -65,3 +66,51 @@ class Mixing:
         with keyed_randomness(*key):
             images, targets = self.mixup(images.clone(), labels)
         return images, targets.float()
+
+
+class MultiHotMixing:
+    """Mixup, cutmix and label smoothing of images with any number of labels, drawn as in `Mixing`.
+
+    A target is the share of the pixels or of the area that has the label: 1 if both images of a pair have it. Smoothing
+    takes each label for itself, as a choice between two: 1 becomes 1 - smoothing / 2, and 0 becomes smoothing / 2.
+
+    Args:
+        mixup, cutmix, switch_prob: as of `Mixing`.
+        label_smoothing: mass spread over "yes" and "no" of each label.
+        off_step: as of `Mixing`.
+    """
+
+    def __init__(
+        self,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        switch_prob: float = 0.5,
+        label_smoothing: float = 0.0,
+        off_step: int | None = None,
+    ) -> None:
+        self.label_smoothing = label_smoothing
+        self.off_step = off_step
+        self.pairs = {"mixup": mixup, "cutmix": cutmix, "switch_prob": switch_prob}
+        self.enabled = mixup > 0 or cutmix > 0
+
+    def __call__(self, images: Tensor, labels: Tensor, *key: int | str, step: int = 0) -> tuple[Tensor, Tensor]:
+        """Mix a batch as `Mixing` does.
+
+        Args:
+            images: (B, C, H, W).
+            labels: (B, classes) of 0 and 1.
+            step: of the run.
+
+        Returns:
+            mixed images, and soft targets (B, classes) float32.
+
+        Raises:
+            UserError: an odd number of images to mix.
+        """
+        targets = labels.float()
+        if self.enabled and (self.off_step is None or step < self.off_step):
+            mixing = Mixing(len(images), **self.pairs)
+            images, shares = mixing(images, torch.arange(len(images), device=images.device), *key)
+            own = shares.diagonal()[:, None]  # (B, 1), share of an image in its pair; the rest is its partner's
+            targets = targets * own + targets.flip(0) * (1 - own)
+        return images, targets * (1 - self.label_smoothing) + self.label_smoothing / 2

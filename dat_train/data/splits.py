@@ -64,9 +64,11 @@ class HoldOut:
     def _by_name(self, catalog: Catalog) -> np.ndarray:
         draws = np.empty(len(catalog.samples))
         for index, (path, label) in enumerate(catalog.samples):
-            name = catalog.classes[label]
+            name = catalog.classes[label] if catalog.targets is None else ""  # labels may be added to an image
             draws[index] = keyed_seed("held out", self.seed, name, sample_key(path, catalog.base, name)) / KEY_RANGE
         chosen = draws < self.fraction
+        if catalog.targets is not None:
+            return _keep_classes(chosen, draws, catalog.targets)
         labels = catalog.samples.labels
         kept = np.bincount(labels[~chosen], minlength=len(catalog.classes))
         for label in np.flatnonzero(kept == 0):  # a class keeps an image for training
@@ -83,6 +85,19 @@ class HoldOut:
         for label in range(len(catalog.classes)):
             chosen[held_out_by_order(np.flatnonzero(labels == label), label, self.fraction, self.seed)] = True
         return chosen
+
+
+def _keep_classes(chosen: np.ndarray, draws: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return `chosen` without one image of each class that would have none for training.
+
+    Args:
+        chosen, draws: (images,) held out, and the numbers that decided it.
+        targets: (images, classes) bool.
+    """
+    for label in np.flatnonzero(targets.any(0) & ~targets[~chosen].any(0)):
+        own = np.flatnonzero(targets[:, label])
+        chosen[own[draws[own].argmax()]] = False
+    return chosen
 
 
 def held_out_by_order(items: Sequence, label: int, fraction: float, seed: int) -> list:

@@ -41,8 +41,8 @@ config = timm.data.resolve_data_config(model.pretrained_cfg)
 transform = timm.data.create_transform(**config)
 
 with torch.inference_mode():
-    probabilities = model(transform(Image.open("image.jpg").convert("$mode")).unsqueeze(0)).softmax(-1)[0]
-print(model.pretrained_cfg["label_names"][probabilities.argmax()], probabilities.max().item())
+    probabilities = model(transform(Image.open("image.jpg").convert("$mode")).unsqueeze(0)).$activation[0]
+$printed
 ```
 
 ## Preprocessing
@@ -54,6 +54,8 @@ $preprocessing
 $labels
 $papers""")
 
+_PRINT_BEST = 'print(model.pretrained_cfg["label_names"][probabilities.argmax()], probabilities.max().item())'
+_PRINT_LABELS = 'print([name for name, p in zip(model.pretrained_cfg["label_names"], probabilities) if p >= 0.5])'
 _PAPERS = """
 ## Papers
 
@@ -69,8 +71,9 @@ def model_card(
     classes: Sequence[str],
     preprocessing: Preprocessing,
     facts: Sequence[tuple[str, str]],
-    top1: float | None = None,
+    result: tuple[str, float] | None = None,
     data: str | None = None,
+    multi_label: bool = False,
 ) -> str:
     """Text of the model card.
 
@@ -78,7 +81,8 @@ def model_card(
         model: created by timm.create_model.
         name: title.
         facts: (topic, text) rows of a table about weights and training.
-        top1: accuracy in percent on the validation set of `data`, shown by the hub as a result.
+        result: the hub's name of the metric and its value between 0 and 1 on the validation set of `data`.
+        multi_label: an image has any number of the classes.
     """
     architecture = model.pretrained_cfg["architecture"]
     ours = type(model).__module__.startswith("dat_train.")
@@ -93,7 +97,9 @@ def model_card(
         classes=f"{len(classes):,}",
         parameters=f"{count_parameters(model) / 1e6:.2f}",
         tags="- deformable-attention\n" if ours else "",
-        results=_results(name, top1, data) if top1 is not None and data else "",
+        results=_results(name, result, data) if result is not None and data else "",
+        activation="sigmoid()" if multi_label else "softmax(-1)",
+        printed=_PRINT_LABELS if multi_label else _PRINT_BEST,
         facts="\n".join(f"| {topic} | {_cell(text)} |" for topic, text in facts),
         requirement=requirement,
         registration=f"\nimport dat_train.models  # registers {architecture}\n" if ours else "",
@@ -104,7 +110,7 @@ def model_card(
     )
 
 
-def _results(name: str, top1: float, data: str) -> str:
+def _results(name: str, result: tuple[str, float], data: str) -> str:
     """`model-index` of the hub. Strings quoted as in JSON are valid YAML."""
     return (
         "model-index:\n"
@@ -112,7 +118,7 @@ def _results(name: str, top1: float, data: str) -> str:
         "  results:\n"
         "  - task: {type: image-classification}\n"
         f"    dataset: {{name: {json.dumps(data)}, type: {json.dumps(data)}, split: validation}}\n"
-        f"    metrics: [{{type: accuracy, value: {top1 / 100:.4f}}}]\n"
+        f"    metrics: [{{type: {result[0]}, value: {result[1]:.4f}}}]\n"
     )
 
 

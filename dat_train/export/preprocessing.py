@@ -49,13 +49,22 @@ class Preprocessing:
         """(C, H, W) of the model's input."""
         return len(self.mean), self.img_size, self.img_size
 
-    def as_json(self, classes: Sequence[str]) -> str:
-        """The steps in order, independent of the programming language, and the class names."""
+    def as_json(self, classes: Sequence[str], activation: str = "softmax") -> str:
+        """The steps in order, independent of the programming language, and the class names.
+
+        Args:
+            activation: function from logits to probabilities, "softmax" or "sigmoid".
+        """
         side = resized_side(self.img_size, self.crop_pct)
         text = json.dumps(
             {
                 "input": {"name": "images", "dtype": "float32", "shape": ["batch", *self.input_size]},
-                "output": {"name": "logits", "dtype": "float32", "shape": ["batch", len(classes)]},
+                "output": {
+                    "name": "logits",
+                    "dtype": "float32",
+                    "shape": ["batch", len(classes)],
+                    "probabilities": activation,
+                },
                 "channels": self.color_mode,
                 "greyscale": self.color_mode == "L",
                 "resize": {

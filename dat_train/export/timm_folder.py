@@ -13,7 +13,13 @@ from dat_train.export.preprocessing import Preprocessing
 
 
 def write_timm_folder(
-    model: nn.Module, folder: Path, classes: Sequence[str], preprocessing: Preprocessing, card: str
+    model: nn.Module,
+    folder: Path,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    card: str,
+    *,
+    task: str = "classification",
 ) -> None:
     """Write model.safetensors, config.json and README.md into `folder`, load the folder with timm, and compare logits.
 
@@ -23,6 +29,7 @@ def write_timm_folder(
     Args:
         model: created by timm.create_model, on the CPU.
         card: text of README.md.
+        task: setting of the training, read by our commands only.
 
     Raises:
         UserError: the loaded model gives different logits.
@@ -30,7 +37,7 @@ def write_timm_folder(
     save_for_hf(
         model,
         str(folder),
-        model_config={"label_names": list(classes)},
+        model_config={"label_names": list(classes), "task": task},
         safe_serialization=True,
         data_config=preprocessing.as_timm(),
     )

@@ -16,7 +16,7 @@ MAX_NUMBERED = 20  # classes up to which the cells of a confusion matrix have nu
 SHORT = 4  # characters of a class name that fit over a column
 MAX_TILES = 24  # mistakes of a run
 TILE = 128  # pixels
-CLASS_METRICS = {"top1": "images", "iou": "pixels", "ap": "objects"}  # in per_class.csv: metric, what is counted
+CLASS_METRICS = {"top1": "images", "iou": "pixels", "ap": "images"}  # in per_class.csv: metric, what is counted
 BLUE = (31, 95, 168)
 
 

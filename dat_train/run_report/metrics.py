@@ -8,6 +8,8 @@ PERCENT = {
     "miou": "mIoU",
     "pixel_accuracy": "pixel accuracy",
     "map": "mAP",
+    "f1": "F1",
+    "macro_f1": "F1, mean over classes",
     "ece": "calibration error",
 }
 PERCENT_PREFIXES = ("box_", "mask_")  # average precision and recall of a detector: "box_ap50"

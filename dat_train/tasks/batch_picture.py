@@ -22,6 +22,7 @@ def write_batch_picture(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    several: bool = False,
 ) -> None:
     """Draw up to 64 images of a batch in a grid, each with its label below.
 
@@ -29,6 +30,7 @@ def write_batch_picture(
         images: (B, C, H, W) with 1 or 3 channels, normalized with `mean` and `std`.
         targets: (B, classes) soft labels, or (B,) class numbers.
         path: PNG file to write.
+        several: targets are shares of independent labels, of which an image has any number.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -46,7 +48,8 @@ def write_batch_picture(
         # small images stay sharp pixels, large ones are reduced smoothly
         resampling = Image.Resampling.NEAREST if max(image.shape[:2]) < CELL else Image.Resampling.LANCZOS
         sheet.paste(Image.fromarray(image).resize((CELL, CELL), resampling), (x, y))
-        for k, text in enumerate(_label(targets[i], classes)):
+        texts = _labels(targets[i], classes) if several else _label(targets[i], classes)
+        for k, text in enumerate(texts):
             draw.text((x, y + CELL + 2 + k * (line - 2)), _fitting(text, font, CELL), fill="black", font=font)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +70,12 @@ def _label(target: Tensor, classes: Sequence[str]) -> list[str]:
     if len(shown) == 1:
         return [one_line(classes[shown[0][1]])]
     return [f"{one_line(classes[label])}  {share / total:.0%}" for share, label in shown]
+
+
+def _labels(shares: Tensor, classes: Sequence[str]) -> list[str]:
+    """All labels on one line, with the share of one that only one of two mixed images has."""
+    pairs = [(one_line(classes[k]), share) for k, share in enumerate(shares.tolist()) if share > MIN_SHARE]
+    return [", ".join(name if share > 0.99 else f"{name} {share:.0%}" for name, share in pairs) or "(none)"]
 
 
 def _fitting(text: str, font: object, width: int) -> str:

@@ -144,16 +144,20 @@ class Inspection:
 
 
 @torch.inference_mode()
-def inspect_image(model: nn.Module, image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Inspection:
+def inspect_image(
+    model: nn.Module, image: Tensor, mean: Sequence[float], std: Sequence[float], *, multi_label: bool = False
+) -> Inspection:
     """Run a classifier on one image and record the attention of its deformable layers.
 
     Args:
         model: a DAT in evaluation mode; its features may have any dtype.
         image: (C, height, width) with 1 or 3 channels, normalized with `mean` and `std`, on the model's device.
+        multi_label: probabilities are sigmoids of the logits, independent of each other, instead of their softmax.
     """
     with record_attention(model) as attended:
         logits = model(image[None])
-    probabilities = logits[0].double().softmax(0).cpu().numpy()
+    logits = logits[0].double()
+    probabilities = (logits.sigmoid() if multi_label else logits.softmax(0)).cpu().numpy()
     return Inspection(
         to_rgb(image, mean, std).permute(1, 2, 0).numpy(), probabilities, recorded_layers(model, attended)
     )

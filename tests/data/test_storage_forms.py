@@ -157,6 +157,75 @@ def test_a_table_of_several_labels(tmp_path):
     assert tags == [["dog"], [], ["cat", "dog"]]
 
 
+def labels_of(images):
+    names = [path.rpartition("/")[2] for path, _ in images.samples]
+    rows = [{images.classes[k] for k in np.flatnonzero(row)} for row in images.targets]
+    return dict(zip(names, rows, strict=True))
+
+
+@pytest.mark.parametrize("text", [
+    "path,labels\n0.png,traffic light;car\n1.png,\n2.png,car\n3.png,traffic light\n",
+    "path;labels\n0.png;traffic light|car\n1.png;\n2.png;car\n3.png;traffic light\n",
+    'image,tags\n3.png,traffic light\n2.png,car\n1.png,\n0.png,"car, traffic light"\n',
+    "path,labels\n0.png,traffic light;\n0.png,car;\n1.png,\n2.png,car\n3.png,traffic light\n",  # a row for each label
+    "image,traffic light,car\n0.png,1,1\n1.png,0,\n2.png,0.0,TRUE\n3.png,1,false\n",
+    "car,age,image,traffic light\n1,40,0.png,1\n0,2,1.png,0\n1,3,2.png,0\n0,1,3.png,1\n",
+])  # fmt: skip
+def test_the_forms_of_a_table_of_several_labels_are_the_same_data(text, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    images = open_evaluation_set("csv", tmp_path, multi_label=True)
+    assert images.classes == ["car", "traffic light"]
+    expected = {"0.png": {"car", "traffic light"}, "1.png": set(), "2.png": {"car"}, "3.png": {"traffic light"}}
+    assert labels_of(images) == expected
+    assert images.class_counts().tolist() == [2, 2]
+    assert any("1 images without a label" in note for note in images.notes)
+    assert ("car,age" in text) == any("not 0 and 1 are not used: age (40)" in note for note in images.notes)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "t.csv").write_text("path,labels\n0.png,car|traffic light\n1.png,\n2.png,car\n3.png,traffic light\n")
+    assert images.fingerprint() == open_evaluation_set("csv", other, multi_label=True).fingerprint()
+
+
+def test_labels_separated_by_spaces_are_several(tmp_path):
+    (tmp_path / "t.csv").write_text("image_name,tags\n0.png,haze primary\n1.png,clear\n")
+    images = open_evaluation_set("csv", tmp_path, multi_label=True)
+    assert labels_of(images) == {"0.png": {"haze", "primary"}, "1.png": {"clear"}}
+
+
+def test_a_label_that_is_added_moves_no_image_between_training_and_validation(tmp_path):
+    def held_out(labels):
+        lines = [f"{i}.png,{labels(i)}" for i in range(60)]
+        (tmp_path / "t.csv").write_text("\n".join(["path,labels", *lines]) + "\n")
+        train, val = open_datasets("csv", tmp_path, multi_label=True, val_fraction=0.3)
+        assert train.class_counts().all() and len(train) + len(val) == 60
+        return set(labels_of(val))
+
+    before = held_out(lambda i: "a;b" if i % 2 else "b;c")
+    assert before == held_out(lambda i: "a;b" if i % 2 else "0;b;c")
+    rare = held_out(lambda i: "rare;a" if f"{i}.png" in before else "a")  # it keeps an image for training
+    assert len(rare) == len(before) - 1
+
+
+def test_paths_of_a_table_from_windows(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(2):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"images/{i}.png")
+    (tmp_path / "t.csv").write_bytes(b"path,label\r\nimages\\0.png,a\r\n.\\images\\1.png,b\r\n")
+    images = open_evaluation_set("csv", tmp_path)
+    assert [images.read(index).getpixel((0, 0)) for index in (0, 1)] == [(0, 0, 0), (1, 0, 0)]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("path,age\na.png,40\n", r"has neither a column of labels \(label, .*\) nor a column of 0 and 1 for each class"),
+    ("path,labels\na.png,\n", r"has no label: the label column is empty"),
+    ("path,a,a\na.png,1,0\n", r"'a' is not the name of one class"),
+])  # fmt: skip
+def test_mistakes_in_a_table_of_several_labels_are_named(text, message, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        open_datasets("csv", tmp_path / "t.csv", multi_label=True)
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("file name,class\na.png,x\n", r"columns file name, class; none of them is path: set data.image_column=NAME"),
     ("path,label\na.png\n", r"line 2: 1 fields, the heading has 2"),

@@ -50,7 +50,7 @@ def test_the_table_of_models_is_measured():
     assert {row[0] for row in rows} == {path.stem for path in (conf_dir() / "model").glob("*.yaml")} - {"timm"}
     for name, timm_name, parameters, macs, size in rows:
         configured = yaml.safe_load((conf_dir() / "model" / f"{name}.yaml").read_text())
-        recipe = conf_dir() / "recipe" / f"{name}.yaml"  # where a model runs at another resolution than its tables'
+        recipe = conf_dir() / "recipe/classification" / f"{name}.yaml"  # may set another resolution
         configured |= yaml.safe_load(recipe.read_text()) if recipe.exists() else {}
         assert (configured["timm_name"], configured["img_size"]) == (timm_name, int(size))
         with torch.device("meta"):

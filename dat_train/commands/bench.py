@@ -14,6 +14,7 @@ from dat_train.benchmark.models import Candidate, benchmark_models
 from dat_train.benchmark.result import compared
 from dat_train.benchmark.workloads import DEFAULT_SIZES, workload
 from dat_train.commands import bench_data
+from dat_train.commands.build_model import require_model
 from dat_train.commands.request import Request
 from dat_train.errors import UserError
 from dat_train.runtime.precision import Precision, resolve_precision
@@ -52,7 +53,9 @@ def run(config: Settings, request: Request) -> None:
 def model_rows(config: Settings, precision: Precision) -> list[dict]:
     """The chosen model, the others and the baseline, in all modes, eager and compiled by config.compile."""
     names = dict.fromkeys([config.baseline, config.model.timm_name, *config.others])
-    own = config.model.args | {"img_size": config.model.img_size}
+    own = dict(config.model.args)
+    if config.model.img_size not in (None, native_size(config)):  # convolutional models have no such argument
+        own["img_size"] = config.model.img_size
     task = workload(config.what[0], config.dense.head, config.dense.channels)
     height, width = image_size(config)
     results = []
@@ -90,8 +93,14 @@ def image_size(config: Settings) -> tuple[int, int]:
     if config.img_size is None and config.what[0] in DEFAULT_SIZES:
         height, width = DEFAULT_SIZES[config.what[0]]
         return height, config.width or width
-    height = config.img_size or config.model.img_size
+    height = config.img_size or config.model.img_size or native_size(config)
     return height, config.width or height
+
+
+def native_size(config: Settings) -> int:
+    """Input size of the model in timm, pixels."""
+    require_model(config.model.timm_name)
+    return timm.get_pretrained_cfg(config.model.timm_name).input_size[-1]
 
 
 def attention_rows(config: Settings, precision: Precision) -> list[dict]:

@@ -1,5 +1,6 @@
 """Faults of the machine and of environment variables, as one-line errors."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ OTHERS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "WANDB_MODE", "WA
 CACHES = ("TORCH_HOME", "HF_HOME", "XDG_CACHE_HOME", "TMPDIR")
 MIN_FILES, WANTED_FILES = 256, 65536  # open files that a command with data processes needs, and that are plenty
 TOO_MANY_FILES = "Too many open files"  # strerror of EMFILE; also the text of PyTorch's RuntimeError
+# of a file or folder that a command reads or writes
+STORAGE_FAULTS = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EROFS, errno.ENOSPC)
 
 
 def check_environment() -> None:
@@ -49,7 +52,15 @@ def environment_error(error: BaseException) -> str | None:
             return "compile=true needs a C++ compiler, and none was found: apt install g++, or compile=false"
         if "Failed to find C compiler" in text:  # Triton
             return "compile=true needs a C compiler, and none was found: apt install gcc, or compile=false"
+        if isinstance(cause, OSError) and cause.errno in STORAGE_FAULTS and cause.filename is not None:
+            return f"{printable(cause.filename)}: {cause.strerror}; check the permissions and the disk"
     return None
+
+
+def printable(path: str | bytes | os.PathLike) -> str:
+    """The path on one line; bytes that are not UTF-8 and control characters as escapes."""
+    text = os.fsdecode(path)
+    return text if text.isprintable() else text.encode("unicode_escape", "surrogatepass").decode()
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from dat_train.evaluation.scenes_picture import (
     named_overlay,
 )
 from dat_train.models.detection.boxes import Detections
+from dat_train.runtime.batch_feed import feed_once
 from dat_train.runtime.display_text import one_line
 
 SOME_UNREADABLE = 1  # exit code
@@ -32,19 +33,18 @@ def predict_dense(trained: TrainedDense, paths: Sequence[str], output: Path) -> 
     pixels and share of each class in each image. Detection: NAME.boxes.png and detections.json in the COCO format.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or an image does not arrive within timeout_minutes.
     """
     segmenting = trained.settings.task == "segmentation"
     predict = _predict_areas if segmenting else _predict_objects
     records, unreadable = [], 0
     with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-        for path, name in zip(paths, folder_names(paths), strict=True):
-            try:
-                image = read_rgb(path)
-            except UnreadableImage as error:
+        images = feed_once(_Images(paths), _warn, unit="image", timeout_minutes=trained.settings.timeout_minutes)
+        for path, name, image in zip(paths, folder_names(paths), images, strict=True):
+            if isinstance(image, UnreadableImage):
                 unreadable += 1
-                print(f"warning: {' '.join(str(error).split())}", file=sys.stderr)
+                _warn(" ".join(str(image).split()))
                 continue
             record, text = predict(trained, image, output / name)
             records.append({"path": printable(path)} | record)
@@ -55,6 +55,27 @@ def predict_dense(trained: TrainedDense, paths: Sequence[str], output: Path) -> 
     if unreadable:
         print(f"{unreadable:,} of {len(paths):,} images could not be read", file=sys.stderr)
         sys.exit(SOME_UNREADABLE)
+
+
+class _Images:
+    """Images of files, in order; an unreadable one is its error."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[Image | UnreadableImage]:
+        for path in self.paths:
+            try:
+                yield read_rgb(path)
+            except UnreadableImage as error:
+                yield error
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _predict_areas(trained: TrainedDense, image: Image, path: Path) -> tuple[dict, str]:

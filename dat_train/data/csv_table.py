@@ -183,13 +183,16 @@ def _with_slashes(name: str, folder: Path) -> str:
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """Rows of a CSV file separated by commas, semicolons or tabs, in UTF-8 or UTF-16, with or without a BOM."""
+    """Rows of a CSV file separated by commas, semicolons or tabs, in UTF-8, UTF-16 or Windows-1252."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    text = content.decode("utf-16" if wide else "utf-8-sig", "surrogateescape" if not wide else "replace")
+    try:
+        text = content.decode("utf-16" if wide else "utf-8-sig", "replace" if wide else "strict")
+    except UnicodeDecodeError:  # as spreadsheets in Western Europe write it
+        text = content.decode("cp1252", "replace")
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]

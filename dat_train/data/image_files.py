@@ -88,18 +88,26 @@ def image_paths(folder: str | Path, left_out: LeftOut | None = None) -> list[str
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if is_system(entry.name):
                     continue
-                if entry.is_dir():
+                if is_folder(entry):
                     real = os.path.realpath(entry.path)
                     if real not in seen:
                         seen.add(real)
                         pending.append(entry.path)
                 elif not is_image(entry.name):
                     left_out.add(entry.name)
-                elif entry.is_file() or is_broken_link(entry):
+                elif is_broken_link(entry) or entry.is_file():
                     found.append(entry.path)
                 else:
                     left_out.special += 1
     return sorted(found)
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Return True for a folder or a link to one; False for a link to itself, which is a broken link."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def is_broken_link(entry: os.DirEntry) -> bool:
@@ -110,14 +118,14 @@ def is_broken_link(entry: os.DirEntry) -> bool:
 def subfolders(folder: str | Path) -> list[str]:
     """Names of the folders in `folder`, sorted as text, without hidden and system folders."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not is_system(entry.name))
+        return sorted(entry.name for entry in entries if is_folder(entry) and not is_system(entry.name))
 
 
 def count_other_files(folder: str | Path, left_out: LeftOut) -> None:
     """Count the files directly in `folder`, where only class folders are expected."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir() or is_system(entry.name):
+            if is_folder(entry) or is_system(entry.name):
                 continue
             if is_image(entry.name):
                 left_out.loose += 1
@@ -128,7 +136,7 @@ def count_other_files(folder: str | Path, left_out: LeftOut) -> None:
 def has_images(folder: str | Path) -> bool:
     """Return True if an image lies directly in `folder`."""
     with os.scandir(folder) as entries:
-        return any(is_image(entry.name) and not entry.is_dir() for entry in entries)
+        return any(is_image(entry.name) and not is_folder(entry) for entry in entries)
 
 
 def first_named(names: Iterable[str], number: int = 5) -> str:

@@ -114,9 +114,8 @@ class Checkpoint:
     def _read(cls, path: Path) -> "Checkpoint":
         """Content of a file."""
         if not path.is_file():
-            raise CheckpointError(
-                f"{path}: no such file" if not path.exists() else f"{path} is a folder without checkpoints"
-            )
+            kind = "is a folder without checkpoints" if path.is_dir() else "is not a regular file"
+            raise CheckpointError(f"{path} {kind}" if path.exists() else f"{path}: no such file")
         try:
             if kind := foreign_kind(path):
                 raise CheckpointError(f"{path} is {kind}")

@@ -54,7 +54,10 @@ def write_checkpoint(snapshot: dict, path: Path) -> None:
     """
     with replacing(path) as file:
         hashed = _Hashed(file)
-        torch.save(snapshot, hashed)
+        try:
+            torch.save(snapshot, hashed)
+        except RuntimeError as error:  # of torch's archive, after a failed write
+            raise hashed.error or error from None
         file.seek(-2, os.SEEK_END)
         file.write(COMMENT_BYTES.to_bytes(2, "little"))
         file.write(MARK + hashed.digest.hexdigest().encode())
@@ -66,10 +69,15 @@ class _Hashed:
     def __init__(self, file) -> None:
         self.file = file
         self.digest = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data) -> int:
         self.digest.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()

@@ -13,7 +13,9 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from dat_train.errors import UserError
+from dat_train.runtime.batch_feed import Stopped
 from dat_train.runtime.processes import Processes, ProcessLost
+from dat_train.runtime.stop_request import PREEMPTED
 from dat_train.runtime.terminal import Terminal
 
 STORE_SECONDS = (
@@ -29,12 +31,13 @@ def report_failure(processes: Processes, terminal: Terminal, folder: Path) -> It
     can fix, like a `UserError`. With a single process, the caller prints the error.
 
     Raises:
-        SystemExit: with several processes; 2 after an error the user can fix, 1 after any other.
+        SystemExit: with several processes; 2 after an error the user can fix, PREEMPTED after a stop request that ended
+            the wait for a batch, 1 after any other.
     """
     try:
         yield
     except UserError as error:
-        _report(error, str(error), processes, terminal)
+        _report(error, str(error), processes, terminal, code=PREEMPTED if isinstance(error, Stopped) else 2)
         raise
     except OSError as error:
         if not _concerns(error, folder):

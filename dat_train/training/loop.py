@@ -14,6 +14,7 @@ from dat_train.data.randomness import keyed_seed
 from dat_train.errors import UserError
 from dat_train.models.batch_norm import apply_running_averages, defer_running_averages
 from dat_train.runtime.batch_feed import TIMEOUT_MINUTES, Feed, Stopped, feed_once
+from dat_train.runtime.processes import ProcessLost
 from dat_train.training.checkpoint_writer import CheckpointWriter
 from dat_train.training.freezing import training_mode
 from dat_train.training.optimizer import set_learning_rate, update
@@ -119,7 +120,11 @@ class Training:
 
         while state.step < plan.steps:
             # One step: the gradient of `batch_size` samples over all processes, one update.
-            loss, parts, unreadable = self._gradients()
+            try:
+                loss, parts, unreadable = self._gradients()
+            except (Stopped, ProcessLost) as error:
+                self._save_alone(error)
+                raise
             apply_running_averages(state.model, self.processes.sum_)
             numbers = self._update(loss)
             state.step += 1
@@ -336,6 +341,17 @@ class Training:
         if self.checkpoints:
             self.log.flush(self.state.counters)
             self.checkpoints.save(self._saved(), best=self.state.is_best)
+
+    def _save_alone(self, error: Exception) -> None:
+        """Save the state before a step that a stop request ends, where the processes cannot agree on it.
+
+        A process whose read does not return ends alone, and the collective operation of the others fails. The model
+        is still that of the step before. Not on CUDA after a failed operation, which later copies would wait for.
+        """
+        reachable = isinstance(error, Stopped) or self.processes.device.type == "cpu"
+        if self.processes.world_size > 1 and self.checkpoints and self.context.stop.requested and reachable:
+            self._save()
+            self.checkpoints.finish(self._saved())
 
     def _saved(self) -> dict:
         return self.state.save(self.plan.epochs_done(self.state.step))

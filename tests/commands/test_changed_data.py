@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from commands.running import run_here
 from PIL import Image
+from troubleshooting import entry
 
 MODEL = "++model.args={dims:[8,16,16,24],depths:[1,1,1,1],num_heads:[1,2,2,3],groups:[1,1,2,1]}"
 SETTINGS = [
@@ -32,7 +33,7 @@ def test_changed_data_and_settings_are_refused_or_accepted_by_a_setting(tmp_path
     refused = run_here("dat-train", *SETTINGS, "max_steps=4", cwd=tmp_path)
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1, refused.stderr
     assert "was started with other data: " in refused.stderr and "dog" in refused.stderr
-    assert "resume_changed=true" in refused.stderr
+    assert entry("changed-data").fullmatch(refused.stderr.strip())
 
     other = run_here("dat-train", *SETTINGS, "max_steps=4", "optim.lr=2e-3", cwd=tmp_path)
     assert other.returncode == 2 and "optim.lr=0.001 is 0.002 now" in other.stderr

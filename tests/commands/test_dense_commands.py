@@ -1,6 +1,7 @@
 """dat-visualize and dat-predict with checkpoints of segmentation and detection."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -43,6 +44,16 @@ def home(tmp_path_factory):
         Image.fromarray(random.integers(0, 256, size, np.uint8)).save(home / "images" / name)
     (home / "images/d.png").write_text("no image")
     return home
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_prediction_ends_after_timeout_minutes(task, home, monkeypatch):
+    released = threading.Event()
+    monkeypatch.setattr("dat_train.commands.predict_dense.read_rgb", lambda path: released.wait(60))
+    ended = run_here("dat-predict", f"ckpt={task}.pt", "images", "output=out", "timeout_minutes=0.01", cwd=home)
+    released.set()
+    assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert "no batch arrived within 0.01 minutes at image 0" in ended.stderr
 
 
 def names(folder):

@@ -1,5 +1,6 @@
 """Fine-tuning, frozen modules and distillation by the commands."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import timm
 import torch
 from commands.in_process import composed, train
+from commands.running import run_here
 from safetensors.torch import save_file
 
 from dat_train.commands.build_model import new_model
@@ -139,6 +141,15 @@ def test_a_distilled_run_resumes_exactly(kind, teachers, tmp_path):
     )
     assert plain["steps"] == 4
     assert not torch.equal(weights(tmp_path / "plain")["head.fc.weight"], through["model"]["head.fc.weight"])
+
+
+@pytest.mark.long
+def test_the_memory_of_a_distilled_run_includes_the_teacher(teachers, tmp_path):
+    arguments = (*FAKE, *teachers["timm"], "max_steps=1", "device=cpu", "data.workers=0", "img_size=32")
+    done = run_here("dat-train", *arguments, "model.img_size=32", "eval.crop_pct=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("  memory ")]
+    assert re.search(r"weights \S+ MB, gradients .*, optimizer .*, teacher 2\d MB, activations", line), line
 
 
 @pytest.mark.parametrize(

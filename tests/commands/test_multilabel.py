@@ -10,6 +10,7 @@ from commands.in_process import train
 from commands.running import run_here
 from data.colored_labels import CLASSES, write_colored_labels
 from PIL import Image
+from troubleshooting import entry
 
 from dat_train.commands.trained import open_trained
 from dat_train.data.images import read_rgb
@@ -110,6 +111,15 @@ def test_checking_averaging_visualizing_and_reporting(home):
     text = command(home, "dat-visualize", f"ckpt={best}", "image=data/000.png", "page=false", "pictures=false")
     shares = [float(part.split()[-1].rstrip("%")) for part in text.split(": ")[1].split("   ")[0].split(", ")]
     assert sum(shares) > 150  # all three labels, independent of each other
+
+
+def test_data_with_one_label_per_image_is_refused(home):
+    refused = run_here("dat-train", "task=multilabel", "model=dat_nano", "data=fake", "name=fake", cwd=home)
+    assert refused.returncode == 2 and entry("multilabel-table").fullmatch(refused.stderr.strip())
+    (home / "data/ages.csv").write_text("path,age\n000.png,40\n")
+    table = ("data=csv", "data.root=data/ages.csv")
+    refused = run_here("dat-train", "task=multilabel", "model=dat_nano", *table, "name=ages", cwd=home)
+    assert refused.returncode == 2 and entry("label-column").fullmatch(refused.stderr.strip())
 
 
 def test_a_batch_is_drawn_with_all_labels_of_an_image(home):

@@ -1,12 +1,14 @@
 """Terminals, pipes and environments: a command works, or ends with one line."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 from commands.running import run
 from commands.small_checkpoint import TINY
+from data.files import write_image
 from troubleshooting import entry
 
 from dat_train.cli.machine_faults import environment_error
@@ -60,6 +62,19 @@ def test_a_deleted_working_directory_is_one_line(tmp_path):
     environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     result = shell(f"cd gone; rmdir ../gone; {sys.executable} -c '{code}' {quoted(FAKE)}", tmp_path, **environment)
     assert result.returncode == 2 and entry("working-directory").fullmatch(result.stderr.strip())
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv takes the right to read everything from root")
+def test_a_folder_without_permission_is_one_line(tmp_path):
+    for label in ("cat", "dog"):
+        write_image(tmp_path / "photos" / label / "1.png")
+    (tmp_path / "photos/cat").chmod(0)
+    rights = "-dac_override,-dac_read_search"
+    check = f"{sys.executable} -m dat_train.cli.main check data.root=photos workers=0"
+    done = shell(f"setpriv --bounding-set={rights} --inh-caps={rights} {check}", tmp_path)
+    assert done.returncode == 2 and entry("permission").fullmatch(done.stderr.strip()), done.stderr
+    error = environment_error(PermissionError(13, "Permission denied", "photos/ca\nt"))
+    assert error == "photos/ca\\nt: Permission denied; check the permissions and the disk"
 
 
 def test_too_few_open_files_are_refused_before_the_work(tmp_path):

@@ -131,6 +131,7 @@ def test_other_settings_are_refused_with_the_difference(home):
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     for part in ("optim.weight_decay=0.05 is 0.3 now", "seed=0 is 7 now", "name=...", "resume=never"):
         assert part in result.stderr
+    assert entry("changed-settings").fullmatch(result.stderr.strip())
 
 
 def test_resume_never_starts_a_new_run_and_a_path_starts_from_it(copy):

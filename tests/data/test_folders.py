@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from data.files import write_images
+from data.files import write_image, write_images
 from PIL import Image
 from troubleshooting import entry
 
@@ -126,6 +126,16 @@ def test_linked_class_folders_are_followed_and_circles_are_entered_once(tmp_path
     assert [path for path, label in catalog.samples if label == 1] == [str(tmp_path / "set/b/1.png")]
     files = [os.path.realpath(path) for path, _ in catalog.samples]
     assert len(set(files)) == len(files) - 1  # b lies below a/back too
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_links_to_themselves_are_broken_links(tmp_path):
+    write_image(tmp_path / "cat/1.png")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "cat/loop").symlink_to("loop")
+    (tmp_path / "cat/2.png").symlink_to("2.png")
+    found = scan(tmp_path)
+    assert found.classes == ["cat"] and [path[-5:] for path, _ in found.samples] == ["1.png", "2.png"]
 
 
 def test_classes_are_sorted_as_text_as_torchvision_does(tmp_path):

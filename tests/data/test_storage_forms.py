@@ -1,5 +1,6 @@
 """Every form of storage gives the same samples in the same order, the same batches, and the same fingerprint."""
 
+import pickle
 import shutil
 import subprocess
 import tarfile
@@ -8,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data.files import write_image
 from data.imagenet_forms import FORMS, PACKED, SYNSETS, write_forms
 from PIL import Image
 from troubleshooting import entry
 
-from dat_train.data.augment import train_transform
+from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.fingerprint import data_fingerprint
 from dat_train.data.loader import train_loader
-from dat_train.data.order import MicroBatchSampler
+from dat_train.data.order import MicroBatchSampler, SampleKey
 from dat_train.data.sources import open_datasets, open_evaluation_set
 from dat_train.errors import UserError
 
@@ -49,6 +51,17 @@ def test_samples_batches_and_fingerprint_are_those_of_the_folders(form, roots):
     for one, other in zip(batches(expected[0]), batches(found[0]), strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels) and torch.equal(one.indices, other.indices)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_sets_can_be_sent_to_workers_that_are_not_forked(form, roots):
+    """As data workers start on macOS and Windows, and on Linux with Python 3.14."""
+    images, _ = open_datasets("csv" if form == "csv" else "folder", roots[form])
+    images.transform = eval_transform(16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    images.encoded(0)  # with files of archives opened
+    received = pickle.loads(pickle.dumps(images))
+    key = SampleKey(0, 3, 0)
+    assert received.samples[3] == images.samples[3] and torch.equal(received[key].image, images[key].image)
 
 
 def batches(dataset):
@@ -204,6 +217,13 @@ def test_a_label_that_is_added_moves_no_image_between_training_and_validation(tm
     assert before == held_out(lambda i: "a;b" if i % 2 else "0;b;c")
     rare = held_out(lambda i: "rare;a" if f"{i}.png" in before else "a")  # it keeps an image for training
     assert len(rare) == len(before) - 1
+
+
+def test_a_table_that_is_not_utf_8_is_windows_1252(tmp_path):
+    write_image(tmp_path / "café.png")
+    (tmp_path / "t.csv").write_bytes("path;label\r\ncafé.png;thé\r\n".encode("cp1252"))
+    images = open_evaluation_set("csv", tmp_path)
+    assert images.classes == ["thé"] and images.read(0).size == (64, 48)
 
 
 def test_paths_of_a_table_from_windows(tmp_path):

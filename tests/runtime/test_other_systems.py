@@ -54,3 +54,17 @@ def train(program: str, *settings: str, cwd) -> None:
 @pytest.mark.parametrize("hidden", [MACOS, WINDOWS], ids=["macos", "windows"])
 def test_training_works_without_the_functions_that_a_system_lacks(hidden, tmp_path):
     train(hidden, "data.workers=0", cwd=tmp_path)
+
+
+@pytest.mark.long
+def test_all_ways_to_start_data_workers_train_the_same_model(tmp_path):
+    """fork is Linux' way up to Python 3.13, forkserver from 3.14, spawn is that of macOS and Windows."""
+    files = {}
+    for method in ("fork", "forkserver", "spawn"):
+        (tmp_path / method).mkdir()
+        start = f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\n"
+        train(start, "data.workers=2", cwd=tmp_path / method)
+        files[method] = [
+            (tmp_path / method / "runs/run" / name).read_bytes() for name in ("metrics.jsonl", "checkpoints/last.pt")
+        ]
+    assert files["fork"] == files["forkserver"] == files["spawn"]

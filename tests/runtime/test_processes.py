@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 from training.real_run import RealRun, content, ended, ranks
+from troubleshooting import entry
 
 from dat_train.data.fake import FakeImages
 from dat_train.data.mixing import Mixing
@@ -160,6 +161,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
         second = RealRun(tmp_path, ALONE)
         assert second.wait() == 2
         assert f"another process trains in runs/run (process {first.process.pid} on" in second.output
+        assert entry("locked").search(second.output)
 
 
 def test_sets_smaller_than_the_world_are_validated_whole(tmp_path):

@@ -49,6 +49,14 @@ def test_training_and_evaluation_work(tmp_path):
     assert evaluated.returncode == 0, evaluated.stderr
 
 
+def test_training_works_with_dockers_64_megabytes(tmp_path):
+    """Two workers prefetch eight batches of 12.6 MB, as large as those of 64 images of 256 pixels in 8 bits."""
+    large = ["img_size=256", "model.img_size=32", "data.fake_images=256", "data.val_fraction=0.05", "augment=light"]
+    settings = [*SETTINGS, *BATCHES, *large, "max_steps=2", "epochs=1", "schedule.warmup_epochs=0"]
+    trained = with_shared_memory(64, dat("train"), *settings, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+
+
 def test_shared_memory_that_is_still_too_small_is_one_line(tmp_path):
     program = "import dat_train.data.loader as loader; loader.MIN_SHARED_MEMORY = 0; " + dat("train")
     settings = [*SETTINGS, *BATCHES, "max_steps=3", "epochs=1", "schedule.warmup_epochs=0"]

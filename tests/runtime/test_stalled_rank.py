@@ -1,0 +1,62 @@
+"""Stop requests while the storage of one process of several does not answer, and of a run under nohup."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from training.real_run import RealRun, ended, ranks, steps_done
+
+from dat_train.data.fake import FakeImages
+from dat_train.models.checkpoint import Checkpoint
+from dat_train.runtime import batch_feed
+from dat_train.runtime.stop_request import PREEMPTED
+
+pytestmark = pytest.mark.long
+SETTINGS = ("data.workers=0", "checkpoint.every_minutes=60")
+
+
+def stalling_read() -> None:
+    """Let the reads of the eighth step, in the second epoch, wait for ever, as of a network disk."""
+    batch_feed.STOP_SECONDS = 0.5
+    get = FakeImages.__getitem__
+    count = [0]
+
+    def read(self, key):
+        count[0] += self.stand_in  # of training
+        if count[0] > 28:  # four images a step in each of two processes
+            Path("stalled").touch()
+            time.sleep(1000)
+        return get(self, key)
+
+    FakeImages.__getitem__ = read
+
+
+@pytest.mark.parametrize("stalled", [0, 1])
+def test_the_step_before_is_saved_whichever_rank_waits_for_its_storage(stalled, tmp_path):
+    runs = ranks(tmp_path, 2, *SETTINGS, sabotage={stalled: stalling_read})
+    with ended(*runs):
+        runs[stalled].wait_for(lambda: (tmp_path / "stalled").exists())
+        for run in runs:
+            run.send(signal.SIGTERM)
+        codes = [run.wait(60) for run in runs]
+    assert codes[stalled] == PREEMPTED, [run.output for run in runs]
+    step = Checkpoint.open(runs[0].run / "checkpoints/last.pt").content["step"]
+    assert step == steps_done(runs[0].run) == 7  # the epoch ended with step 6
+    again = ranks(tmp_path, 2, *SETTINGS, "max_steps=9")
+    with ended(*again):
+        assert [run.wait(60) for run in again] == [0, 0]
+    assert "continuing after step 7" in again[0].output
+
+
+def test_a_run_under_nohup_outlives_its_terminal_and_another_one_is_stopped_by_it(tmp_path):
+    def ignore_hangup():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
+
+    for name, sabotage, code in (("nohup", ignore_hangup, 0), ("plain", None, PREEMPTED)):
+        run = RealRun(tmp_path / name, *SETTINGS, sabotage=sabotage)
+        with ended(run):
+            run.wait_for_step(3)
+            run.send(signal.SIGHUP)
+            assert run.wait(60) == code, run.output
+    assert "stopped by SIGHUP after step" in run.output

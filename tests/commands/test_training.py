@@ -61,7 +61,7 @@ def test_the_run_is_a_folder_with_everything_in_it(home):
         "summary.json",
         "timing.jsonl",
     }
-    assert sorted(path.name for path in home.iterdir()) == ["data", "runs", "output.txt"]  # nothing of Hydra's
+    assert sorted(path.name for path in home.iterdir()) == ["data", "output.txt", "runs"]  # nothing of Hydra's
 
 
 def test_metrics_have_one_row_for_each_step_and_each_validation(home):

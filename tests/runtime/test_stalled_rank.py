@@ -32,6 +32,10 @@ def stalling_read() -> None:
     FakeImages.__getitem__ = read
 
 
+def ignore_hangup() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
+
+
 @pytest.mark.parametrize("stalled", [0, 1])
 def test_the_step_before_is_saved_whichever_rank_waits_for_its_storage(stalled, tmp_path):
     runs = ranks(tmp_path, 2, *SETTINGS, sabotage={stalled: stalling_read})
@@ -50,9 +54,6 @@ def test_the_step_before_is_saved_whichever_rank_waits_for_its_storage(stalled, 
 
 
 def test_a_run_under_nohup_outlives_its_terminal_and_another_one_is_stopped_by_it(tmp_path):
-    def ignore_hangup():
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
-
     for name, sabotage, code in (("nohup", ignore_hangup, 0), ("plain", None, PREEMPTED)):
         run = RealRun(tmp_path / name, *SETTINGS, sabotage=sabotage)
         with ended(run):

@@ -81,6 +81,7 @@ def test_predictions_are_the_classes_above_the_threshold(home):
     assert ["data/black.png", "(no", "label)"] in [line.split() for line in lines]
 
 
+@pytest.mark.long
 def test_an_export_keeps_the_labels_and_the_sigmoid(home):
     text = command(home, "dat-export", "ckpt=runs/run", "validate=true", "data.workers=0")
     assert "mAP" in text and "0 of 36" in text

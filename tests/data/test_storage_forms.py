@@ -258,6 +258,7 @@ def test_errors_in_a_table_are_named(text, message, tmp_path):
         open_datasets("csv", tmp_path / "t.csv")
 
 
+@pytest.mark.long
 def test_a_hub_name_that_cannot_be_reached_is_one_line():
     with pytest.raises(
         UserError, match=r"data.root=nobody/nothing is not a folder, and no such data set can be loaded"

@@ -203,6 +203,7 @@ def _shares(processes, folder):
         _share_of(processes, folder, images)
 
 
+@pytest.mark.long
 def test_one_two_and_three_processes_evaluate_each_image_once_with_equal_results(tmp_path):
     for world_size in (1, 2, 3):
         in_processes(world_size, _shares, tmp_path)

@@ -153,8 +153,9 @@ def window_mask(like: Tensor, w: int, size: tuple[int, int], shift: tuple[int, i
     rows, columns = (H + w - 1) // w, (W + w - 1) // w
     y = torch.arange(rows * w, device=like.device).view(rows, 1, w, 1)
     x = torch.arange(columns * w, device=like.device).view(1, columns, 1, w)
-    region = (y >= rows * w - shift[0]) * 2 + (x >= columns * w - shift[1]) * 1
-    padded = ((y + shift[0]) % (rows * w) >= H) | ((x + shift[1]) % (columns * w) >= W)
+    rolled_y, rolled_x = y >= rows * w - shift[0], x >= columns * w - shift[1]
+    region = rolled_y * 2 + rolled_x * 1
+    padded = (y + shift[0] - rolled_y * rows * w >= H) | (x + shift[1] - rolled_x * columns * w >= W)
     region, padded = (t.view(rows * columns, w * w) for t in (region, padded))
     mask = torch.zeros(rows * columns, w * w, w * w, dtype=like.dtype, device=like.device)
     mask = mask.masked_fill(region[:, :, None] != region[:, None], -100.0)

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 from torch import nn
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_iou
 
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.export.any_size import AnySizeAdaptiveAvgPool2d, with_any_size
@@ -81,4 +81,5 @@ def test_onnxruntime_detects_what_the_model_detects_after_suppression(tmp_path):
     kept = batched_nms(boxes[place], scores[place, label], label, 0.5)[:100]
     assert len(found.scores) == len(kept) > 10
     assert torch.allclose(scores[place, label][kept], found.scores, atol=1e-5)
-    assert torch.allclose(boxes[place][kept], found.boxes, atol=1e-2)
+    same = box_iou(found.boxes, boxes[place][kept]) * (found.labels[:, None] == label[kept])
+    assert (same.amax(1) > 0.999).float().mean() > 0.95  # scores that differ by rounding alone change places

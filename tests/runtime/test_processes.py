@@ -99,7 +99,7 @@ def test_a_hanging_rank_and_the_collective_are_named_and_a_second_signal_ends_th
 
 
 def broken_mixing() -> None:
-    def broken(self, images, labels, *key):
+    def broken(self, images, labels, *key, step):
         raise ValueError(f"unexpected value\nstep {key[2]}")
 
     Mixing.__call__ = broken
@@ -134,8 +134,8 @@ def test_ranks_that_disagree_stop_with_the_difference(tmp_path):
 def not_a_number() -> None:
     mix = Mixing.__call__
 
-    def mixed(self, images, labels, *key):
-        images, targets = mix(self, images, labels, *key)
+    def mixed(self, images, labels, *key, step):
+        images, targets = mix(self, images, labels, *key, step=step)
         return (images * torch.nan if key[2] in (3, 4) or key[2] >= 20 else images), targets
 
     Mixing.__call__ = mixed

@@ -155,7 +155,7 @@ def window_mask(like: Tensor, w: int, size: tuple[int, int], shift: tuple[int, i
     x = torch.arange(columns * w, device=like.device).view(1, columns, 1, w)
     rolled_y, rolled_x = y >= rows * w - shift[0], x >= columns * w - shift[1]
     region = rolled_y * 2 + rolled_x * 1
-    padded = (y + shift[0] - rolled_y * rows * w >= H) | (x + shift[1] - rolled_x * columns * w >= W)
+    padded = ((y >= H - shift[0]) & ~rolled_y) | ((x >= W - shift[1]) & ~rolled_x)  # a shift is smaller than the map
     region, padded = (t.view(rows * columns, w * w) for t in (region, padded))
     mask = torch.zeros(rows * columns, w * w, w * w, dtype=like.dtype, device=like.device)
     mask = mask.masked_fill(region[:, :, None] != region[:, None], -100.0)

@@ -81,5 +81,8 @@ def test_onnxruntime_detects_what_the_model_detects_after_suppression(tmp_path):
     kept = batched_nms(boxes[place], scores[place, label], label, 0.5)[:100]
     assert len(found.scores) == len(kept) > 10
     assert torch.allclose(scores[place, label][kept], found.scores, atol=1e-5)
-    same = box_iou(found.boxes, boxes[place][kept]) * (found.labels[:, None] == label[kept])
-    assert (same.amax(1) > 0.999).float().mean() > 0.95  # scores that differ by rounding alone change places
+    # The weaker half is near the threshold, where rounding decides which boxes take part in the suppression. In the
+    # other half, scores that differ by rounding alone change places.
+    half = len(kept) // 2
+    same = box_iou(found.boxes[:half], boxes[place][kept]) * (found.labels[:half, None] == label[kept])
+    assert (same.amax(1) > 0.999).float().mean() > 0.95

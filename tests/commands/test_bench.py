@@ -2,13 +2,13 @@
 
 import json
 
-from commands.running import run
+from commands.running import run, run_here
 from data.files import write_image
 
 
 def test_models_are_compared_with_a_baseline(tmp_path):
     arguments = ["model=dat_nano", "baseline=resnet18", "batch_size=2", "repeats=2", "warmup=1", "threads=1"]
-    result = run("dat-bench", *arguments, "json=out/bench.json", "chart=out/bench.png", cwd=tmp_path)
+    result = run_here("dat-bench", *arguments, "json=out/bench.json", "chart=out/bench.png", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "fp32, batch 2" in result.stdout and "11.69 M" in result.stdout  # resnet18's parameters
     read = json.loads((tmp_path / "out" / "bench.json").read_text())
@@ -19,13 +19,13 @@ def test_models_are_compared_with_a_baseline(tmp_path):
 
 
 def test_attention_alone(tmp_path):
-    result = run("dat-bench", "attention", "sizes=[7]", "batch_size=1", "repeats=1", "warmup=0", cwd=tmp_path)
+    result = run_here("dat-bench", "attention", "sizes=[7]", "batch_size=1", "repeats=1", "warmup=0", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "plain 7x7" in result.stdout and "auto 7x7" in result.stdout
 
 
 def test_errors_of_the_user_are_one_line(tmp_path):
-    wrong = run("dat-bench", "pictures", cwd=tmp_path)
+    wrong = run_here("dat-bench", "pictures", cwd=tmp_path)
     assert wrong.returncode == 2 and "must be one of models, segmentation, detection, attention, data" in wrong.stderr
 
 
@@ -52,5 +52,5 @@ def test_the_input_pipeline_next_to_timms_loader(tmp_path):
 
 def test_the_input_pipeline_needs_image_files(tmp_path):
     for arguments, message in (([], "add data=NAME data.root=FOLDER"), (["data=fake"], "has no image files")):
-        result = run("dat-bench", "data", *arguments, cwd=tmp_path)
+        result = run_here("dat-bench", "data", *arguments, cwd=tmp_path)
         assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1

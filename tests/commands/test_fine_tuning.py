@@ -44,6 +44,7 @@ def halves(tmp_path_factory):
     return root
 
 
+@pytest.mark.long
 def test_fine_tuning_on_other_digits_beats_training_from_scratch(halves, tmp_path):
     """Fine-tuning beats training from scratch at equal steps."""
     learning = (

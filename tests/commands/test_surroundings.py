@@ -29,7 +29,7 @@ def quoted(arguments):
     return " ".join(f"'{argument}'" for argument in arguments)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("encoding", ["latin-1", pytest.param("ascii", marks=pytest.mark.long)])
 def test_a_terminal_without_the_characters_gets_escapes(encoding, tmp_path):
     result = run("dat-train", *FAKE, "name=犬", "max_steps=1", cwd=tmp_path, PYTHONIOENCODING=encoding)
     assert result.returncode == 0, result.stderr
@@ -37,7 +37,10 @@ def test_a_terminal_without_the_characters_gets_escapes(encoding, tmp_path):
     assert "runs/犬" in (tmp_path / "runs" / "犬" / "log.txt").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "| head -1", "2>&1 | true"])
+OTHERS = [pytest.param(closed, marks=pytest.mark.long) for closed in (">&-", "| head -1", "2>&1 | true")]
+
+
+@pytest.mark.parametrize("closed", [">&- 2>&-", *OTHERS])
 def test_a_closed_output_pipe_ends_no_run(closed, tmp_path):
     result = shell(f"{TRAIN} {quoted(FAKE)} max_steps=1 name=run {closed}", tmp_path)
     assert result.returncode == 0 and "Traceback" not in result.stderr and "Exception" not in result.stderr

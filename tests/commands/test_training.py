@@ -187,6 +187,7 @@ def test_a_sweep_trains_every_run_in_a_folder_of_its_own(tmp_path):
     assert not weights[0]["model"]["head.fc.weight"].equal(weights[1]["model"]["head.fc.weight"])
 
 
+@pytest.mark.long
 def test_two_processes_train_and_one_prints(tmp_path):
     result = torchrun("dat-train", *FAKE, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -201,6 +202,7 @@ def test_two_processes_train_and_one_prints(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # but for the order of sums
 
 
+@pytest.mark.long
 def test_a_terminal_gets_a_live_bar_and_its_cursor_back(tmp_path):
     main, end = pty.openpty()
     command = [sys.executable, "-m", MODULES["dat-train"], *FAKE]

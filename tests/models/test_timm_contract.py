@@ -5,6 +5,7 @@ import importlib
 import pytest
 import timm
 import torch
+from models.published_sizes import PUBLISHED
 from timm.optim import param_groups_layer_decay
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -16,17 +17,6 @@ NAMES = [
     "datp_tiny", "datpp_tiny", "datpp_small", "datpp_base", "datpp_base_384",
 ]  # fmt: skip
 SMALL = ["dat_nano", "dat_tiny", "datpp_tiny"]  # one of each kind
-PUBLISHED = {  # parameters, and multiply-accumulates in G, at the model's own resolution
-    "dat_tiny": (28_319_138, 4.59),
-    "dat_small": (49_700_402, 9.01),
-    "dat_base": (87_881_632, 15.79),
-    "dat_base_384": (88_178_272, 49.77),
-    "datpp_tiny": (23_962_876, 4.29),
-    "datpp_small": (53_127_366, 9.43),
-    "datpp_base": (93_690_640, 16.56),
-    "datpp_base_384": (93_690_640, 49.73),
-    "datp_tiny": (22_772_796, 4.05),
-}
 
 
 def meta(name, **kwargs):
@@ -175,9 +165,8 @@ def test_drop_path_grows_linearly_over_the_blocks():
     assert rates == [getattr(block.drop_path2, "drop_prob", 0.0) for block in blocks]
 
 
-@pytest.mark.parametrize(
-    ("name", "backend"), [("dat_nano", "aot_eager"), pytest.param("datpp_tiny", "eager", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "backend"), [("dat_nano", "aot_eager"), ("datpp_tiny", "eager")])
 def test_compiles_as_one_graph(name, backend):
     model = timm.create_model(name, num_classes=3, depths=(2, 2, 2, 2)).eval()
     x = images(model)
@@ -195,6 +184,7 @@ def test_compiles_with_inductor():
         assert torch.allclose(torch.compile(model, fullgraph=True)(x), model(x), atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["dat_nano", "datpp_tiny"])
 def test_exports_with_a_dynamic_batch(name):
     model = timm.create_model(name, num_classes=3, depths=(2, 2, 2, 2)).eval()

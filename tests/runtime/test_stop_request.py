@@ -12,10 +12,14 @@ from dat_train.runtime.stop_request import PREEMPTED, SIGNALS, StopRequest
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_is_remembered(number):
-    with StopRequest() as stop:
-        assert not stop.requested
-        os.kill(os.getpid(), number)
-        assert stop.requested and stop.name == signal.Signals(number).name
+    former = signal.signal(number, signal.SIG_DFL)  # nohup, which the tests may run under, ignores SIGHUP
+    try:
+        with StopRequest() as stop:
+            assert not stop.requested
+            os.kill(os.getpid(), number)
+            assert stop.requested and stop.name == signal.Signals(number).name
+    finally:
+        signal.signal(number, former)
 
 
 def test_the_former_handlers_are_restored():

@@ -48,6 +48,7 @@ def run_frozen(processes, folder):
     run_small(folder, processes=processes, dtype="fp64", max_steps=4, model=model, objective=distillation)
 
 
+@pytest.mark.long
 def test_two_processes_train_the_same_half_frozen_student_as_one(tmp_path):
     run_frozen(ALONE, tmp_path / "1")
     in_processes(2, run_frozen, tmp_path / "2")

@@ -38,7 +38,7 @@ def test_activations_are_what_autograd_keeps(dtype, kernels):
     assert estimate == pytest.approx(measured(model, torch.randn(6, 3, 32, 32), precision), rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["dat_nano", "datpp_tiny"])
+@pytest.mark.parametrize("name", ["dat_nano", pytest.param("datpp_tiny", marks=pytest.mark.long)])
 def test_the_estimate_is_made_before_the_model_is_on_the_device(name):
     """With fake tensors, which need no GPU."""
     model = timm.create_model(name, num_classes=10).train()

@@ -107,6 +107,7 @@ def graphs_of(shapes):
     return graphs
 
 
+@pytest.mark.long
 def test_one_graph_serves_the_batch_sizes_of_a_run():
     """A last batch that is smaller costs one more compilation, with the size left open; a third costs none."""
     assert graphs_of([(batch, 3, 32, 32) for batch in (4, 4, 3, 2, 7)]) <= 2

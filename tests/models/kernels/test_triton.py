@@ -12,6 +12,7 @@ TESTS = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="this torch came without Triton")
+@pytest.mark.long
 def test_kernels_give_the_plain_values_and_gradients():
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(TESTS)}
     done = subprocess.run(

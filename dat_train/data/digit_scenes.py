@@ -34,12 +34,14 @@ def write_digit_scenes(root: str | Path, *, train: int = 800, val: int = 100, se
         from sklearn.datasets import load_digits
 
         digits = load_digits()
-        return {
-            part: (make_scene(part, i, seed, digits.images, digits.target) for i in range(number))
-            for part, number in (("train", train), ("val", val))
-        }
 
-    return write_scene_folder(root, CLASSES, scenes, f"train={train} val={val} seed={seed}")
+        def of_part(part: str, number: int) -> Scenes:
+            return (make_scene(part, i, seed, digits.images, digits.target) for i in range(number))
+
+        return {"train": of_part("train", train), "val": of_part("val", val)}
+
+    # scenes written before have the same pictures in both parts
+    return write_scene_folder(root, CLASSES, scenes, f"train={train} val={val} seed={seed}, different pictures")
 
 
 def make_scene(part: str, number: int, seed: int, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list]:

@@ -54,6 +54,11 @@ def test_scenes_follow_from_the_seed_and_have_exact_masks_and_boxes(scenes, tmp_
         assert annotation["area"] <= inside.sum()
 
 
+def test_no_scene_is_in_both_parts(scenes):
+    train, val = ({path.read_bytes() for path in (scenes / "images" / part).iterdir()} for part in ("train", "val"))
+    assert len(train) == 6 and len(val) == 3 and not train & val
+
+
 def test_a_folder_of_other_scenes_is_refused(scenes):
     with pytest.raises(UserError, match="name another folder"):
         write_digit_scenes(scenes, train=7, val=3)

@@ -97,8 +97,19 @@ def test_a_chosen_augmentation_or_other_data_replace_parts_of_a_recipe():
     assert (chosen.augment.rand_augment, chosen.mixing.mixup, chosen.optim.name) == ("3a", 0.8, "lamb")
     own = composed("model=resnet50", "data=folder", "data.root=photos")
     assert (own.batch_size, own.optim.lr) == (128, pytest.approx(2.5e-3 / 8))
+    for data in ("folder", "csv"):
+        small = composed("model=dat_t", f"data={data}", "data.root=photos")
+        assert (small.batch_size, small.micro_batch_size) == (128, 64)
+    assert composed("model=dat_b", "data=folder", "data.root=photos", "batch_size=32").micro_batch_size == 32
     dense = composed("model=convnext_t", "data=masks", "data.root=photos", "task=segmentation")
     assert (dense.batch_size, dense.ema.decay, dense.schedule.name) == (16, 0, "poly")
+
+
+def test_a_shorter_schedule_has_the_same_share_of_warm_up():
+    epochs = {length: imagenet("model=dat_t", f"epochs={length}").schedule.warmup_epochs for length in (3, 30, 600)}
+    assert epochs == {3: 0.2, 30: 2, 600: 20}
+    assert imagenet("model=dat_t", "epochs=30", "schedule.warmup_epochs=20").schedule.warmup_epochs == 20
+    assert composed("experiment=digits", "epochs=6").schedule.warmup_epochs == 1
 
 
 @pytest.mark.long

@@ -30,7 +30,6 @@ from dat_train.settings import Settings
 
 FULL_LR_BATCH = 1024  # images of an update that the rate in linear_lr is for
 LARGE_DATA = ("imagenet", "hf", "shards", "fake")  # data.kind of sets with the size of ImageNet
-SMALL_DATA_BATCH = 128  # as in conf/data_recipe/folder.yaml
 
 
 def launch(command: Command, run: Callable[[Settings, Request], object] | None = None) -> None:
@@ -71,8 +70,8 @@ def launch(command: Command, run: Callable[[Settings, Request], object] | None =
 
 def register(name: str, schema: type) -> None:
     """Register with Hydra the schema of conf/NAME.yaml, the resolvers of conf/, and the choice `unset`."""
-    OmegaConf.register_new_resolver("linear_lr", linear_lr, replace=True)
-    OmegaConf.register_new_resolver("imagenet_batch", imagenet_batch, replace=True)
+    for function in (linear_lr, by_data, at_most, warmup):
+        OmegaConf.register_new_resolver(function.__name__, function, replace=True)
     ConfigStore.instance().store(name=f"schema_{name}", node=schema)
     for group in ("model", "data"):  # a sweep over models is first composed without a model
         ConfigStore.instance().store(group=group, name=UNSET, node={})
@@ -131,12 +130,25 @@ def linear_lr(rate: float, batch_size: int) -> float:
     return float(rate) * batch_size / FULL_LR_BATCH
 
 
-def imagenet_batch(size: int, kind: str) -> int:
-    """Batch size of a recipe for ImageNet; smaller for own images (data.kind), of which there are thousands.
+def by_data(large: int, small: int, kind: str) -> int:
+    """Choose between a value for sets of the size of ImageNet and one for own images, of which there are thousands.
 
-    Used in conf/ as ${imagenet_batch:4096,${data.kind}}.
+    Used in conf/ as ${by_data:1024,128,${data.kind}}.
     """
-    return int(size) if kind in LARGE_DATA else SMALL_DATA_BATCH
+    return int(large) if kind in LARGE_DATA else int(small)
+
+
+def at_most(limit: int, value: int) -> int:
+    """Smaller one of two numbers. Used in conf/ as ${at_most:128,${batch_size}}."""
+    return min(int(limit), int(value))
+
+
+def warmup(length: float, full: int, epochs: int) -> float:
+    """Epochs of warm-up: `length` in schedules of `full` epochs or more, and the same share of shorter ones.
+
+    Used in conf/ as ${warmup:20,300,${epochs}}.
+    """
+    return length if epochs >= full else round(length * epochs / full, 2)
 
 
 def run_name(values: dict, swept: set[str]) -> str:

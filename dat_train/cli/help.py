@@ -14,6 +14,12 @@ from dat_train.cli.settings.train import TrainConfig
 from dat_train.settings import flat
 
 _WIDTH = 110
+_RESOLVERS = {  # functions of conf/ (cli/composing.py) in words
+    r"\$\{linear_lr:(\S+?),\$\{batch_size\}\}": r"\1 x batch_size / 1024",
+    r"\$\{by_data:(\d+),(\d+),\$\{data\.kind\}\}": r"\1; own images: \2",
+    r"\$\{at_most:(.*),\$\{batch_size\}\}": r"\1; at most batch_size",
+    r"\$\{warmup:(\S+?),(\d+),\$\{epochs\}\}": r"\1 of \2, the same share of fewer",
+}
 
 
 def usage(command: Command) -> str:
@@ -56,9 +62,10 @@ def _shown(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    if scaled := re.fullmatch(r"\$\{linear_lr:(\S+?),\$\{batch_size\}\}", str(value)):
-        return f"{scaled[1]} x batch_size / 1024"
-    return re.sub(r"\$\{(.*?)\}", r"\1", str(value))
+    text = str(value)
+    for resolver, words in _RESOLVERS.items():
+        text = re.sub(resolver, words, text)
+    return re.sub(r"\$\{(.*?)\}", r"\1", text)
 
 
 def _row(left: str, right: str) -> str:

@@ -19,7 +19,7 @@ from dat_train.training.run_folder import read_rows
 
 # ten steps on real digits; two on made-up images
 DIGITS = ["experiment=digits", TINY, "batch_size=240", "micro_batch_size=120", "data.workers=0", "device=cpu"]
-DIGITS += ["epochs=2", "schedule.warmup_epochs=1", "ema.decay=0.5", "log.tensorboard=true", "checkpoint.keep=2"]
+DIGITS += ["epochs=2", "ema.decay=0.5", "log.tensorboard=true", "checkpoint.keep=2"]
 FAKE = ["model=dat_nano", TINY, "data=fake", "data.fake_images=32", "data.fake_classes=4", "data.val_fraction=0.3"]
 FAKE += ["batch_size=16", "micro_batch_size=8", "data.workers=0", "max_steps=2", "epochs=1", "device=cpu"]
 FAKE += ["schedule.warmup_epochs=0", "augment=light", "name=fake"]

@@ -27,6 +27,8 @@ from dat_train.training.state import TrainState
 from dat_train.training.task import Batch, Draw, Evaluation, Task
 from dat_train.viewer.offsets import OffsetMonitor
 
+MAX_REPORTED = 20  # unreadable files of a step or of a validation that are named one by one
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions:
@@ -261,15 +263,27 @@ class Training:
             return
         counters["unreadable"] += count
         counters["unreadable_in_epoch"] += count
-        for path in sorted({path for paths in self.processes.gather(own) for path in paths} - self.reported):
-            self.reported.add(path)
-            self.terminal.warn(f"{path} cannot be read; it is replaced by another image")
+        self._report_unreadable(own, "replaced by another image")
         share = counters["unreadable_in_epoch"] / (plan.steps_per_epoch * plan.batch_size)
         if share > self.options.max_unreadable:
             raise UserError(
                 f"{share:.1%} of this epoch's images cannot be read ({counters['unreadable_in_epoch']:,} so far), more "
                 f"than data.max_unreadable={self.options.max_unreadable:g}; check the files reported above"
             )
+
+    def _report_unreadable(self, own: list[str], consequence: str) -> None:
+        """Warn about the unreadable files of all processes, about each once in a run.
+
+        Args:
+            own: paths in this process.
+            consequence: what happens to the images.
+        """
+        new = sorted({path for paths in self.processes.gather(own) for path in paths} - self.reported)
+        self.reported.update(new)
+        for path in new[:MAX_REPORTED]:
+            self.terminal.warn(f"{path} cannot be read; it is {consequence}")
+        if more := len(new[MAX_REPORTED:]):
+            self.terminal.warn(f"{more:,} more images cannot be read; they are {consequence}; dat-check names all")
 
     # Between steps
 
@@ -283,6 +297,7 @@ class Training:
         if self.checkpoints:
             self.checkpoints.wait()  # validation forks data workers, which is safer while no file is being written
         self.terminal.progress(state.step, self.plan.steps, "validating")
+        self.left_out: list[str] = []  # unreadable files of this process' share
         averaged = None
         try:
             evaluation = self._evaluate(state.model)
@@ -292,6 +307,7 @@ class Training:
             return False
         finally:
             training_mode(state.model)
+        self._report_unreadable(self.left_out, "left out of the validation")
         state.validated = state.step
         decisive = averaged or evaluation
         value = decisive.numbers[score.name]
@@ -315,6 +331,7 @@ class Training:
         for number, batch in enumerate(feed):
             if number < common and any(self.processes.total(self.context.stop.requested)):
                 raise _Interrupted
+            self.left_out += batch.unreadable
             yield batch
 
     def _go_back(self) -> None:

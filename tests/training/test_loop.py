@@ -339,6 +339,16 @@ def test_unreadable_images_are_named_once_and_counted(training):
     assert one.state.counters["unreadable"] == 9 and one.state.counters["unreadable_in_epoch"] == 3
 
 
+def test_unreadable_validation_images_are_named_once(training, monkeypatch):
+    monkeypatch.setattr("dat_train.training.loop.MAX_REPORTED", 1)
+    one = training(epochs=3, images=48)
+    one.val_loader = [batch._replace(unreadable=["b.jpg", "a.jpg", "c.jpg"]) for batch in one.val_loader]
+    assert one.run()
+    log = one.log.folder.log.read_text()
+    assert log.count("a.jpg cannot be read; it is left out of the validation") == 1
+    assert log.count("2 more images cannot be read; they are left out of the validation; dat-check names all") == 1
+
+
 def test_too_many_unreadable_images_end_the_run(training):
     one = training(epochs=3, images=48, max_unreadable=0.05)
     with_unreadable(one, {3, 5, 40})

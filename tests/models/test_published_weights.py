@@ -1,5 +1,6 @@
 """Published weights: downloaded once, resumed, verified and checked, from a real HTTP server."""
 
+import io
 import json
 import os
 import re
@@ -134,6 +135,22 @@ def test_a_full_disk_leaves_no_files(server, tmp_path):
         assert [path.name for path in disk.iterdir()] == ["other"]
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_download_shows_its_progress_on_a_terminal_alone(server, tmp_path, monkeypatch, capsys):
+    fetch(f"{server.url}/weights.pth", tmp_path, "weights.pth")
+    assert capsys.readouterr().err == ""
+    server.cut_after = [1_000_000]
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    fetch(f"{server.url}/weights.pth", tmp_path, "again.pth")
+    text = sys.stderr.getvalue()
+    assert re.search(r"again\.pth: +33%.*977k/2\.86M", text)  # the second connection begins where the first one broke
+    assert re.search(r"again\.pth: 100%.*2\.86M/2\.86M", text)
 
 
 def test_an_unreachable_server_is_reported_in_a_few_words(server, tmp_path):

@@ -5,11 +5,14 @@ flushed to the disk, and replace the file in one step. Standard library only.
 """
 
 import contextlib
+import csv
+import io
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -54,6 +57,17 @@ def write_text(path: Path, text: str, errors: str = "strict") -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` atomically as indented JSON."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table to `path` atomically: floats with four decimals, nothing for NaN, paths with any bytes."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        numbers = (("" if math.isnan(cell) else f"{cell:.4f}") if isinstance(cell, float) else cell for cell in row)
+        writer.writerow(numbers)
+    write_text(path, text.getvalue(), "surrogateescape")
 
 
 def read_json(path: Path) -> Any | None:

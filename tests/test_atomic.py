@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dat_train.atomic import read_json, replacing, write_bytes, write_json, write_text
+from dat_train.atomic import read_json, replacing, write_bytes, write_csv, write_json, write_text
 
 KILLED_IN_THE_WRITE = """
 import os, signal, sys
@@ -66,3 +66,8 @@ def test_text_of_any_content_is_utf8_with_unix_line_ends(tmp_path):
     assert path.read_bytes() == "犬\n?".encode()
     write_json(path, {"class": "犬"})
     assert json.loads(path.read_text()) == {"class": "犬"}
+
+
+def test_a_table_has_four_decimals_nothing_for_nan_and_names_with_any_bytes(tmp_path):
+    write_csv(tmp_path / "table.csv", ("name", "n", "share"), [("a,\udcff", 1, 0.5), ("b", 2, float("nan"))])
+    assert (tmp_path / "table.csv").read_bytes() == b'name,n,share\n"a,\xff",1,0.5000\nb,2,\n'

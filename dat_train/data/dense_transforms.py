@@ -131,17 +131,15 @@ class PhotometricDistortion(v2.Transform):
 
 
 class PadTo(v2.Transform):
-    """Padding right and below to a multiple, or to at least a size: images with 0, masks with 255."""
+    """Padding right and below to at least a size, pixels: images with 0, masks with 255."""
 
-    def __init__(self, least: int = 0, multiple: int = 1) -> None:
+    def __init__(self, least: int) -> None:
         super().__init__()
         self.least = least
-        self.multiple = multiple
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        sides = [max(-(-side // self.multiple) * self.multiple, self.least) for side in query_size(flat_inputs)]
         height, width = query_size(flat_inputs)
-        return {"padding": [0, 0, sides[1] - width, sides[0] - height]}
+        return {"padding": [0, 0, max(self.least - width, 0), max(self.least - height, 0)]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         fill = IGNORED if isinstance(inpt, tv_tensors.Mask) else 0

@@ -1,7 +1,5 @@
 """Result files of a classification evaluation: metrics, accuracy of each class, confusions, mistakes."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -10,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.cells import cell_len, set_cell_size
 
-from dat_train.atomic import write_bytes
+from dat_train.atomic import write_bytes, write_csv
 from dat_train.evaluation.calibration import calibration_error, reliability
 from dat_train.evaluation.classification import Evaluation
 from dat_train.evaluation.mistakes_picture import most_confident_mistakes, write_mistakes_picture
@@ -50,12 +48,11 @@ def write_report(
         "reliability": reliability(evaluation),
         "unreadable": evaluation.unreadable,
     } | (facts or {})
-    write_bytes(
-        folder / "per_class.csv", _csv(("index", "name", "images", "correct", "top1"), per_class(evaluation, classes))
-    )
-    write_bytes(folder / "confused.csv", _csv(("true", "predicted", "count", "share"), confusions(evaluation, classes)))
+    columns = ("index", "name", "images", "correct", "top1")
+    write_csv(folder / "per_class.csv", columns, per_class(evaluation, classes))
+    write_csv(folder / "confused.csv", ("true", "predicted", "count", "share"), confusions(evaluation, classes))
     rows = mistakes(evaluation, classes, samples)
-    write_bytes(folder / "wrong.csv", _csv(("path", "true", "predicted", "confidence"), rows))
+    write_csv(folder / "wrong.csv", ("path", "true", "predicted", "confidence"), rows)
     write_mistakes_picture(evaluation, classes, samples, folder / "wrong.png")
     # last: a folder with result.json is complete
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -130,11 +127,3 @@ def result_text(evaluation: Evaluation, classes: Sequence[str]) -> str:
         for name, count, share in shown:
             lines.append(f"{set_cell_size(name, width)}   {count:>6,}   {f'{share:.1f} %':>12}")
     return "\n".join(lines)
-
-
-def _csv(header: Sequence[str], rows: Sequence[tuple]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([f"{value:.4f}" if isinstance(value, float) else value for value in row] for row in rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")  # a path may hold any bytes

@@ -1,24 +1,21 @@
 """Result files of a segmentation evaluation, and pictures of label maps."""
 
-import csv
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.patches import Patch
 from PIL import Image
 
-from dat_train.atomic import write_json, write_text
+from dat_train.atomic import write_csv, write_json
 from dat_train.evaluation.confusion_picture import write_confusion_counts
-from dat_train.evaluation.scenes_picture import overlay, palette
+from dat_train.evaluation.scenes_picture import NAME_WIDTH, overlay, palette
 from dat_train.evaluation.segmentation import SegmentationEvaluation
 from dat_train.models.segmentation import IGNORED
 from dat_train.runtime.display_text import one_line
 from dat_train.runtime.figure_file import new_figure, save_figure
 
 WORST = 8  # images in worst.png
-NAME_WIDTH = 24
 
 
 def write_segmentation_report(
@@ -46,8 +43,10 @@ def write_segmentation_report(
         "images": evaluation.count,
         "unreadable": evaluation.unreadable,
     } | (facts or {})
-    write_text(folder / "per_class.csv", per_class_csv(evaluation, classes), "surrogateescape")
-    write_text(folder / "confusion.csv", confusion_csv(evaluation.confusion, classes), "surrogateescape")
+    columns = ("index", "name", "pixels", "iou", "accuracy")
+    write_csv(folder / "per_class.csv", columns, per_class(evaluation, classes))
+    rows = zip(classes, evaluation.confusion.tolist(), strict=True)  # of true classes
+    write_csv(folder / "confusion.csv", ("true", *classes), ((name, *row) for name, row in rows))
     write_confusion_counts(evaluation.confusion, classes, folder / "confusion.png")
     scenes = [
         (evaluation.image_iou[place], *scene(int(evaluation.image_indices[place]))) for place in evaluation.worst(WORST)
@@ -57,26 +56,12 @@ def write_segmentation_report(
     return result
 
 
-def per_class_csv(evaluation: SegmentationEvaluation, classes: Sequence[str]) -> str:
-    """Number, name, pixels, intersection over union and accuracy of every class."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("index", "name", "pixels", "iou", "accuracy"))
+def per_class(evaluation: SegmentationEvaluation, classes: Sequence[str]) -> Iterator[tuple]:
+    """Number, name, pixels, intersection over union and accuracy of every class; percent, NaN without pixels."""
     for number, name in enumerate(classes):
         pixels = int(evaluation.confusion[number].sum())
-        iou = evaluation.class_iou[number]
-        accuracy = f"{100 * evaluation.confusion[number, number] / pixels:.4f}" if pixels else ""
-        writer.writerow((number, name, pixels, "" if np.isnan(iou) else f"{iou:.4f}", accuracy))
-    return text.getvalue()
-
-
-def confusion_csv(confusion: np.ndarray, classes: Sequence[str]) -> str:
-    """Pixels by true (row) and predicted class (column)."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("true", *classes))
-    writer.writerows((name, *row) for name, row in zip(classes, confusion.tolist(), strict=True))
-    return text.getvalue()
+        accuracy = 100 * evaluation.confusion[number, number] / pixels if pixels else float("nan")
+        yield number, name, pixels, float(evaluation.class_iou[number]), float(accuracy)
 
 
 def segmentation_text(evaluation: SegmentationEvaluation, classes: Sequence[str], most: int = 12) -> str:

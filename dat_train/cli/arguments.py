@@ -13,7 +13,6 @@ from hydra.errors import HydraException
 
 from dat_train.cli.command_table import Command
 from dat_train.cli.composition_errors import nearest, no_such_choice, no_such_setting
-from dat_train.cli.conf import choices
 from dat_train.cli.settings.setting import settings
 from dat_train.errors import UserError
 
@@ -98,7 +97,7 @@ def _parse(command: Command, argument: str) -> Override:
         return OverridesParser.create().parse_override(argument)
     except HydraException:
         if name in command.groups:
-            raise UserError(no_such_choice(name, value, choices(name))) from None
+            raise UserError(no_such_choice(name, value, command.choices(name))) from None
         raise UserError(
             f"{argument!r} cannot be read; quote a value with special characters: '{name}=\"{value}\"'"
         ) from None
@@ -111,7 +110,11 @@ def _check_key(command: Command, override: Override) -> None:
         may_be_more = key in ("experiment", "ablation")  # null, or a list
         single = not override.is_sweep_override() and not may_be_more
         if single and not isinstance(value, str):
-            raise UserError(no_such_choice(key, str(value), choices(key)))
+            raise UserError(no_such_choice(key, str(value), command.choices(key)))
+        if hint := command.left_out.get(f"{key}={value}"):
+            raise UserError(
+                f"dat-{command.name} has no {key}={value}: {hint} ({key} is one of {', '.join(command.choices(key))})"
+            )
         return
     if key.startswith(_OPEN):
         return

@@ -1,7 +1,9 @@
 """The table of commands: name, settings, choices, help texts and the module that does the work."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from dat_train.cli import conf
 from dat_train.cli.settings.average import AverageConfig
 from dat_train.cli.settings.bench import BenchConfig
 from dat_train.cli.settings.check import CheckConfig
@@ -26,6 +28,7 @@ class Command:
         usage: short usage with examples.
         notes: further text of --help, printed before the settings.
         positional: name of a setting, a list, that takes the arguments without NAME=, as in dat-report runs/A runs/B.
+        left_out: choices of the groups, as GROUP=NAME, that the command does not have, and the way out of each.
     """
 
     name: str
@@ -35,6 +38,11 @@ class Command:
     usage: str
     notes: str
     positional: str | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def choices(self, group: str) -> list[str]:
+        """Names of a configuration group that the command has."""
+        return [name for name in conf.choices(group) if f"{group}={name}" not in self.left_out]
 
 
 TRAIN = Command(
@@ -193,7 +201,7 @@ dat-bench [models|segmentation|detection|attention|data] [SETTING=VALUE ...]    
   dat-bench model=dat_t baseline=swin_tiny_patch4_window7_224            compared with timm's Swin-T
   dat-bench others=[dat_small,resnet50] modes=[inference] chart=speed.png
   dat-bench model=dat_t dtype=bf16 compile=[false,true] json=speed.json
-  dat-bench segmentation model=datpp_t img_size=512 width=1024 batch_size=1
+  dat-bench segmentation model=datpp_t img_size=512 width=1024 batch_size=2
   dat-bench attention sizes=[7,14]                                       the attention module alone
   dat-bench data data=folder data.root=/my/photos workers=[1,2,4]        the input pipeline, next to timm's loader""",
     notes="""\
@@ -201,6 +209,7 @@ All models are measured in one process, in turns. Numbers are medians; `spread` 
 the median; ratios are medians over rounds. Warm-up calls are not reported. Peak memory: on CUDA that of the allocator;
 elsewhere the largest sum of living tensors, counted operator by operator.""",
     positional="what",
+    left_out={"augment=recipe": "recipes are those of dat-train; name the augmentation"},
 )
 
 CHECK = Command(
@@ -212,10 +221,15 @@ CHECK = Command(
 dat-check data=DATA data.root=PATH [SETTING=VALUE ...]     read every image once before a long run
 
   dat-check data=imagenet data.root=/data/imagenet
-  dat-check data.root=/my/photos output=photos.json""",
+  dat-check data.root=/my/photos output=photos.json
+  dat-check data=coco data.root=/data/coco                                    images, boxes and masks""",
     notes="""\
 Reports images that cannot be read, image sizes, images of each class, and images with the same content in two splits;
-of ImageNet-1K also what a whole copy has. Everything is in the report, a JSON file. Exit code 1: problems found.""",
+of ImageNet-1K also what a whole copy has; of segmentation and detection also masks and objects that do not fit their
+image, and classes that do not occur. Everything is in the report, a JSON file. Exit code 1: problems found.""",
+    left_out={
+        f"task={name}": "data=... is enough, as in data=masks or data=coco" for name in ("detection", "segmentation")
+    },
 )
 
 COMMANDS = {

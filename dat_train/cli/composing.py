@@ -17,7 +17,7 @@ from yaml import YAMLError
 from dat_train.cli.arguments import read_arguments
 from dat_train.cli.command_table import Command
 from dat_train.cli.composition_errors import composition_error
-from dat_train.cli.conf import UNSET, choices, conf_dir
+from dat_train.cli.conf import UNSET, conf_dir
 from dat_train.cli.exits import report_error
 from dat_train.cli.machine_faults import environment_error
 from dat_train.cli.settings.paths import expand_paths
@@ -90,7 +90,7 @@ def complete(command: Command, config: DictConfig, unnamed: list[str], swept: se
     chosen = HydraConfig.get().runtime.choices
     for group in command.groups:
         if chosen[group] == UNSET:
-            raise UserError(f"{group} is not set: {group}=NAME with one of {', '.join(choices(group))}")
+            raise UserError(f"{group} is not set: {group}=NAME with one of {', '.join(command.choices(group))}")
     OmegaConf.resolve(config)
     values = OmegaConf.to_container(config)
     if unnamed:

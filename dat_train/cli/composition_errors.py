@@ -11,7 +11,6 @@ from omegaconf.errors import OmegaConfBaseException
 from dat_train.cli.command_table import Command
 from dat_train.cli.conf import UNSET, choices
 from dat_train.cli.settings.setting import settings
-from dat_train.cli.settings.train import TrainConfig
 from dat_train.settings import OLD_NAMES
 
 _TYPE_NAMES = {
@@ -30,13 +29,12 @@ def composition_error(command: Command, error: Exception) -> str:
         group, _, value = error.missing_cfg_file.rpartition("/")
         if value.startswith("submitit_"):
             return "hydra/launcher=slurm needs its launcher: pip install 'dat-train[slurm]'"
-        return no_such_choice(group, value, error.options)
+        options = [name for name in error.options if f"{group}={name}" not in command.left_out]
+        return no_such_choice(group, value, options)
     text = str(error)
     if several := re.match(r"Ambiguous value for argument '(.*?)'", text):
         return f"{several[1]}: several values are a sweep; add --multirun (or write [a,b] for a list)"
     file = re.match(r"In '(.*?)': \w+ raised while composing", text)
-    if file and file[1].startswith("task/") and command.schema is not TrainConfig:
-        return f"dat-{command.name} is not made for {file[1].replace('/', '=')}"
     where = f"in {file[1]}.yaml: " if file else ""
     origin = error.__cause__ or error.__context__
     if isinstance(error, HydraException) and isinstance(origin, OmegaConfBaseException):

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from dat_train.cli.command_table import Command
-from dat_train.cli.conf import choices, conf_dir, first_comment
+from dat_train.cli.conf import conf_dir, first_comment
 from dat_train.cli.settings.setting import MISSING, settings
 from dat_train.cli.settings.train import TrainConfig
 from dat_train.settings import flat
@@ -31,7 +31,9 @@ def full(command: Command) -> str:
     """All a user can say to `command`: examples, choices, settings with their defaults."""
     parts = [command.usage, command.notes]
     for group in command.groups:
-        rows = [(f"{group}={name}", first_comment(conf_dir() / group / f"{name}.yaml")) for name in choices(group)]
+        rows = [
+            (f"{group}={name}", first_comment(conf_dir() / group / f"{name}.yaml")) for name in command.choices(group)
+        ]
         parts.append("\n".join(_row(left, right) for left, right in rows))
     return "\n\n".join([*parts, _settings(command)])
 

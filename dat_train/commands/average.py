@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import evaluation_batches
+from dat_train.commands.build_dense import validation_set
 from dat_train.commands.build_model import classifiers
 from dat_train.commands.build_task import task_builders
 from dat_train.commands.checkpoint_settings import trained_with
@@ -83,7 +84,7 @@ def _greedy(
     if settings.task in CLASSIFIERS:
         train_set = val_set = evaluation_set(settings, first, processes)
     else:
-        train_set, val_set = builders.datasets(settings, processes)
+        train_set = val_set = validation_set(settings, processes)
         if list(val_set.classes) != list(first.classes):
             raise UserError(f"data={settings.data.name} has other classes than {first.path}: set data=...")
     model = builders.model(settings, len(val_set.classes)).to(processes.device, precision.weights)

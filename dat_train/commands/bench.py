@@ -12,7 +12,7 @@ from dat_train.benchmark import tables as report
 from dat_train.benchmark.attention import baseline_name, benchmark_attention
 from dat_train.benchmark.models import Candidate, benchmark_models
 from dat_train.benchmark.result import compared
-from dat_train.benchmark.workloads import DEFAULT_SIZES, workload
+from dat_train.benchmark.workloads import DEFAULT_SIZES, Segmentation, workload
 from dat_train.commands import bench_data
 from dat_train.commands.build_model import require_model
 from dat_train.commands.request import Request
@@ -51,12 +51,26 @@ def run(config: Settings, request: Request) -> None:
 
 
 def model_rows(config: Settings, precision: Precision) -> list[dict]:
-    """The chosen model, the others and the baseline, in all modes, eager and compiled by config.compile."""
+    """The chosen model, the others and the baseline, in all modes, eager and compiled by config.compile.
+
+    Raises:
+        UserError: a head of another task, or UPerNet trained with one image at a time.
+    """
     names = dict.fromkeys([config.baseline, config.model.timm_name, *config.others])
     own = dict(config.model.args)
     if config.model.img_size not in (None, native_size(config)):  # convolutional models have no such argument
         own["img_size"] = config.model.img_size
     task = workload(config.what[0], config.dense.head, config.dense.channels)
+    if (
+        isinstance(task, Segmentation)
+        and task.head == "upernet"
+        and config.batch_size == 1
+        and "training" in config.modes
+    ):
+        raise UserError(
+            "batch_size=1 is not possible with dense.head=upernet in training: batch normalization of its 1 x 1 map "
+            "needs two images; set batch_size=2, modes=[inference] or dense.head=semantic_fpn"
+        )
     height, width = image_size(config)
     results = []
     for compiled in config.compile:

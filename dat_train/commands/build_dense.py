@@ -1,8 +1,8 @@
 """Data sets, models and tasks of segmentation and detection from their settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.choices import DETECTORS
 from dat_train.commands.build_data import opened_by_all, sets_of_all
-from dat_train.data.coco import open_coco, trainable
+from dat_train.data.coco import CocoFile, open_coco, trainable
 from dat_train.data.dense_transforms import segmentation_train_transform
 from dat_train.data.detection_dataset import DetectionEvalTransform, DetectionImages, DetectionTrainTransform
 from dat_train.data.randomness import keyed_seed
@@ -29,8 +29,7 @@ from dat_train.tasks.segmentation import SceneList, SemanticSegmentation, collat
 def segmentation_datasets(config: Settings, processes: Processes) -> tuple[SegmentationImages, EvaluationImages]:
     """Training and validation set of a segmentation run with their transforms."""
     data, dense = config.data, config.dense
-    arguments = {"classes": data.get("classes"), **data.only("val_fraction", "split_seed")}
-    train_set, val_images = sets_of_all(partial(open_segmentation, data.kind, data.root, **arguments), processes)
+    train_set, val_images = sets_of_all(partial(_open, config), processes)
     train_set.seed = config.seed
     train_set.collate = collate_scenes
     train_set.transform = segmentation_train_transform(
@@ -43,9 +42,34 @@ def segmentation_datasets(config: Settings, processes: Processes) -> tuple[Segme
         mean=data.mean,
         std=data.std,
     )
-    val_set = EvaluationImages(val_images, limits=dense.limits, scales=dense.scales, mean=data.mean, std=data.std)
+    return train_set, _segmentation_validation(config, val_images)
+
+
+def validation_set(config: Settings, processes: Processes) -> EvaluationImages | DetectionImages:
+    """Validation set of a segmentation or detection run; the training images need not be there."""
+    (opened,) = opened_by_all(partial(_open, config, parts=("val",)), processes)
+    if config.task == "segmentation":
+        images = _segmentation_validation(config, opened)
+    else:
+        images = _detection_validation(config, *opened)
+    processes.check_same(f"{len(images):,} images, {images.fingerprint()}", "evaluation set")
+    return images
+
+
+def _open(config: Settings, **parts: Sequence[str]) -> list:
+    """Parts of the data as `open_segmentation` or `open_coco` returns them."""
+    data = config.data
+    if config.task == "detection":
+        return open_coco(data.kind, data.root, data.split_seed, **parts)
+    arguments = {"classes": data.get("classes"), **data.only("val_fraction", "split_seed")}
+    return open_segmentation(data.kind, data.root, **arguments, **parts)
+
+
+def _segmentation_validation(config: Settings, images: SegmentationImages) -> EvaluationImages:
+    data, dense = config.data, config.dense
+    val_set = EvaluationImages(images, limits=dense.limits, scales=dense.scales, mean=data.mean, std=data.std)
     val_set.collate = SceneList
-    return train_set, val_set
+    return val_set
 
 
 def segmentation_model(config: Settings, num_classes: int) -> nn.Module:
@@ -79,24 +103,51 @@ def segmentation_task(config: Settings, train_set: SegmentationImages, precision
 
 
 def detection_datasets(config: Settings, processes: Processes) -> tuple[DetectionImages, DetectionImages]:
-    """Training and validation set of a detection run with their transforms."""
-    data, dense = config.data, config.dense
-    long, short = max(dense.limits), min(dense.limits)
-    opened = opened_by_all(partial(open_coco, data.kind, data.root, data.split_seed), processes)
-    (train_folder, train_file), (val_folder, val_file) = opened
-    numbers: dict[str, Any] = {"mean": data.mean, "std": data.std, "with_masks": with_masks(config)}
+    """Training and validation set of a detection run with their transforms.
+
+    Raises:
+        UserError: data that cannot be used, or an object without the mask that the detector needs.
+    """
+    dense = config.dense
+    (folder, file), validation = opened_by_all(partial(_open, config), processes)
     transform = DetectionTrainTransform(
-        dense.short_sides, dense.crop_short_sides or (), long, tuple(dense.crop_sides), config.augment.hflip
+        dense.short_sides,
+        dense.crop_short_sides or (),
+        max(dense.limits),
+        tuple(dense.crop_sides),
+        config.augment.hflip,
     )
-    train_set = DetectionImages(
-        train_folder, train_file, trainable(train_file), transform=transform, seed=config.seed, **numbers
-    )
+    train_set = _detection_images(config, folder, file, transform=transform, training=True)
     train_set.collate, train_set.groups = collate_objects, train_set.upright()
-    val_set = DetectionImages(
-        val_folder, val_file, val_file.images, transform=DetectionEvalTransform(short, long), training=False, **numbers
-    )
+    return train_set, _detection_validation(config, *validation)
+
+
+def _detection_validation(config: Settings, folder: Path, file: CocoFile) -> DetectionImages:
+    transform = DetectionEvalTransform(min(config.dense.limits), max(config.dense.limits))
+    val_set = _detection_images(config, folder, file, transform=transform, training=False)
     val_set.collate = ObjectList
-    return train_set, val_set
+    return val_set
+
+
+def _detection_images(
+    config: Settings, folder: Path, file: CocoFile, *, transform: Callable, training: bool
+) -> DetectionImages:
+    """Images of one part, after a check of some images, and of all masks if the detector has any."""
+    images = DetectionImages(
+        folder,
+        file,
+        trainable(file) if training else file.images,
+        transform=transform,
+        mean=config.data.mean,
+        std=config.data.std,
+        with_masks=with_masks(config),
+        training=training,
+        seed=config.seed,
+    )
+    images.check_some()
+    if with_masks(config):
+        file.check_masks(training)
+    return images
 
 
 def detection_model(config: Settings, num_classes: int) -> nn.Module:

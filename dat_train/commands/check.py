@@ -13,10 +13,12 @@ from dat_train.atomic import write_json
 from dat_train.choices import CLASSIFICATION_KINDS, TEST_SETS
 from dat_train.commands.output_folder import output_errors
 from dat_train.commands.request import Request
-from dat_train.data.checking import CheckedImage, check_images, imagenet_problems
+from dat_train.data.checking import CheckedImage, Part, check_images, imagenet_problems
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.digits import write_digits
+from dat_train.data.image_files import first_named
 from dat_train.data.images import printable
+from dat_train.data.scene_checking import open_scene_parts
 from dat_train.data.sources import open_evaluation_set, open_storage
 from dat_train.data.split_names import find_split
 from dat_train.errors import UserError
@@ -24,6 +26,7 @@ from dat_train.runtime.cores import usable_cores
 from dat_train.settings import Settings
 
 PROBLEMS = 1  # the exit code
+SCENE_SETTINGS = ("classes", "val_fraction", "split_seed")  # of segmentation
 MAX_NAMED = 20  # unreadable files and duplicates on the terminal; the report has all
 
 
@@ -51,9 +54,7 @@ def run(config: Settings, request: Request) -> None:
         split = next((split for split in ("train", "val") if find_split([name], split)), None)
         if data.kind == "imagenet" and split:
             report["problems"] += imagenet_problems(split, report["splits"][name]["classes"])
-        unreadable = report["splits"][name]["unreadable"]
-        if unreadable:
-            report["problems"].append(f"{name}: {len(unreadable):,} of {len(images):,} images cannot be read")
+        report["problems"] += part_problems(name, report["splits"][name])
     report["duplicates"] = duplicates(parts, found)
     if report["duplicates"]:
         report["problems"].append(f"images with the same content in two splits: {len(report['duplicates']):,}")
@@ -64,7 +65,7 @@ def run(config: Settings, request: Request) -> None:
         sys.exit(PROBLEMS)
 
 
-def open_parts(data: Settings, task: str) -> dict[str, ImageDataset]:
+def open_parts(data: Settings, task: str) -> dict[str, Part]:
     """Open every split of the data, by name; data without splits is "all".
 
     Args:
@@ -75,10 +76,11 @@ def open_parts(data: Settings, task: str) -> dict[str, ImageDataset]:
     """
     if data.kind == "fake":
         raise UserError("data=fake has no files to check")
-    if data.kind not in CLASSIFICATION_KINDS:
-        raise UserError(f"data={data.name} is not for classification; dat-check reads images in classes")
     if data.root is None:
         raise UserError(f"data.root is not set: data={data.name} needs data.root=PATH")
+    if data.kind not in CLASSIFICATION_KINDS:
+        given = {key: value for key, value in data.only(*SCENE_SETTINGS).items() if value is not None}
+        return open_scene_parts(data.kind, data.root, **given)
     if data.kind in TEST_SETS:
         return {data.kind: open_evaluation_set(data.kind, data.root)}
     if data.kind == "digits":
@@ -91,13 +93,12 @@ def open_parts(data: Settings, task: str) -> dict[str, ImageDataset]:
     return {name: catalog.dataset(stand_in=False) for name, catalog in opened.items()}
 
 
-def part_report(images: ImageDataset, results: list[CheckedImage]) -> dict[str, Any]:
+def part_report(images: Part, results: list[CheckedImage]) -> dict[str, Any]:
     """Describe one split as plain values."""
-    counts = images.class_counts().tolist()
     sizes = sorted((result.size for result in results if result.reason is None), key=lambda size: size[0] * size[1])
     return {
         "images": len(images),
-        "classes": {name: counts[label] for label, name in enumerate(images.classes)},
+        **class_report(images, results),
         "notes": list(images.notes),
         "smallest": sizes[0] if sizes else None,
         "largest": sizes[-1] if sizes else None,
@@ -110,7 +111,31 @@ def part_report(images: ImageDataset, results: list[CheckedImage]) -> dict[str, 
     }
 
 
-def duplicates(parts: dict[str, ImageDataset], found: dict[str, list[CheckedImage]]) -> list[list[str]]:
+def class_report(images: Part, results: list[CheckedImage]) -> dict[str, dict[str, int]]:
+    """Images of each class; of segmentation and detection also pixels or objects."""
+    if isinstance(images, ImageDataset):
+        return {"classes": dict(zip(images.classes, images.class_counts().tolist(), strict=True))}
+    found = [result.amounts for result in results if result.amounts is not None]
+    return {
+        "classes": {name: sum(label in amounts for amounts in found) for label, name in enumerate(images.classes)},
+        images.unit: {name: sum(amounts[label] for amounts in found) for label, name in enumerate(images.classes)},
+    }
+
+
+def part_problems(name: str, part: dict[str, Any]) -> list[str]:
+    """Problems of one split, one line each: images that cannot be used, and classes that do not occur in training."""
+    problems, scenes = [], "pixels" in part or "objects" in part
+    if part["unreadable"]:
+        verb = "used" if scenes else "read"
+        problems.append(f"{name}: {len(part['unreadable']):,} of {part['images']:,} images cannot be {verb}")
+    missing = [of_class for of_class, count in part["classes"].items() if not count]
+    if scenes and missing and name == "train":
+        number = f"{len(missing):,} of {len(part['classes']):,}"
+        problems.append(f"{name}: {number} classes do not occur ({first_named(missing)})")
+    return problems
+
+
+def duplicates(parts: dict[str, Part], found: dict[str, list[CheckedImage]]) -> list[list[str]]:
     """Pairs of paths in different splits with the same file content."""
     first: dict[bytes, tuple[str, str]] = {}
     pairs = []
@@ -133,7 +158,8 @@ def print_report(report: dict[str, Any], output: str) -> None:
         counts = part["classes"].values()
         sizes = f"; {_range(_size(part['smallest']), _size(part['largest']))} pixels" if part["smallest"] else ""
         per_class = _range(f"{min(counts):,}", f"{max(counts):,}")
-        print(f"{name}: {part['images']:,} images; {len(counts):,} classes of {per_class} images{sizes}")
+        of = "in" if "pixels" in part or "objects" in part else "of"
+        print(f"{name}: {part['images']:,} images; {len(counts):,} classes {of} {per_class} images{sizes}")
         for note in part["notes"]:
             print(f"  {note}")
     print("\n".join(f"problem: {text}" for text in report["problems"]) or "no problems found")

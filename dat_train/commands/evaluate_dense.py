@@ -1,24 +1,25 @@
 """dat-eval for segmentation and detection: checkpoint and settings -> model and images -> evaluation -> report."""
 
-import csv
-import io
+import contextlib
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from dat_train.atomic import write_json, write_text
+from dat_train.atomic import write_csv, write_json
 from dat_train.commands.build_data import evaluation_batches
-from dat_train.commands.build_task import task_builders
+from dat_train.commands.build_dense import validation_set
 from dat_train.commands.evaluating import watched
 from dat_train.commands.trained_dense import TrainedDense, assemble_dense
 from dat_train.data.detection_dataset import DetectionImages
+from dat_train.data.images import UnreadableImage
 from dat_train.data.segmentation_dataset import EvaluationImages
 from dat_train.errors import UserError
 from dat_train.evaluation.detection import DetectionEvaluation, evaluate_detection
-from dat_train.evaluation.scenes_picture import LEAST_SCORE, NAME_WIDTH, draw_detections, draw_objects, write_grid
+from dat_train.evaluation.scenes_picture import NAME_WIDTH, draw_detections, draw_objects, write_grid
 from dat_train.evaluation.segmentation import evaluate_segmentation
 from dat_train.evaluation.segmentation_files import segmentation_text, write_segmentation_report
 from dat_train.models import count_parameters
@@ -29,7 +30,7 @@ from dat_train.runtime.terminal import Terminal
 from dat_train.settings import Settings
 from dat_train.training.summary import table
 
-PICTURED = 8  # images in detections.png
+PICTURED = 8  # readable images in detections.png
 SEGMENTATION_FILES = ("result.json", "per_class.csv", "confusion.csv", "confusion.png", "worst.png")
 LISTED = 12  # classes on the terminal
 
@@ -38,7 +39,7 @@ def evaluate_dense(
     config: Settings, settings: Settings, checkpoint: Checkpoint, processes: Processes, terminal: Terminal, output: Path
 ) -> None:
     """Evaluate a segmentation model or a detector on its validation set, and write the reports into `output`."""
-    _, val_set = task_builders(settings).datasets(settings, processes)
+    val_set = validation_set(settings, processes)
     trained = assemble_dense(settings, checkpoint, config.ema, config.device)
     published = not checkpoint.config  # classes in the order of the data, by definition; spelled as the authors do
     if len(trained.classes) != len(val_set.classes) or (trained.classes != val_set.classes and not published):
@@ -81,7 +82,8 @@ def evaluate_dense(
         "processes": processes.world_size,
         "images_per_second": round(len(val_set) / seconds, 2),
     }
-    write = write_segmentation if settings.task == "segmentation" else write_detection
+    detecting = partial(write_detection, least_score=config.score)
+    write = write_segmentation if settings.task == "segmentation" else detecting
     terminal.close()
     text, names = write(trained, val_set, found, facts, output)
     topics = [
@@ -108,9 +110,19 @@ def write_segmentation(
 
 
 def write_detection(
-    trained: TrainedDense, val_set: DetectionImages, found: DetectionEvaluation, facts: dict, output: Path
+    trained: TrainedDense,
+    val_set: DetectionImages,
+    found: DetectionEvaluation,
+    facts: dict,
+    output: Path,
+    *,
+    least_score: float,
 ) -> tuple[str, tuple[str, ...]]:
-    """Files of a detection evaluation; returns the text for the terminal and the names of the files."""
+    """Files of a detection evaluation; returns the text for the terminal and the names of the files.
+
+    Args:
+        least_score: of the objects in detections.png.
+    """
     output.mkdir(parents=True, exist_ok=True)
     ids = val_set.file.category_ids
     records = val_set.records
@@ -120,24 +132,19 @@ def write_detection(
     ]
     write_json(output / "detections.json", results)
     kinds = [f"{kind}_ap" for kind in found.precisions]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("index", "name", *kinds))
-    for number, name in enumerate(val_set.classes):
-        values = [part.class_ap[number] for part in found.precisions.values()]
-        writer.writerow((number, name, *("" if np.isnan(value) else f"{100 * value:.4f}" for value in values)))
-    write_text(output / "per_class.csv", text.getvalue(), "surrogateescape")
+    columns = [(100 * part.class_ap).tolist() for part in found.precisions.values()]
+    rows = zip(range(len(val_set.classes)), val_set.classes, *columns, strict=True)
+    write_csv(output / "per_class.csv", ("index", "name", *kinds), rows)
     pictures = []
-    for index in range(min(PICTURED, len(val_set))):
-        image = val_set.read(index)
-        objects = val_set.file.usable(records[index])
-        pictures.append(
-            draw_objects(
-                image, torch.from_numpy(objects.boxes), [val_set.classes[k] for k in objects.labels], objects.labels
-            )
-        )
-        pictures.append(draw_detections(image, trained.detect(image), trained.classes))
-    titles = ("true", f"predicted (score over {LEAST_SCORE})") * PICTURED
+    for index in range(len(val_set)):
+        if len(pictures) == 2 * PICTURED:
+            break
+        with contextlib.suppress(UnreadableImage):
+            image, objects = val_set.read(index), val_set.file.usable(records[index])
+            names = [val_set.classes[label] for label in objects.labels]
+            pictures.append(draw_objects(image, torch.from_numpy(objects.boxes), names, objects.labels))
+            pictures.append(draw_detections(image, trained.detect(image), trained.classes, least_score))
+    titles = ("true", f"predicted (score over {least_score:g})") * PICTURED
     write_grid(pictures, output / "detections.png", columns=4, titles=titles)
     numbers = {"box": found.box, "mask": found.mask, "images": found.count, "unreadable": found.unreadable}
     write_json(output / "result.json", numbers | facts)

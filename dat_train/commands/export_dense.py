@@ -11,7 +11,7 @@ from torch import nn
 
 from dat_train.atomic import write_json
 from dat_train.commands.build_data import evaluation_batches
-from dat_train.commands.build_task import task_builders
+from dat_train.commands.build_dense import validation_set
 from dat_train.commands.output_folder import output_errors, output_folder
 from dat_train.commands.trained_dense import TrainedDense, assemble_dense
 from dat_train.data.segmentation_dataset import EvaluationImages
@@ -111,7 +111,7 @@ def _write(
 
 
 def _validation_set(settings: Settings, trained: TrainedDense, checkpoint: Checkpoint) -> EvaluationImages:
-    _, val_set = task_builders(settings).datasets(settings, SINGLE)
+    val_set = validation_set(settings, SINGLE)
     if val_set.classes != trained.classes:
         raise UserError(f"data={settings.data.name} has other classes than {checkpoint.path}: set data=...")
     return val_set

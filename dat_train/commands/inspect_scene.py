@@ -12,7 +12,6 @@ from dat_train.commands.predict_dense import areas_text, objects_text, sorted_ar
 from dat_train.commands.trained_dense import TrainedDense
 from dat_train.evaluation.scenes_picture import (
     BACKGROUND,
-    LEAST_SCORE,
     NAME_WIDTH,
     draw_detections,
     named_overlay,
@@ -62,8 +61,12 @@ class Scene(NamedTuple):
 
 
 @torch.inference_mode()
-def inspect_scene(trained: TrainedDense, image: Image) -> Scene:
-    """Run the model on one image at scale 1 and record the attention of its deformable layers."""
+def inspect_scene(trained: TrainedDense, image: Image, least_score: float) -> Scene:
+    """Run the model on one image at scale 1 and record the attention of its deformable layers.
+
+    Args:
+        least_score: of the objects of a detector.
+    """
     data = trained.settings.data
     view = trained.views(image)[0]
     scale = (view.shape[2] / image.width, view.shape[1] / image.height)
@@ -71,16 +74,16 @@ def inspect_scene(trained: TrainedDense, image: Image) -> Scene:
         if trained.settings.task == "segmentation":
             prediction = predicted_areas(trained, image, trained.segment(image, (1.0,), False))
         else:
-            prediction = predicted_objects(trained, image, trained.detect(image))
+            prediction = predicted_objects(trained, image, trained.detect(image), least_score)
     layers = recorded_layers(trained.model, attended)
     inspection = Inspection(to_rgb(view, data.mean, data.std).permute(1, 2, 0).numpy(), np.zeros(0), layers)
     regions = [scaled_region(region, scale, inspection.image.shape[:2]) for region in prediction.regions]
     return Scene(inspection, prediction._replace(regions=regions), scale)
 
 
-def predicted_objects(trained: TrainedDense, image: Image, found: Detections) -> Prediction:
+def predicted_objects(trained: TrainedDense, image: Image, found: Detections, least_score: float) -> Prediction:
     """Prediction of a detector. Of objects with nearly the same box, the one with the best score is a region."""
-    kept = (found.scores >= LEAST_SCORE).nonzero()[:, 0]
+    kept = (found.scores >= least_score).nonzero()[:, 0]
     boxes, labels = found.boxes[kept].float().cpu(), found.labels[kept].tolist()
     masks = [None] * len(kept)
     if found.mask_logits is not None:
@@ -97,8 +100,9 @@ def predicted_objects(trained: TrainedDense, image: Image, found: Detections) ->
         for i in range(len(kept))
         if not (overlaps[:, i] > SAME_OBJECT).any()
     ]
-    picture = draw_detections(image, found, trained.classes)
-    return Prediction(picture, regions[:MAX_REGIONS], shares[:LISTED], objects_text(trained.classes, found))
+    picture = draw_detections(image, found, trained.classes, least_score)
+    text = objects_text(trained.classes, found, least_score)
+    return Prediction(picture, regions[:MAX_REGIONS], shares[:LISTED], text)
 
 
 def predicted_areas(trained: TrainedDense, image: Image, labels: Tensor) -> Prediction:

@@ -50,7 +50,7 @@ def run(config: Settings, request: Request) -> None:
     settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), False))
     if settings.task not in CLASSIFIERS:
         trained = assemble_dense(settings, checkpoint, config.ema, config.device)
-        predict_dense(trained, paths, output_folder(config.output, checkpoint.path, "predictions"))
+        predict_dense(trained, paths, output_folder(config.output, checkpoint.path, "predictions"), config.score)
         return
     trained = assemble(settings, checkpoint, config.ema, config.device)
     if not config.ckpt:

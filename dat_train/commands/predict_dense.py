@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from dat_train.commands.trained_dense import TrainedDense
 from dat_train.data.images import UnreadableImage, printable, read_rgb
 from dat_train.evaluation.detection import coco_results
 from dat_train.evaluation.scenes_picture import (
-    LEAST_SCORE,
     draw_detections,
     label_picture,
     named_overlay,
@@ -26,17 +26,20 @@ from dat_train.runtime.display_text import one_line
 SOME_UNREADABLE = 1  # exit code
 
 
-def predict_dense(trained: TrainedDense, paths: Sequence[str], output: Path) -> None:
+def predict_dense(trained: TrainedDense, paths: Sequence[str], output: Path, least_score: float) -> None:
     """Write the predictions for images into the folder `output`; exits with SOME_UNREADABLE if one cannot be read.
 
     Segmentation: NAME.mask.png (pixel values are class numbers, with a palette), NAME.overlay.png, and areas.json with
     pixels and share of each class in each image. Detection: NAME.boxes.png and detections.json in the COCO format.
 
+    Args:
+        least_score: of the objects that are drawn and counted; detections.json has all.
+
     Raises:
         UserError: the folder cannot be written, or an image does not arrive within timeout_minutes.
     """
     segmenting = trained.settings.task == "segmentation"
-    predict = _predict_areas if segmenting else _predict_objects
+    predict = _predict_areas if segmenting else partial(_predict_objects, least_score=least_score)
     records, unreadable = [], 0
     with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -102,19 +105,20 @@ def areas_text(classes: Sequence[str], labels: np.ndarray) -> str:
     return ", ".join(f"{one_line(classes[k])} {pixels / labels.size:.1%}" for k, pixels in areas)
 
 
-def _predict_objects(trained: TrainedDense, image: Image, path: Path) -> tuple[dict, str]:
+def _predict_objects(trained: TrainedDense, image: Image, path: Path, least_score: float) -> tuple[dict, str]:
     """Draw the objects of one image; return its size and its detections in the COCO format, and a line."""
     found = trained.detect(image)
-    draw_detections(image, found, trained.classes).save(path.with_name(f"{path.name}.boxes.png"))
+    draw_detections(image, found, trained.classes, least_score).save(path.with_name(f"{path.name}.boxes.png"))
     results = coco_results(found, 0, (image.height, image.width))
-    return {"height": image.height, "width": image.width, "results": results}, objects_text(trained.classes, found)
+    text = objects_text(trained.classes, found, least_score)
+    return {"height": image.height, "width": image.width, "results": results}, text
 
 
-def objects_text(classes: Sequence[str], found: Detections) -> str:
-    """Numbers of objects by class, with a score over LEAST_SCORE, in one line."""
-    numbers = Counter(found.labels[found.scores >= LEAST_SCORE].tolist())
+def objects_text(classes: Sequence[str], found: Detections, least_score: float) -> str:
+    """Numbers of objects by class, with a score of at least `least_score`, in one line."""
+    numbers = Counter(found.labels[found.scores >= least_score].tolist())
     counts = [f"{number} x {one_line(classes[label])}" for label, number in numbers.most_common()]
-    return f"{', '.join(counts[:6]) or 'no objects'} (score over {LEAST_SCORE})"
+    return f"{', '.join(counts[:6]) or 'no objects'} (score over {least_score:g})"
 
 
 def _coco(records: Sequence[dict], classes: Sequence[str]) -> dict[str, list]:

@@ -201,6 +201,7 @@ def summary_of_finished(config: Settings, folder: RunFolder, saved: dict) -> dic
 def data_and_model_topics(config: Settings, facts: dict, sets: Sets) -> list[tuple[str, str]]:
     """Format model and data as (topic, text) pairs."""
     train_set, val_set = sets
+    notes = [("note", note) for note in getattr(train_set, "notes", ())]  # of detection; segmentation has none
     return [
         (
             "model",
@@ -212,7 +213,7 @@ def data_and_model_topics(config: Settings, facts: dict, sets: Sets) -> list[tup
             f"{config.data.name}: {len(train_set):,} images for training, {len(val_set):,} for validation, "
             f"{len(train_set.classes):,} classes",
         ),
-        *(describe_data(train_set, val_set) if isinstance(train_set, ImageDataset) else ()),
+        *(describe_data(train_set, val_set) if isinstance(train_set, ImageDataset) else notes),
     ]
 
 

@@ -121,7 +121,7 @@ def dense_view(config: Settings, trained: TrainedDense) -> View:
     """
 
     def view(image: Image, name: str, folder: Path) -> str:
-        scene = inspect_scene(trained, image)
+        scene = inspect_scene(trained, image, config.score)
         prediction = scene.prediction
         queries = [
             (x * scene.scale[0], y * scene.scale[1]) for x, y in queries_of(config.query, (image.width, image.height))

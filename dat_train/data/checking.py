@@ -11,25 +11,38 @@ from typing import NamedTuple
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.image_files import first_named
 from dat_train.data.imagenet_tests import synsets
-from dat_train.data.images import UnreadableImage, read_rgb
+from dat_train.data.images import UnreadableImage, printable, read_rgb
+from dat_train.data.scene_checking import CheckedMasks, CheckedObjects
+from dat_train.errors import UserError
+
+Part = ImageDataset | CheckedMasks | CheckedObjects
 
 CHUNK = 16  # images given to a process at a time
 IMAGENET_IMAGES = {"train": 1_281_167, "val": 50_000}
 IMAGENET_PER_CLASS = {"train": (732, 1300), "val": (50, 50)}
 
-_dataset: ImageDataset | None = None  # of a worker process
+_dataset: Part | None = None  # of a worker process
 
 
 class CheckedImage(NamedTuple):
-    """Result for one image: its size in pixels and a hash of its file, or the reason why it cannot be read."""
+    """Result for one image.
+
+    Attributes:
+        index: in the set.
+        size: (width, height), pixels.
+        digest: hash of its file.
+        reason: why it cannot be used; None: it can.
+        amounts: pixels or objects of each class in it, for segmentation and detection.
+    """
 
     index: int
     size: tuple[int, int] = (0, 0)
     digest: bytes = b""
     reason: str | None = None
+    amounts: dict[int, int] | None = None
 
 
-def check_images(dataset: ImageDataset, workers: int) -> Iterator[CheckedImage]:
+def check_images(dataset: Part, workers: int) -> Iterator[CheckedImage]:
     """Read and decode every image of `dataset`; yield the results in order.
 
     Args:
@@ -42,24 +55,27 @@ def check_images(dataset: ImageDataset, workers: int) -> Iterator[CheckedImage]:
         yield from pool.imap(_check, range(len(dataset)), chunksize=CHUNK)
 
 
-def check_image(dataset: ImageDataset, index: int) -> CheckedImage:
-    """Read and decode the image at `index`."""
+def check_image(dataset: Part, index: int) -> CheckedImage:
+    """Read and decode the image at `index`; of segmentation and detection, compare its mask or objects with it."""
     name = dataset.samples[index][0]
+    classification = isinstance(dataset, ImageDataset)
     try:
-        content = dataset.encoded(index)
+        content = dataset.encoded(index) if classification else name
         if isinstance(content, str):
             if not stat.S_ISREG(os.stat(content).st_mode):  # noqa: PTH116  reading a FIFO could wait forever
                 return CheckedImage(index, reason="not a regular file")
             content = Path(content).read_bytes()
         image = read_rgb(content, name)
-    except UnreadableImage as error:
-        return CheckedImage(index, reason=str(error).removeprefix(f"{error.path}: "))
+        amounts = None if classification else dataset.amounts(index, image)
+    except (UnreadableImage, UserError) as error:
+        start = printable(name)
+        return CheckedImage(index, reason=str(error).removeprefix(f"{start}: ").removeprefix(f"{start} "))
     except Exception as error:  # of the disk or the archive
         return CheckedImage(index, reason=f"{type(error).__name__}: {error}")
-    return CheckedImage(index, image.size, hashlib.blake2b(content, digest_size=16).digest())
+    return CheckedImage(index, image.size, hashlib.blake2b(content, digest_size=16).digest(), amounts=amounts)
 
 
-def _start_worker(dataset: ImageDataset) -> None:
+def _start_worker(dataset: Part) -> None:
     global _dataset
     _dataset = dataset
 

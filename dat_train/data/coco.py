@@ -9,17 +9,14 @@ from typing import Any
 import numpy as np
 
 from dat_train.choices import DETECTION_KINDS
+from dat_train.data.coco_checks import check_records, segmentation_fault
 from dat_train.data.digit_scenes import write_digit_scenes
 from dat_train.data.folders import existing_folder
 from dat_train.data.images import printable
 from dat_train.data.nuclei import write_nuclei
 from dat_train.errors import UserError, require_one_of
 
-RECORDS = {  # lists of an annotation file, and the keys of their records that are read
-    "images": ("id", "file_name", "height", "width"),
-    "annotations": ("image_id", "category_id", "bbox"),
-    "categories": ("id", "name"),
-}
+PARTS = ("train", "val")
 LEAST_SIDE = 32  # pixels of an image that is trained on
 COCO_CLASSES = 80
 
@@ -73,17 +70,43 @@ class CocoFile:
         label = {number: k for k, number in enumerate(self.category_ids)}
         boxes, labels, segmentations = [], [], []
         for annotation in self.objects.get(image["id"], []):
-            x, y, width, height = annotation["bbox"]
-            overlap_x = max(0, min(x + width, image["width"]) - max(x, 0))
-            overlap_y = max(0, min(y + height, image["height"]) - max(y, 0))
-            if annotation.get("iscrowd") or annotation.get("area", width * height) <= 0:
-                continue
-            if width < 1 or height < 1 or overlap_x * overlap_y == 0:
-                continue
-            boxes.append([x, y, x + width, y + height])
-            labels.append(label[annotation["category_id"]])
-            segmentations.append(annotation.get("segmentation"))
+            if is_usable(annotation, image):
+                x, y, width, height = annotation["bbox"]
+                boxes.append([x, y, x + width, y + height])
+                labels.append(label[annotation["category_id"]])
+                segmentations.append(annotation.get("segmentation"))
         return Objects(np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64), segmentations)
+
+    def notes(self) -> list[str]:
+        """Images and objects that are not trained on, one line each."""
+        kept = [len(self.usable(image).labels) for image in self.images]
+        total = sum(map(len, self.objects.values()))
+        notes = []
+        if empty := kept.count(0):
+            notes.append(f"{empty:,} of {len(kept):,} images have no object to train on")
+        if left_out := total - sum(kept):
+            notes.append(
+                f"{left_out:,} of {total:,} objects are not trained on: crowds, boxes outside the image, boxes or "
+                "areas of less than a pixel"
+            )
+        return notes
+
+    def check_masks(self, training: bool) -> None:
+        """Check the segmentation of every object that is trained on or evaluated.
+
+        Validation images of which no object has one are evaluated by their boxes alone.
+
+        Raises:
+            UserError: an object without segmentation, or with one that is not a mask of its image.
+        """
+        if not training and not any(a.get("segmentation") for objects in self.objects.values() for a in objects):
+            return
+        for image in self.images:
+            for annotation in self.objects.get(image["id"], []):
+                if not training or is_usable(annotation, image):
+                    fault = segmentation_fault(annotation.get("segmentation"), image["height"], image["width"])
+                    if fault:
+                        raise UserError(f"{self.path}: annotation {annotation.get('id')} {fault}")
 
     def truth(self, image: dict) -> list[dict]:
         """All annotations of an image for evaluation, crowds included; category ids are class numbers plus one."""
@@ -100,14 +123,27 @@ class CocoFile:
         ]
 
 
-def open_coco(kind: str, root: str | None, split_seed: int = 0) -> tuple[tuple[Path, CocoFile], tuple[Path, CocoFile]]:
-    """(image folder, annotations) for training and for validation.
+def is_usable(annotation: dict, image: dict) -> bool:
+    """Return True for an object that is trained on: no crowd, an area, and a box of a pixel or more in the image."""
+    x, y, width, height = annotation["bbox"]
+    overlap_x = max(0, min(x + width, image["width"]) - max(x, 0))
+    overlap_y = max(0, min(y + height, image["height"]) - max(y, 0))
+    if annotation.get("iscrowd") or annotation.get("area", width * height) <= 0:
+        return False
+    return width >= 1 and height >= 1 and overlap_x * overlap_y > 0
+
+
+def open_coco(
+    kind: str, root: str | None, split_seed: int = 0, parts: Sequence[str] = PARTS
+) -> list[tuple[Path, CocoFile]]:
+    """(image folder, annotations) of each part.
 
     Args:
         kind: "coco": annotations/instances_{train,val}2017.json, train2017/, val2017/; "boxes": the same without 2017,
             images in images/train and images/val; "digit_scenes", "nuclei": written there first.
         root: folder.
         split_seed: of kind "nuclei".
+        parts: "train", "val" or both; only these are read.
 
     Raises:
         UserError: unknown kind, or a folder or file that is not as described.
@@ -120,29 +156,29 @@ def open_coco(kind: str, root: str | None, split_seed: int = 0) -> tuple[tuple[P
     if kind == "nuclei":
         write_nuclei(root, split_seed)
     folder = existing_folder(root)
-    parts = []
-    for part in ("train", "val"):
+    opened = []
+    for part in parts:
         name, images = (f"{part}2017", folder / f"{part}2017") if kind == "coco" else (part, folder / "images" / part)
-        path = folder / "annotations" / f"instances_{name}.json"
         if not images.is_dir():
             raise UserError(f"{images} is not there: data={kind} needs {images.relative_to(folder)}/ below {folder}")
-        parts.append((images, read_coco(path)))
-    train, val = (file for _, file in parts)
-    if train.classes != val.classes:
-        raise UserError(f"{train.path.name} and {val.path.name} have different categories: they must be the same")
-    if kind == "coco" and len(train.classes) != COCO_CLASSES:
-        raise UserError(
-            f"{train.path} has {len(train.classes)} categories, COCO has {COCO_CLASSES}: with 91, unused numbers were "
-            "counted as classes; for other data take data=boxes"
-        )
-    return parts[0], parts[1]
+        file = read_coco(folder / "annotations" / f"instances_{name}.json")
+        if kind == "coco" and len(file.classes) != COCO_CLASSES:
+            raise UserError(
+                f"{file.path} has {len(file.classes)} categories, COCO has {COCO_CLASSES}: with 91, unused numbers "
+                "were counted as classes; for other data take data=boxes"
+            )
+        if opened and file.classes != opened[0][1].classes:
+            first = opened[0][1].path.name
+            raise UserError(f"{first} and {file.path.name} have different categories: they must be the same")
+        opened.append((images, file))
+    return opened
 
 
 def read_coco(path: Path) -> CocoFile:
     """The annotation file at `path`.
 
     Raises:
-        UserError: missing, not JSON, not in the COCO format, or with a background category.
+        UserError: missing, not JSON, or not in the COCO format.
     """
     if not path.is_file():
         raise UserError(f"{path} is not there")
@@ -150,11 +186,9 @@ def read_coco(path: Path) -> CocoFile:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}): copy it again") from None
-    _check_records(path, content)
+    check_records(path, content)
     categories = sorted(content["categories"], key=lambda category: category["id"])
     names = [category["name"] for category in categories]
-    if any(name.lower() in ("background", "__background__") for name in names):
-        raise UserError(f"{path} has a category 'background': leave it out, it is not an object")
     images = sorted(content["images"], key=lambda image: image["id"])
     file = CocoFile(path, images, names, [category["id"] for category in categories])
     known, ids = {image["id"] for image in images}, set(file.category_ids)
@@ -166,27 +200,6 @@ def read_coco(path: Path) -> CocoFile:
             )
         file.objects.setdefault(annotation["image_id"], []).append(annotation)
     return file
-
-
-def _check_records(path: Path, content: Any) -> None:
-    """Raise a UserError unless the lists of the COCO format are there, and their records have what is read of them."""
-    for part, keys in RECORDS.items():
-        records = content.get(part) if isinstance(content, dict) else None
-        if not isinstance(records, list):
-            raise UserError(f"{path} has no list {part!r}: it must be an annotation file in the COCO format")
-        for number, record in enumerate(records):
-            missing = [key for key in keys if not isinstance(record, dict) or record.get(key) is None]
-            if missing:
-                raise UserError(f"{path}: entry {number} of {part!r} has no {missing[0]!r}; the COCO format needs it")
-    wrong = next((a for a in content["annotations"] if len(a["bbox"]) != 4), None)
-    if wrong:
-        raise UserError(
-            f"{path}: annotation {wrong.get('id')} has bbox {wrong['bbox']}: it must be [x, y, width, height]"
-        )
-    ids = [image["id"] for image in content["images"]]
-    if len(set(ids)) < len(ids):
-        number = next(number for number in ids if ids.count(number) > 1)
-        raise UserError(f"{path} has several images with the id {number}: each needs its own")
 
 
 def trainable(file: CocoFile) -> list[dict]:
@@ -214,10 +227,10 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
     Raises:
         UserError: none of these.
     """
-    if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), list):
+    if fault := segmentation_fault(segmentation, height, width):
+        raise UserError(f"an object {fault}")
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
         return _from_runs(segmentation["counts"], height, width)
-    if not segmentation:
-        raise UserError("an object has no segmentation: masks cannot be trained without; set dense.head=retinanet")
     try:
         from faster_coco_eval.core import mask as masks
     except ImportError:
@@ -227,18 +240,11 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         decoded = masks.decode(runs)
     except Exception as error:  # the library raises almost anything
         raise UserError(f"a segmentation cannot be decoded ({type(error).__name__}: {error})") from error
-    if decoded.shape[:2] != (height, width):
-        raise UserError(
-            f"a segmentation does not give a mask of {width} x {height} pixels: polygons are lists of at least three "
-            "points [x, y, x, y, ...], run lengths have the size of the image"
-        )
     return decoded.any(axis=2).astype(np.uint8) if decoded.ndim == 3 else decoded
 
 
 def _from_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
     """Mask of uncompressed run lengths: column by column, zeros first."""
-    if sum(counts) != height * width:
-        raise UserError(f"run lengths of {sum(counts)} pixels belong to another size than {height} x {width}")
     values = np.arange(len(counts)) % 2
     return np.repeat(values, counts).reshape(width, height).T.astype(np.uint8)
 

@@ -1,5 +1,6 @@
 """Images with boxes and masks, decoded and augmented by key; batches of different sizes, padded."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from dat_train.errors import UserError
 SHORT_SIDES = tuple(range(480, 801, 32))
 CROP_SHORT_SIDES = (400, 500, 600)
 LONG_SIDE = 1333
+CHECKED = 8  # images that are read on opening, from all over the set
 
 
 class DetectionScene(NamedTuple):
@@ -55,6 +57,9 @@ class DetectionImages(Dataset):
         mean, std: of the image's channels.
         with_masks: targets have masks.
         training: an unreadable image is replaced by the next one. In evaluation an empty scene is returned.
+
+    Attributes:
+        notes: images and objects of the file that are not trained on, one line each.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class DetectionImages(Dataset):
         self.with_masks = with_masks
         self.training = training
         self.seed = seed
+        self.notes = file.notes() if training else []
 
     def __len__(self) -> int:
         return len(self.records)
@@ -131,6 +137,22 @@ class DetectionImages(Dataset):
         image = read_rgb(path)
         check_size(path, (image.height, image.width), self.records[index])
         return image
+
+    def check_some(self) -> None:
+        """Read some images from all over the set; unreadable ones are counted by the run.
+
+        Raises:
+            UserError: an image that does not fit its record, or none of them is there.
+        """
+        chosen = range(0, len(self), max(1, len(self) // CHECKED))
+        if chosen and not any(Path(self.samples[index][0]).exists() for index in chosen):
+            raise UserError(
+                f"{printable(self.samples[0][0])} is not there, nor other images: file_name in {self.file.path.name} "
+                "must be relative to their folder"
+            )
+        for index in chosen:
+            with contextlib.suppress(UnreadableImage):
+                self.read(index)
 
     def upright(self) -> np.ndarray:
         """(N,) bool: images that are not wider than high. A batch holds images of one kind."""

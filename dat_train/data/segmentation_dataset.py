@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from dat_train.data.dense_transforms import IGNORED, Normalized, scaled_views
-from dat_train.data.images import UnreadableImage, first_readable, printable, read_rgb
+from dat_train.data.images import UnreadableImage, first_readable, open_image, printable, read_rgb
 from dat_train.data.order import SampleKey
 from dat_train.data.randomness import keyed_randomness
 from dat_train.data.sample_list import SampleList
@@ -137,13 +137,22 @@ class SegmentationImages(Dataset):
         Raises:
             UnreadableImage; UserError: a mask of another size than its image, or as in `read_labels`.
         """
-        image, labels = self.read(index), self.read_labels(index)
+        image = self.read(index)
+        return image, self.labels_of(index, image)
+
+    def labels_of(self, index: int, image: Image.Image) -> np.ndarray:
+        """Label map of the image at `index`, compared with its size.
+
+        Raises:
+            UnreadableImage, UserError: as in `read_both`.
+        """
+        labels = self.read_labels(index)
         if labels.shape != (image.height, image.width):
             raise UserError(
                 f"{printable(self.masks[index][0])} is {labels.shape[1]} x {labels.shape[0]} pixels, its image "
                 f"{printable(self.samples[index][0])} {image.width} x {image.height} (upright): they must be the same"
             )
-        return image, labels
+        return labels
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that follow from the names of all images; folders and contents do not count."""
@@ -217,7 +226,7 @@ def read_mask(path: str | Path) -> np.ndarray:
         UserError: a color picture or one with more than 8 bits.
     """
     try:
-        with Image.open(path) as mask:
+        with open_image(path) as mask:
             mask.load()
             mode, values = mask.mode, np.asarray(mask)
     except Exception as error:  # damaged files raise almost anything

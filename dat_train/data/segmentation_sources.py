@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from dat_train.data.segmentation_dataset import LabelEncoding, SegmentationImage
 from dat_train.errors import UserError, require_one_of
 from dat_train.home_folder import expand_home
 
+PARTS = ("train", "val")
+ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 CHECKED = 8  # masks that are read on opening, from all over the set
 
 
@@ -29,8 +32,10 @@ def open_segmentation(
     classes: str | None = None,
     val_fraction: float = 0.1,
     split_seed: int = 0,
-) -> tuple[SegmentationImages, SegmentationImages]:
-    """Training and validation set, without transforms.
+    parts: Sequence[str] = PARTS,
+    check: bool = True,
+) -> list[SegmentationImages]:
+    """Sets of the parts, without transforms.
 
     Args:
         kind: one of SEGMENTATION_KINDS.
@@ -38,6 +43,8 @@ def open_segmentation(
         classes: of kind "masks": file with one class name a line, in the order of the mask values; None:
             classes.txt in `root`.
         val_fraction, split_seed: of kind "masks" without train and val folders.
+        parts: "train", "val" or both; only these are read.
+        check: read some images and masks.
 
     Raises:
         UserError: unknown kind, or a folder or mask that is not as described.
@@ -46,14 +53,14 @@ def open_segmentation(
     if root is None:
         raise UserError(f"data.root is not set: data={kind} needs data.root=PATH")
     if kind == "ade20k":
-        sets = _open_ade20k(Path(root))
+        sets = _open_ade20k(Path(root), parts)
     else:
         if kind == "digit_scenes":
             write_digit_scenes(root)
         if kind == "nuclei":
             write_nuclei(root, split_seed)
-        sets = _open_masks(Path(root), classes, val_fraction, split_seed)
-    for images in sets:
+        sets = _open_masks(Path(root), classes, parts, val_fraction=val_fraction, split_seed=split_seed)
+    for images in sets if check else ():
         _check_some(images)
     return sets
 
@@ -75,27 +82,26 @@ def _check_some(images: SegmentationImages) -> None:
         )
 
 
-def _open_ade20k(root: Path) -> tuple[SegmentationImages, SegmentationImages]:
+def _open_ade20k(root: Path, parts: Sequence[str]) -> list[SegmentationImages]:
     """ADEChallengeData2016: value 0 is ignored, 1 to 150 are the classes; no other values."""
     root = existing_folder(root)
     if not (root / "annotations").is_dir() and (root / "ADEChallengeData2016").is_dir():
         root = root / "ADEChallengeData2016"
-    if not (root / "annotations" / "training").is_dir():
+    folders = [ADE20K_FOLDERS[part] for part in parts]
+    missing = [folder for folder in folders if not (root / "annotations" / folder).is_dir()]
+    if missing:
         raise UserError(
-            f"{root} has no annotations/training: data=ade20k needs ADEChallengeData2016 with images/ and annotations/ "
-            "(the full ADE20K release is laid out and encoded differently)"
+            f"{root} has no annotations/{missing[0]}: data=ade20k needs ADEChallengeData2016 with images/ and "
+            "annotations/ (the full ADE20K release is laid out and encoded differently)"
         )
     encoding = LabelEncoding(first=1, classes=len(ADE20K_CLASSES), ignores_255=False)
-    parts = []
-    for part in ("training", "validation"):
-        pairs = _pairs(root / "images" / part, root / "annotations" / part)
-        parts.append(SegmentationImages(pairs, ADE20K_CLASSES, encoding))
-    return parts[0], parts[1]
+    pairs = [_pairs(root / "images" / folder, root / "annotations" / folder) for folder in folders]
+    return [SegmentationImages(of_part, ADE20K_CLASSES, encoding) for of_part in pairs]
 
 
 def _open_masks(
-    root: Path, classes: str | None, val_fraction: float, split_seed: int
-) -> tuple[SegmentationImages, SegmentationImages]:
+    root: Path, classes: str | None, parts: Sequence[str], *, val_fraction: float, split_seed: int
+) -> list[SegmentationImages]:
     """images/ and masks/ of the same stems, each with train/ and val/ or without; value k is line k of the classes."""
     root = existing_folder(root)
     path = expand_home(classes) if classes else root / "classes.txt"
@@ -109,16 +115,16 @@ def _open_masks(
             f"{path} has {len(names)} names ({len(set(names))} different): 2 to 255 different ones are needed"
         )
     encoding = LabelEncoding(first=0, classes=len(names))
-    if (root / "images" / "train").is_dir():
-        parts = [_pairs(root / "images" / part, root / "masks" / part) for part in ("train", "val")]
+    if any((root / "images" / part).is_dir() for part in PARTS):
+        of_parts = {part: _pairs(root / "images" / part, root / "masks" / part) for part in parts}
     else:
         pairs = _pairs(root / "images", root / "masks")
         random.Random(keyed_seed("split", split_seed)).shuffle(pairs)
         held_out = min(max(1, round(len(pairs) * val_fraction)), len(pairs) - 1)
         if held_out < 1:
             raise UserError(f"{root}/images has {len(pairs)} image: at least two are needed, one of them to validate")
-        parts = [sorted(pairs[held_out:]), sorted(pairs[:held_out])]
-    return SegmentationImages(parts[0], names, encoding), SegmentationImages(parts[1], names, encoding)
+        of_parts = {"train": sorted(pairs[held_out:]), "val": sorted(pairs[:held_out])}
+    return [SegmentationImages(of_parts[part], names, encoding) for part in parts]
 
 
 def _pairs(images: Path, masks: Path) -> list[tuple[str, str]]:

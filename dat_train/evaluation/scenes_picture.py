@@ -20,7 +20,6 @@ BACKGROUND = "background"  # pixels of a class of this name are not colored
 FONT = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 SHORT_SIDE = 320  # smaller pictures are enlarged
 NAME_WIDTH = 24
-LEAST_SCORE = 0.3  # of detections that are drawn
 MAX_TAGS = 16  # names written into the areas of a picture
 LEAST_AREA = 0.004  # of an area with its name, relative to the picture
 
@@ -106,9 +105,7 @@ def draw_objects(
     return picture
 
 
-def draw_detections(
-    image: Image.Image, found: Detections, classes: Sequence[str], least_score: float = LEAST_SCORE
-) -> Image.Image:
+def draw_detections(image: Image.Image, found: Detections, classes: Sequence[str], least_score: float) -> Image.Image:
     """Image with the detected boxes and masks with a score of at least `least_score`, best on top."""
     kept = (found.scores >= least_score).nonzero()[:, 0].flip(0)
     boxes = found.boxes[kept].float().cpu()

@@ -25,8 +25,16 @@ def test_attention_alone(tmp_path):
 
 
 def test_errors_of_the_user_are_one_line(tmp_path):
-    wrong = run_here("dat-bench", "pictures", cwd=tmp_path)
-    assert wrong.returncode == 2 and "must be one of models, segmentation, detection, attention, data" in wrong.stderr
+    for argument, message in (
+        ("pictures", "must be one of models, segmentation, detection, attention, data"),
+        (
+            "augment=recipe",
+            "dat-bench has no augment=recipe: recipes are those of dat-train; name the augmentation (augm",
+        ),
+        ("augment=strong", "augment=strong does not exist; augment is one of none, three, deit, light\n"),
+    ):
+        wrong = run_here("dat-bench", argument, cwd=tmp_path)
+        assert wrong.returncode == 2 and message in wrong.stderr and wrong.stderr.count("\n") == 1, wrong.stderr
 
 
 def test_the_input_pipeline_next_to_timms_loader(tmp_path):

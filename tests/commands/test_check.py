@@ -1,12 +1,17 @@
-"""dat-check: unreadable images, duplicates between splits, missing images of ImageNet, and the exit code."""
+"""dat-check: unreadable images, duplicates between splits, masks and objects that do not fit, and the exit code."""
 
 import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 from commands.running import run_here
 from data.files import write_images
+from PIL import Image
+
+from dat_train.data.digit_scenes import write_digit_scenes
+from dat_train.data.image_files import first_named
 
 
 @pytest.fixture
@@ -71,7 +76,63 @@ def test_data_that_cannot_be_opened_are_refused_in_one_line(tmp_path):
     assert result.returncode == 2 and result.stderr.startswith("error: data.root=nothing does not exist")
 
 
-def test_data_of_other_tasks_are_refused_in_one_line(photos):
-    result, _ = check(photos.parent, "data=masks", "data.root=photos")
-    assert result.returncode == 2
-    assert result.stderr == "error: data=masks is not for classification; dat-check reads images in classes\n"
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return write_digit_scenes(tmp_path_factory.mktemp("data") / "scenes", train=3, val=2)
+
+
+def test_masks_are_compared_with_their_images_and_the_classes(scenes, tmp_path):
+    root = shutil.copytree(scenes, tmp_path / "scenes")
+    whole, report = check(tmp_path, "data=masks", "data.root=scenes", "workers=2")
+    pixels = report["splits"]["train"]["pixels"]
+    masks = [np.asarray(Image.open(path)) for path in sorted(root.glob("masks/train/*.png"))]
+    assert sum(pixels.values()) == sum(mask.size for mask in masks)
+    assert report["splits"]["train"]["classes"]["background"] == 3 and whole.stderr == ""
+    missing = [name for name, number in pixels.items() if not number]
+    expected = [f"train: {len(missing)} of 11 classes do not occur ({first_named(missing)})"] if missing else []
+    assert report["problems"] == expected and whole.returncode == bool(missing)
+    with (root / "classes.txt").open("a") as file:
+        file.write("eleven\n")
+    Image.fromarray(masks[0][:50]).save(root / "masks/train/0000.png")
+    Image.fromarray(masks[1] + np.uint8(90)).save(root / "masks/train/0001.png")
+    (root / "masks/val/0000.png").write_bytes(b"no image")
+    result, report = check(tmp_path, "data=masks", "data.root=scenes", "workers=0")
+    assert result.returncode == 1
+    assert "train/0000.png: scenes/masks/train/0000.png is 128 x 50 pixels, its image" in result.stdout
+    assert "the 12 classes have the values 0 to 11" in result.stdout
+    assert "val/0000.png: scenes/masks/val/0000.png: UnidentifiedImageError" in result.stdout
+    assert "problem: train: 2 of 3 images cannot be used" in result.stdout
+    assert report["splits"]["train"]["classes"]["eleven"] == 0 and "of 12 classes do not occur" in result.stdout
+    assert "val: 2 images; 12 classes in 0 to 1 images" in result.stdout
+
+
+def test_objects_are_compared_with_their_images(scenes, tmp_path):
+    root = shutil.copytree(scenes, tmp_path / "scenes")
+    path = root / "annotations/instances_train.json"
+    content = json.loads(path.read_text())
+    number = len(content["annotations"])
+    content["annotations"][0]["bbox"] = [500, 2, 10, 10]
+    content["annotations"][-1]["segmentation"] = [[1, 2]]
+    content["images"][0]["width"] += 1
+    content["images"].append({"id": 9, "file_name": "sub/absent.png", "width": 40, "height": 40})
+    content["categories"].append({"id": 99, "name": "letter"})
+    path.write_text(json.dumps(content))
+    val = root / "annotations/instances_val.json"
+    val.write_text(json.dumps(json.loads(val.read_text()) | {"categories": content["categories"]}))
+    result, report = check(tmp_path, "data=boxes", "data.root=scenes", "workers=0")
+    assert result.returncode == 1
+    assert "train/0000.png: is " in result.stdout and "its record has" in result.stdout
+    assert f"0002.png: annotation {number}: an object has a wrong polygon" in result.stdout
+    assert "train/sub/absent.png: FileNotFoundError" in result.stdout
+    assert f"1 of {number} objects are not trained on: crowds, boxes outside the image" in result.stdout
+    assert "1 of 4 images have no object to train on" in result.stdout
+    assert "problem: train: 3 of 4 images cannot be used" in result.stdout
+    assert report["splits"]["train"]["objects"]["letter"] == 0 and "of 11 classes do not occur" in result.stdout
+    objects = report["splits"]["val"]["objects"]
+    assert sum(objects.values()) == len(json.loads(val.read_text())["annotations"])
+
+
+def test_the_task_of_the_data_need_not_be_named(photos):
+    result, _ = check(photos.parent, "task=segmentation", "data=masks", "data.root=photos")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: dat-check has no task=segmentation: data=... is enough, as in data=masks")

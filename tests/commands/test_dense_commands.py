@@ -1,7 +1,9 @@
 """dat-visualize and dat-predict with checkpoints of segmentation and detection."""
 
 import json
+import re
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from PIL import Image
 from dat_train.commands.build_task import task_builders
 from dat_train.commands.build_training import new_state
 from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.trained_dense import TrainedDense
 from dat_train.models import Checkpoint
 from dat_train.models.published_dense import published_experiment
 from dat_train.models.segmentation import create_segmentation
@@ -67,6 +70,27 @@ def test_an_image_is_visualized_with_its_prediction(task, home):
     pictures = {"points.png", "attention.png", "heat.png", "traced.png", "scene.png", "attention.html"}
     assert names(home / "seen" / task / "a") == pictures | {"points_stage3_block2.png", "points_stage4_block1.png"}
     assert ("(score over 0.3)" if task == "detection" else "%") in result.stdout
+
+
+def test_the_lowest_score_of_pictures_is_a_setting_and_the_file_has_all_objects(home, monkeypatch):
+    real = TrainedDense.detect
+
+    def with_falling_scores(self, image):  # those of this random model are all 1
+        found = real(self, image)
+        return replace(found, scores=torch.linspace(0.9, 0.1, len(found.scores)))
+
+    monkeypatch.setattr(TrainedDense, "detect", with_falling_scores)
+    shown, pictures = [], []
+    for score in ("0.05", "0.5", "1"):
+        arguments = ("images/a.png", f"score={score}", f"output=score/{score}")
+        result = run_here("dat-predict", "ckpt=detection.pt", *arguments, cwd=home)
+        assert result.returncode == 0 and f"(score over {score})" in result.stdout, result.stderr
+        found = json.loads((home / "score" / score / "detections.json").read_text())["annotations"]
+        shown.append(sum(int(number) for number in re.findall(r"(\d+) x ", result.stdout)))
+        pictures.append((home / "score" / score / "a.boxes.png").read_bytes())
+    assert shown[0] == len(found) > shown[1] > 0 == shown[2] and len(set(pictures)) == 3
+    seen = run_here("dat-visualize", "ckpt=detection.pt", "image=images/a.png", "score=1", "output=none", cwd=home)
+    assert seen.returncode == 0 and "no objects (score over 1)" in seen.stdout, seen.stderr
 
 
 def test_queries_of_dense_models_are_pixels_of_the_image(home):

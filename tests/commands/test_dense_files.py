@@ -1,6 +1,7 @@
 """dat-export, dat-average and dat-bench for segmentation and detection."""
 
 import json
+import shutil
 
 import numpy as np
 import onnxruntime
@@ -68,6 +69,25 @@ def test_what_cannot_be_exported_is_one_line(arguments, message, home):
     assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
 
 
+# dat-eval
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_neither_training_images_nor_every_validation_image_are_needed_to_evaluate(task, home, tmp_path):
+    names = ("images/val", "masks/val", "annotations/instances_val.json", "classes.txt")
+    for source in (home / "scenes" / name for name in names):
+        target = tmp_path / "scenes" / source.relative_to(home / "scenes")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    arguments = (f"ckpt={home}/{task}.pt", f"data.root={tmp_path}/scenes", "output=eval")
+    for damaged in (0, 1):
+        result = run_here("dat-eval", *arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        found = json.loads((tmp_path / "eval/result.json").read_text())
+        assert (found["images"], len(found["unreadable"])) == (2 - damaged, damaged)
+        (tmp_path / "scenes/images/val/0000.png").write_bytes(b"no image")
+
+
 # dat-average
 
 
@@ -108,10 +128,11 @@ def test_dense_models_are_measured_next_to_a_baseline(task, head, tmp_path):
     assert all(row["memory"] > 0 and row["macs"] > 0 for row in rows)
 
 
-def test_a_head_of_another_task_is_one_line(tmp_path):
+def test_benchmarks_that_are_not_possible_are_one_line(tmp_path):
     for arguments, message in (
         (["segmentation", "dense.head=retinanet"], "dense.head=retinanet does not belong to segmentation, which has"),
         (["detection", "compile=[true]"], "compile=[true] is not possible for detection"),
+        (["segmentation", "batch_size=1"], "set batch_size=2, modes=[inference] or dense.head=semantic_fpn"),
     ):
         result = run_here("dat-bench", *arguments, cwd=tmp_path)
         assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr

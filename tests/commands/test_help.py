@@ -19,8 +19,9 @@ def test_help_names_every_setting_and_choice(command, tmp_path):
     for item in settings(command.schema):
         if not item.key.endswith(".name"):
             assert item.key in text and item.help[:20] in text
-    for name in choices("model") if "model" in command.groups else ():
-        assert f"model={name}" in text
+    for group in command.groups:
+        for choice in (f"{group}={name}" for name in choices(group)):
+            assert (f"  {choice}" in text) != (choice in command.left_out)
     assert max(len(line) for line in text.splitlines()) <= 120
 
 

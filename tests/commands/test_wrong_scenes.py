@@ -32,6 +32,13 @@ def train(task: str, root: Path, *more: str):
     return run_here("dat-train", *arguments, cwd=root)
 
 
+def rewritten(root: Path, part: str, change) -> None:
+    path = root / f"annotations/instances_{part}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
 class Wrong(NamedTuple):
     name: str
     change: object
@@ -97,18 +104,69 @@ ANNOTATIONS = [
     Wrong(
         "runs", lambda c: [a["segmentation"].update(counts=[1, 2]) for a in c["annotations"]], "belong to another size"
     ),
+    Wrong("two points", lambda c: c["annotations"][3].update(segmentation=[[1, 2, 3, 4]]), "annotation 4 has a wrong"),
+    Wrong("flat", lambda c: c["annotations"][0].update(segmentation=[1, 2, 3, 4, 5, 6]), "at least three points"),
+    Wrong("text box", lambda c: c["annotations"][0].update(bbox=["1", "2", "3", "4"]), "must be [x, y, width, height]"),
+    Wrong(
+        "no list box", lambda c: c["annotations"][0].update(bbox=5), "entry 0 of 'annotations': bbox=5 must be a list"
+    ),
+    Wrong("text height", lambda c: c["images"][0].update(height="96"), "height='96' must be a number"),
+    Wrong("number name", lambda c: c["categories"][1].update(name=7), "entry 1 of 'categories': name=7 must be a text"),
+    Wrong("equal names", lambda c: c["categories"][1].update(name="0"), "has several categories with the name 0"),
+    Wrong("mixed ids", lambda c: c["images"][0].update(id="1"), "ids of images must be numbers alone, or texts alone"),
+    Wrong(
+        "absent",
+        lambda c: [image.update(file_name=f"train/{image['file_name']}") for image in c["images"]],
+        "train/train/0000.png is not there, nor other images: file_name in instances_train.json must be relative",
+    ),
 ]
 
 
 @pytest.mark.parametrize("wrong", ANNOTATIONS, ids=lambda wrong: wrong.name)
 def test_annotation_files_that_are_wrong_are_one_line(wrong, scenes, tmp_path):
     root = shutil.copytree(scenes, tmp_path / "scenes")
-    path = root / "annotations/instances_train.json"
-    content = json.loads(path.read_text())
-    wrong.change(content)
-    path.write_text(json.dumps(content))
+    rewritten(root, "train", wrong.change)
     result = train("detection", root)
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and wrong.message in result.stderr, result.stderr
+
+
+def test_annotations_to_validate_on_are_checked_before_the_training(scenes, tmp_path):
+    root = shutil.copytree(scenes, tmp_path / "scenes")
+    rewritten(root, "val", lambda c: c["annotations"][1].pop("segmentation"))
+    result = train("detection", root)
+    assert result.returncode == 2 and "instances_val.json: annotation 2 has no segmentation" in result.stderr
+    assert not (root / "runs/digit_scenes_detection/checkpoints/last.pt").exists()
+
+
+def with_oddities(content: dict) -> None:
+    """Add what annotation files may have: it is left out of the training, or counts for nothing."""
+    first = content["annotations"][0]
+    x, y, width, height = first["bbox"]
+    polygon = [x, y, x + width, y, x + width, y + height, x, y + height]
+    first["segmentation"] = [polygon, polygon]
+    image = next(image for image in content["images"] if image["id"] == first["image_id"])
+    whole = {"size": [image["height"], image["width"]], "counts": [0, image["height"] * image["width"]]}
+    content["annotations"] += [
+        first | {"bbox": [500, 500, 10, 10]},  # outside the image, with the id of another one
+        first | {"bbox": [-20, -20, 25, 25], "area": 25},  # across its border
+        first | {"bbox": [5, 5, 0, 10], "area": 0},
+        first | {"iscrowd": 1, "segmentation": whole},
+    ]
+    content["categories"].append({"id": 90, "name": "unused"})
+    content["images"].append(dict(content["images"][0], id=1000, file_name="more/0000.png"))  # without objects
+
+
+def test_annotation_files_with_oddities_are_trained_and_validated_on(scenes, tmp_path):
+    root = shutil.copytree(scenes, tmp_path / "scenes")
+    for part in ("train", "val"):
+        (root / "images" / part / "more").mkdir()
+        shutil.copy(root / "images" / part / "0000.png", root / "images" / part / "more/0000.png")
+        rewritten(root, part, with_oddities)
+    result = train("detection", root)
+    assert result.returncode == 0, result.stderr
+    text = " ".join(result.stdout.split())
+    assert "mask AP" in text and "2 images for training, 2 for validation, 11 classes" in text
+    assert "1 of 3 images have no object to train on" in text and "3 of " in text, text
 
 
 @pytest.mark.parametrize("task", ["segmentation", "detection"])

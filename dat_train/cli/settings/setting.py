@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from dat_train.cli.settings.limits import DEVICE, KERNELS, Limit
+from dat_train.cli.settings.limits import DEVICE, KERNELS, SHARE, Limit
 
 MISSING = "???"  # OmegaConf's mark of a value that must be given
 
@@ -41,6 +41,11 @@ def kernels_setting(**options: Any) -> Any:
         KERNELS,
         **options,
     )
+
+
+def score_setting() -> Any:
+    """The setting `score` of every command that draws detections."""
+    return setting("detection: lowest score of the objects in pictures; detectors drop scores up to 0.05", SHARE)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dat_train.cli.settings.limits import POSITIVE
-from dat_train.cli.settings.setting import setting
+from dat_train.cli.settings.setting import score_setting, setting
 from dat_train.cli.settings.trained_model import RunningModelConfig
 
 
@@ -16,6 +16,7 @@ class VisualizeConfig(RunningModelConfig):
         "detection; null: the most attended pixels",
         default=None,
     )
+    score: float = score_setting()
     pictures: bool = setting("write the pictures (PNG)")
     page: bool = setting("write attention.html, an interactive page that needs no network")
     most_images: int = setting("of a folder; the others are left out", POSITIVE)

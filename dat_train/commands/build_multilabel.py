@@ -7,6 +7,7 @@ from dat_train.errors import UserError
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
+from dat_train.tasks.binary_cross_entropy import BinaryCrossEntropy
 from dat_train.tasks.classification import Images
 from dat_train.tasks.multilabel import MultiLabelClassification, positive_weights
 
@@ -15,15 +16,8 @@ def multilabel_datasets(config: Settings, processes: Processes) -> tuple[ImageDa
     """Training and validation set with their transforms.
 
     Raises:
-        UserError: data without several labels per image, or settings of other tasks.
+        UserError: data without several labels per image, or without labels.
     """
-    if config.data.sampling == "balanced":
-        raise UserError(
-            "data.sampling=balanced is for task=classification: an image of task=multilabel has several classes; "
-            "loss.class_weights=balanced weights them in the loss"
-        )
-    if config.distill.teacher is not None or config.distill.weights is not None:
-        raise UserError("distill.teacher and distill.weights are for task=classification, not task=multilabel")
     sets = datasets(config, processes)
     for images, part in zip(sets, ("training", "validation"), strict=True):
         require_targets(images, config.data.name)
@@ -42,11 +36,15 @@ def require_targets(images: ImageDataset, data: str) -> None:
 
 
 def multilabel(config: Settings, train_set: ImageDataset, precision: Precision) -> MultiLabelClassification:
-    """Build the multi-label classification task."""
+    """Build the multi-label classification task. Its loss is binary cross-entropy, whatever loss.name is."""
+    loss = config.loss
+    weights = positive_weights(train_set.targets) if loss.class_weights else None
+    if weights is not None:
+        weights = weights.to(precision.device, precision.weights)
     return MultiLabelClassification(
         train_set.classes,
         Images(config.img_size, config.data.mean, config.data.std),
         precision=precision,
         mixing=MultiHotMixing(off_step=mixing_off_step(config, len(train_set)), **config.mixing.without("off_epoch")),
-        pos_weight=positive_weights(train_set.targets) if config.loss.class_weights else None,
+        objective=BinaryCrossEntropy(loss.target_threshold, loss.sum_classes, weights),
     )

@@ -30,7 +30,7 @@ from dat_train.models.weights import load_weights
 from dat_train.models.weights_file import FOLDER, HUB
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
-from dat_train.settings import Settings
+from dat_train.settings import Settings, flat
 from dat_train.tasks.binary_cross_entropy import BinaryCrossEntropy
 from dat_train.tasks.class_weights import WeightedCrossEntropy, balanced_weights
 from dat_train.tasks.classification import ImageClassification, Images, Objective
@@ -40,7 +40,17 @@ from dat_train.tasks.multilabel import MultiLabelClassification
 from dat_train.tasks.segmentation import SemanticSegmentation
 from dat_train.training.task import Score, Task
 
-CROSS_ENTROPY = "cross_entropy"
+SINGLE_LABEL = ("classification",)
+# Settings that not every task has: the value without effect, the tasks that have it, and the way out.
+OF_TASKS = {
+    "loss.name": ("cross_entropy", CLASSIFIERS, "remove it"),
+    "loss.target_threshold": (None, CLASSIFIERS, "remove it"),
+    "loss.sum_classes": (False, CLASSIFIERS, "remove it"),
+    "loss.class_weights": (None, CLASSIFIERS, "segmentation has dense.class_weights=[...]"),
+    "data.sampling": ("uniform", SINGLE_LABEL, "for several labels per image loss.class_weights=balanced weights them"),
+    "distill.teacher": (None, SINGLE_LABEL, "remove it"),
+    "distill.weights": (None, SINGLE_LABEL, "remove it"),
+}
 
 
 @dataclass(frozen=True)
@@ -67,14 +77,12 @@ def task_builders(config: Settings) -> TaskBuilders:
     Raises:
         UserError: a setting that the task does not have.
     """
-    task, loss = config.get("task", "classification"), config.get("loss", {})
-    if task not in CLASSIFIERS and loss.get("class_weights"):
-        raise UserError(
-            f"loss.class_weights={loss.class_weights} is for task=classification and task=multilabel, not "
-            f"task={task}; segmentation has dense.class_weights=[...]"
-        )
-    if task != "classification" and loss.get("name", CROSS_ENTROPY) != CROSS_ENTROPY:
-        raise UserError(f"loss.name={loss.name} is for task=classification, not task={task}; remove it")
+    task, values = config.get("task", "classification"), flat(config)
+    for key, (without_effect, tasks, way_out) in OF_TASKS.items():
+        value = values.get(key, without_effect)
+        if task not in tasks and value != without_effect:
+            of = " and ".join(f"task={name}" for name in tasks)
+            raise UserError(f"{key}={value} is for {of}, not task={task}; {way_out}")
     return TASKS[task]
 
 

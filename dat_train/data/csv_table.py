@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dat_train.data.catalog import Catalog, sorted_catalog
-from dat_train.data.image_files import first_named
+from dat_train.data.image_files import first_named, subfolders
 from dat_train.data.image_source import Paths
+from dat_train.data.images import printable
 from dat_train.errors import UserError
 
 PATH_COLUMNS = ("path", "image", "file", "filename", "file_name", "filepath", "image_path", "image_name", "image_id")
@@ -20,6 +21,7 @@ LABEL_COLUMNS = ("label", "labels", "class", "classes", "target", "category", "t
 SPLIT_COLUMNS = ("split", "subset", "set", "fold")
 # Between the labels of one image: the first of these that occurs in the column, so that "traffic light;car" has two.
 SEPARATORS = (r"[;|]", r",", r"\s")
+MAX_SEARCHED = 1000  # files, and folders, that are looked for before all paths count as missing
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")  # cells of a column for one class, lower case
 
 
@@ -67,7 +69,7 @@ class CsvTable:
         """Return the images of a split, or all.
 
         Raises:
-            UserError: no images, or one without a label.
+            UserError: no images, one without a label, or paths of which none exists.
         """
         rows = [row for row, part in enumerate(self.parts) if split is None or part == split]
         if not rows:
@@ -76,11 +78,44 @@ class CsvTable:
         if empty is not None:
             raise UserError(f"{self.path}, line {empty + 2}: no path or no label")
         names = [self.images[row] for row in rows]
-        source = Paths([str(self.path.parent / _with_slashes(name, self.path.parent)) for name in names])
+        files = [str(self.path.parent / _with_slashes(name, self.path.parent)) for name in names]
+        source, base = Paths(files), str(self.path.parent)
         names = [str(PurePosixPath(name.replace("\\", "/"))).lstrip("/") for name in names]
-        if not self.multi_label:
-            return sorted_catalog(names, [self.labels[row] for row in rows], base=str(self.path.parent), source=source)
-        return self._multi_label(names, rows, source)
+        if self.multi_label:
+            catalog = self._multi_label(names, rows, source)
+        else:
+            labels = [self.labels[row] for row in rows]
+            notes = self._repeated(names, labels)
+            catalog = sorted_catalog(names, labels, base=base, source=source, notes=notes)
+        self._require_files(files, names[0])
+        return catalog
+
+    def _repeated(self, names: Sequence[str], labels: Sequence[str]) -> list[str]:
+        """Note about images with several rows in a table of one label per image; every row is a sample."""
+        images = len(set(names))
+        if images == len(names):
+            return []
+        several = len(set(zip(names, labels, strict=True))) - images
+        differ = f"; {several:,} further labels of the same images: task=multilabel combines them" if several else ""
+        return [f"{self.path}: {len(names):,} rows of {images:,} images{differ}"]
+
+    def _require_files(self, files: Sequence[str], first: str) -> None:
+        """Raise a UserError if none of `files` exists; a few missing ones are unreadable images.
+
+        Args:
+            first: path of the first of them in the table.
+        """
+        if any(os.path.exists(file) for file in files[:MAX_SEARCHED]):  # noqa: PTH110  no error for a wrong name
+            return
+        folder = self.path.parent
+        places = [folder, folder.parent, *(folder / name for name in subfolders(folder)[:MAX_SEARCHED])]
+        near = [f"{place / first}{suffix}" for place in places for suffix in ("", ".jpg", ".png", ".jpeg")]
+        found = next((path for path in near if os.path.exists(path)), None)  # noqa: PTH110
+        meant = f"; did you mean {printable(found)}?" if found else ""
+        raise UserError(
+            f"none of the {len(files):,} paths in data.root={self.path} exists; the first is {printable(files[0])}"
+            f"{meant}; write paths relative to {folder}, the folder of the table, or absolute ones"
+        )
 
     def _multi_label(self, names: Sequence[str], rows: Sequence[int], source: Paths) -> Catalog:
         """Images sorted by name; the first of an image's labels, or class 0, is its single label."""

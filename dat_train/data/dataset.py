@@ -31,7 +31,8 @@ class Sample(NamedTuple):
         label: class index, or (classes,) int8 of 0 and 1 in multi-label data. UNREADABLE in evaluation if the image
             cannot be read.
         index: index in the set.
-        unreadable: paths that could not be read or transformed before this one.
+        unreadable: path of the image of the sample's key if it could not be read or transformed; else empty. Further
+            ones that were passed over are not in it: each is reported when its own key comes.
         normalization: (2, C) mean and standard deviation, if the image is uint8.
         rectangle: to erase after normalization, if the image is uint8.
     """
@@ -112,7 +113,7 @@ class ImageDataset(Dataset):
                     return self._sample(self._blank(), self._no_label(), index, unreadable)
                 reason = error.reason if isinstance(error, UnreadableImage) else f"{type(error).__name__}: {error}"
                 continue
-            return self._sample(transformed, self._label(index), index, unreadable)
+            return self._sample(transformed, self._label(index), index, unreadable[:1])
         raise UserError(
             f"{len(unreadable)} consecutive images cannot be read, beginning with {unreadable[0]}: check the disk; the "
             f"last reason is {name}: {' '.join(reason.split())}"

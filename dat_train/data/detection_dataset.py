@@ -36,7 +36,7 @@ class DetectionScene(NamedTuple):
         target: `boxes` (N, 4), `labels` (N,), `masks` (N, H, W) bool if wanted; `original`
             size (h, w); in evaluation `truth`, all annotations in the COCO format, crowds included.
         index: in the set.
-        unreadable: paths of the unreadable images before this one.
+        unreadable: path of the image of the sample's key if it could not be read; else empty.
     """
 
     image: Tensor

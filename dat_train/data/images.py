@@ -51,7 +51,7 @@ def first_readable(read: Callable[[int], T], start: int, count: int) -> tuple[T,
     """Read the image at index `start`, or else the next of `count` images that is readable.
 
     Returns:
-        result of `read(index)`, that index, and the paths of the unreadable images before it.
+        result of `read(index)`, that index, and the path of the image at `start` if it is unreadable (else empty).
 
     Raises:
         UserError: too many consecutive unreadable images.
@@ -60,7 +60,7 @@ def first_readable(read: Callable[[int], T], start: int, count: int) -> tuple[T,
     for step in range(min(count, MAX_REPLACEMENTS)):
         index = (start + step) % count
         try:
-            return read(index), index, tuple(error.path for error in errors)
+            return read(index), index, tuple(error.path for error in errors[:1])
         except UnreadableImage as error:
             errors.append(error)
     raise UserError(

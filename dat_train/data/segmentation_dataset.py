@@ -64,7 +64,7 @@ class LabelEncoding(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """Training sample: image (3, H, W) float32, labels (H, W) int64, index in the set, unreadable paths before it."""
+    """Training sample: image (3, H, W) float32, labels (H, W) int64, index in the set, own path if it is unreadable."""
 
     image: Tensor
     labels: Tensor

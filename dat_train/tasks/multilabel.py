@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dat_train.data.batch import Batch, prepare_images
@@ -14,19 +13,20 @@ from dat_train.evaluation.multilabel import evaluate_multilabel
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.tasks.batch_picture import write_batch_picture
+from dat_train.tasks.binary_cross_entropy import BinaryCrossEntropy
 from dat_train.tasks.classification import Images
 from dat_train.training.task import Draw, Evaluation, Loss, Score
 
 
 class MultiLabelClassification:
-    """Multi-label classification task. The loss is the mean over images and classes.
+    """Multi-label classification task.
 
     Args:
         classes: names by class number.
         images: input of the model.
         precision: number format of the forward pass and of the loss.
         mixing: mixup, cutmix and label smoothing.
-        pos_weight: (classes,) factor on the loss of the images that have the label; None: 1.
+        objective: loss of logits and targets.
     """
 
     name = "multilabel"
@@ -39,20 +39,19 @@ class MultiLabelClassification:
         *,
         precision: Precision,
         mixing: MultiHotMixing,
-        pos_weight: Tensor | None = None,
+        objective: BinaryCrossEntropy,
     ) -> None:
         self.classes = classes
         self.images = images
         self.precision = precision
         self.mixing = mixing
-        self.pos_weight = None if pos_weight is None else pos_weight.to(precision.device, precision.weights)
+        self.objective = objective
 
     def loss(self, forward: nn.Module, batch: Batch, draw: Draw) -> Loss:
         images, targets = self._mixed(batch, draw)
         with self.precision.context():
             logits = forward(images)
-        targets = targets.to(self.precision.weights)
-        return Loss(F.binary_cross_entropy_with_logits(logits.to(targets.dtype), targets, pos_weight=self.pos_weight))
+        return Loss(self.objective(logits, targets.to(self.precision.weights), images))
 
     def example(self, size: int) -> Batch:
         labels = torch.zeros(size, len(self.classes), dtype=torch.int8)

@@ -268,7 +268,7 @@ class Training:
         if share > self.options.max_unreadable:
             raise UserError(
                 f"{share:.1%} of this epoch's images cannot be read ({counters['unreadable_in_epoch']:,} so far), more "
-                f"than data.max_unreadable={self.options.max_unreadable:g}; check the files reported above"
+                f"than data.max_unreadable={self.options.max_unreadable:g}; check the files reported above, or raise it"
             )
 
     def _report_unreadable(self, own: list[str], consequence: str) -> None:

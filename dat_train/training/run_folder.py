@@ -45,7 +45,7 @@ class RunFolder:
         """Create the folders.
 
         Raises:
-            UserError: the parent folder cannot be written.
+            UserError: the parent folder cannot be written, or the place of a file is taken by a folder.
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -53,6 +53,12 @@ class RunFolder:
             raise UserError(
                 f"the run's folder {self.path} cannot be created ({error.strerror}); set runs_dir or name"
             ) from error
+        files = (self.config, self.metrics, self.timing, self.summary, self.curves, self.log, self.last, self.best)
+        taken = next((path for path in files if path.is_dir()), None)
+        if taken:
+            raise UserError(
+                f"{taken} is a folder, and the run writes a file there; rename it, or choose another name=..."
+            )
 
     def move_aside(self) -> Path | None:
         """Rename the folder of an earlier run to NAME.old-N. Returns None if there is none."""

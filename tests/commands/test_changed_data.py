@@ -43,5 +43,5 @@ def test_changed_data_and_settings_are_refused_or_accepted_by_a_setting(tmp_path
     assert accepted.returncode == 0, accepted.stderr
     log = (tmp_path / "runs" / "run" / "log.txt").read_text()
     assert "the run continues with changed settings: optim.lr=0.001 is 0.002 now" in log
-    assert "the run continues with changed data: " in log
+    assert "the run continues with changed data: " in log and len(entry("resumed-changed").findall(log)) == 2
     assert run_here("dat-train", *SETTINGS, "max_steps=5", "optim.lr=2e-3", cwd=tmp_path).returncode == 0

@@ -109,6 +109,9 @@ def test_frequent_errors_are_on_the_page_of_troubleshooting(train):
     assert entry("unknown-choice").search(train("model=dat_q", "data=digits").err)
     assert entry("sweep").fullmatch(train("epochs=1,2", *OK).err.strip())
     assert entry("data-root").fullmatch(train("model=dat_nano", "data=imagenet").err.strip())
+    assert entry("not-a-setting").search(train("data.root=/my", "photos", *OK).err)
+    assert entry("quoting").search(train("freeze=[1", *OK).err)
+    assert entry("run-name").fullmatch(train("name=../elsewhere", *OK).err.strip())
     assert entry("init").fullmatch(train("model=dat_b_384", "data=digits").err.strip())
 
 

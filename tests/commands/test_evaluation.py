@@ -13,6 +13,7 @@ from commands.small_checkpoint import TINY, write_small_checkpoint
 from golden import FOLDER
 from PIL import Image
 from safetensors.torch import save_file
+from troubleshooting import entry
 
 from dat_train.models import Checkpoint
 
@@ -95,7 +96,8 @@ def test_averaged_and_plain_weights_are_distinguished(home):
 def test_averaged_weights_that_do_not_exist_are_refused(home, tmp_path):
     write_small_checkpoint(tmp_path / "plain.pt")
     shutil.copytree(home / "data", tmp_path / "data")
-    assert "has no averaged weights" in refusal(tmp_path, "ckpt=plain.pt", "ema=true")
+    refused = refusal(tmp_path, "ckpt=plain.pt", "ema=true")
+    assert entry("no-averaged-weights").search(refused), refused
 
 
 def test_resolution_and_crop_follow_the_settings(home):

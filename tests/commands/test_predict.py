@@ -13,6 +13,7 @@ import pytest
 import torch
 from commands.fitted_checkpoint import write_fitted_checkpoint
 from commands.running import run_here
+from troubleshooting import entry
 
 from dat_train.commands.trained import open_trained
 from dat_train.data.images import read_rgb
@@ -78,7 +79,7 @@ def test_unreadable_images_are_reported_skipped_and_change_the_exit_code(run):
     first, second, last = result.stderr.splitlines()
     assert first.startswith("warning: no image.png: UnidentifiedImageError")
     assert second.startswith("warning: gone.jpg: FileNotFoundError")
-    assert last == f"2 of {len(wanted) + 2} images could not be read"
+    assert last == f"2 of {len(wanted) + 2} images could not be read" and entry("unpredicted").fullmatch(last)
 
 
 def test_files_folders_patterns_and_a_list_may_be_mixed(run):

@@ -80,6 +80,7 @@ def test_every_suffix_of_an_image_is_found_and_other_files_are_counted(tmp_path)
         f"{tmp_path}: files that are not images: 5 (2 .txt, 2 .npy, 1 no suffix)",
         f"{tmp_path}: images outside the class folders, not used: 1",
     )
+    assert entry("other-files").fullmatch(catalog.notes[0]) and entry("loose-images").search(catalog.notes[1])
 
 
 @pytest.mark.parametrize("suffix", [".jfif", ".avif", ".jp2", ".jpe", ".tga", ".ico", ".ppm", ".pcx", ".dds"])
@@ -180,7 +181,7 @@ def test_an_empty_class(tmp_path):
     touch(tmp_path / "a/1.png", tmp_path / "b/notes.txt")
     text = error_of(tmp_path)
     assert text.startswith(f"class 'b' has no images: {tmp_path}/b (.jpg, .jpeg, ")
-    assert text.endswith("remove the folder or add images")
+    assert text.endswith("remove the folder or add images") and entry("empty-class").fullmatch(f"error: {text}")
 
 
 def test_an_empty_class_of_validation(tmp_path):

@@ -170,6 +170,13 @@ def test_a_table_of_several_labels(tmp_path):
     assert tags == [["dog"], [], ["cat", "dog"]]
 
 
+def touch(folder, number):
+    """Make files 0.png, 1.png, ... that are not read."""
+    folder.mkdir(exist_ok=True)
+    for i in range(number):
+        (folder / f"{i}.png").touch()
+
+
 def labels_of(images):
     names = [path.rpartition("/")[2] for path, _ in images.samples]
     rows = [{images.classes[k] for k in np.flatnonzero(row)} for row in images.targets]
@@ -186,6 +193,7 @@ def labels_of(images):
 ])  # fmt: skip
 def test_the_forms_of_a_table_of_several_labels_are_the_same_data(text, tmp_path):
     (tmp_path / "t.csv").write_text(text)
+    touch(tmp_path, 4)
     images = open_evaluation_set("csv", tmp_path, multi_label=True)
     assert images.classes == ["car", "traffic light"]
     expected = {"0.png": {"car", "traffic light"}, "1.png": set(), "2.png": {"car"}, "3.png": {"traffic light"}}
@@ -194,18 +202,21 @@ def test_the_forms_of_a_table_of_several_labels_are_the_same_data(text, tmp_path
     assert any("1 images without a label" in note for note in images.notes)
     assert ("car,age" in text) == any("not 0 and 1 are not used: age (40)" in note for note in images.notes)
     other = tmp_path / "other"
-    other.mkdir()
+    touch(other, 4)
     (other / "t.csv").write_text("path,labels\n0.png,car|traffic light\n1.png,\n2.png,car\n3.png,traffic light\n")
     assert images.fingerprint() == open_evaluation_set("csv", other, multi_label=True).fingerprint()
 
 
 def test_labels_separated_by_spaces_are_several(tmp_path):
+    touch(tmp_path, 2)
     (tmp_path / "t.csv").write_text("image_name,tags\n0.png,haze primary\n1.png,clear\n")
     images = open_evaluation_set("csv", tmp_path, multi_label=True)
     assert labels_of(images) == {"0.png": {"haze", "primary"}, "1.png": {"clear"}}
 
 
 def test_a_label_that_is_added_moves_no_image_between_training_and_validation(tmp_path):
+    touch(tmp_path, 60)
+
     def held_out(labels):
         lines = [f"{i}.png,{labels(i)}" for i in range(60)]
         (tmp_path / "t.csv").write_text("\n".join(["path,labels", *lines]) + "\n")
@@ -256,6 +267,40 @@ def test_errors_in_a_table_are_named(text, message, tmp_path):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         open_datasets("csv", tmp_path / "t.csv")
+
+
+def test_repeated_rows_are_said(tmp_path):
+    touch(tmp_path, 3)
+    table = tmp_path / "t.csv"
+    for last, more in (("0.png,a", ""), ("./0.png,b", "; 1 further labels of the same images: task=multilabel comb")):
+        table.write_text(f"path,label\n0.png,a\n1.png,a\n2.png,b\n{last}\n")
+        (note,) = open_evaluation_set("csv", table).notes
+        assert entry("repeated-rows").search(note) and f"{table}: 4 rows of 3 images{more}" in note
+    (note,) = open_evaluation_set("csv", table, multi_label=True).notes
+    assert note == f"{table}: 4 rows of 3 images"
+    table.write_text("path,label\n0.png,a\n")
+    assert not open_evaluation_set("csv", table).notes
+
+
+@pytest.mark.parametrize(("path", "existing"), [
+    ("1.png", "images/1.png"),  # in a folder next to the table
+    ("photos/1.png", "1.png"),  # relative to the folder above
+    ("images/1", "images/1.jpg"),  # without the suffix
+    ("/old/1.png", None),
+])  # fmt: skip
+def test_a_table_whose_paths_are_all_missing_is_refused_with_the_first_one(path, existing, tmp_path):
+    table = tmp_path / "photos/t.csv"
+    table.parent.mkdir()
+    table.write_text(f"path,label\n{path},a\nx.png,b\n")
+    if existing:
+        write_image(table.parent / existing)
+    with pytest.raises(UserError) as caught:
+        open_evaluation_set("csv", table)
+    assert entry("missing-paths").fullmatch(f"error: {caught.value}")
+    assert f"none of the 2 paths in data.root={table} exists; the first is {table.parent / path}; " in str(caught.value)
+    assert bool(existing) == (f"; did you mean {table.parent / (existing or '')}?;" in str(caught.value))
+    write_image(table.parent / "x.png")  # one is enough; the other is then unreadable
+    assert len(open_evaluation_set("csv", table)) == 2
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ from golden import FOLDER, build
 from models.test_weights import golden_config
 from safetensors.torch import save_file
 from timm.utils import CheckpointSaver, ModelEmaV3
+from troubleshooting import entry
 
 from dat_train.errors import UserError
 from dat_train.models import Checkpoint, load_weights
@@ -103,8 +104,9 @@ def test_the_published_backbone_of_a_detector_starts_a_classifier(tmp_path):
 def test_another_architecture_inside_a_prefix_is_refused(tmp_path):
     state = {f"backbone.{name}": value for name, value in timm.create_model("resnet10t").state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "a.pth")
-    with pytest.raises(UserError, match="another architecture"):
+    with pytest.raises(UserError, match="another architecture") as caught:
         load_weights(nano(), tmp_path / "a.pth")
+    assert entry("other-architecture").search(f"error: {caught.value}")
 
 
 def test_backbones_of_timm_with_other_classifiers_are_loaded(tmp_path):
@@ -163,6 +165,8 @@ def test_files_without_weights_are_named_with_their_format(name, tmp_path):
     with pytest.raises(UserError, match=rf"{name} is .*{kind}.*[:;] ") as caught:
         Checkpoint.open(tmp_path / name)
     assert "\n" not in str(caught.value)
+    program = any(word in kind for word in ("ONNX", "torch.ex", "TorchScript"))
+    assert bool(entry("foreign-file").fullmatch(f"error: {caught.value}")) == program
 
 
 def test_an_unknown_dictionary_is_refused_with_its_keys(tmp_path):

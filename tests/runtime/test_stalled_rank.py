@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from training.real_run import RealRun, ended, ranks, steps_done
+from troubleshooting import entry
 
 from dat_train.data.fake import FakeImages
 from dat_train.models.checkpoint import Checkpoint
@@ -60,4 +61,4 @@ def test_a_run_under_nohup_outlives_its_terminal_and_another_one_is_stopped_by_i
             run.wait_for_step(3)
             run.send(signal.SIGHUP)
             assert run.wait(60) == code, run.output
-    assert "stopped by SIGHUP after step" in run.output
+    assert "stopped by SIGHUP after step" in run.output and entry("stopped").search(run.output)

@@ -53,7 +53,6 @@ def test_the_settings_reach_the_loss():
         (["loss.name=bce", "loss.class_weights=balanced"], "loss.name=bce and loss.class_weights=balanced exclude"),
         (["loss.name=bce", "distill.teacher=resnet18"], "loss.name=bce and distill.teacher=resnet18 exclude each"),
         (["loss.target_threshold=0.2"], "loss.target_threshold and loss.sum_classes belong to loss.name=bce, not to"),
-        (["task=segmentation", "loss.name=bce"], "loss.name=bce is for task=classification, not task=segmentation"),
     ],
 )
 def test_settings_that_exclude_each_other_are_one_line(settings, text):

@@ -51,7 +51,6 @@ def test_the_setting_takes_the_counts_of_the_training_set():
 @pytest.mark.parametrize(("settings", "message"), [
     (["data.sampling=balanced"], "both balance the classes; set one of them"),
     (["distill.teacher=resnet18"], "not possible with a teacher"),
-    (["task=segmentation"], "is for task=classification and task=multilabel, not task=segmentation"),
 ])  # fmt: skip
 def test_settings_that_exclude_each_other_are_refused(settings, message):
     with pytest.raises(UserError, match=message):

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from commands.composing import composed
 
+from dat_train.choices import TASKS
 from dat_train.commands.build_multilabel import multilabel, multilabel_datasets
+from dat_train.commands.build_task import task_builders
 from dat_train.data.batch import Batch
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.mixing import Mixing, MultiHotMixing
@@ -65,19 +67,39 @@ def test_the_loss_is_binary_cross_entropy_and_class_weights_are_its_pos_weight(i
     images_set.targets = TARGETS
     batch = Batch(images, LABELS, torch.arange(4), [])
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
-    for more, weights in (([], None), (["loss.class_weights=balanced"], torch.tensor([1 / 3, 1, 1]))):
+    balanced = (["loss.class_weights=balanced", "loss.name=bce"], torch.tensor([1 / 3, 1, 1]))
+    for more, weights in (([], None), (["loss.name=bce"], None), balanced):
         config = composed(*settings, "mixing.label_smoothing=0", *more)
         task = multilabel(config, images_set, resolve_precision("fp32", CPU))
         loss = task.loss(lambda images: logits, batch, Draw(0, 0, 0))
         expected = F.binary_cross_entropy_with_logits(logits, LABELS.float(), pos_weight=weights)
         assert loss.total.item() == pytest.approx(expected.item(), rel=1e-6)
+    more = ["mixing.label_smoothing=0.2", "loss.target_threshold=0.2", "loss.sum_classes=true"]  # 0.1 and 0.9: 0 and 1
+    task = multilabel(composed(*settings, *more), images_set, resolve_precision("fp32", CPU))
+    expected = 3 * F.binary_cross_entropy_with_logits(logits, LABELS.float())
+    loss = task.loss(lambda images: logits, batch, Draw(0, 0, 0))
+    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    (["data=fake"], "task=multilabel needs a table of images and labels, and data=fake has one label per image: set"),
-    (["data=csv", "data.root=t.csv", "data.sampling=balanced"], "data.sampling=balanced is for task=classification"),
-    (["data=fake", "distill.teacher=resnet18"], "distill.weights are for task=classification, not task=multilabel"),
-])  # fmt: skip
-def test_settings_of_other_tasks_are_refused(settings, message):
+def test_data_with_one_label_per_image_are_refused():
+    message = "task=multilabel needs a table of images and labels, and data=fake has one label per image: set"
     with pytest.raises(UserError, match=message):
-        multilabel_datasets(composed("model=dat_nano", "task=multilabel", *settings), Processes(0, 1, 0, CPU))
+        multilabel_datasets(composed("model=dat_nano", "task=multilabel", "data=fake"), Processes(0, 1, 0, CPU))
+
+
+@pytest.mark.parametrize(("setting", "tasks", "refused"), [
+    ("data.sampling=balanced", "task=classification", ("multilabel", "segmentation", "detection")),
+    ("distill.teacher=resnet18", "task=classification", ("multilabel", "segmentation", "detection")),
+    ("loss.name=bce", "task=classification and task=multilabel", ("segmentation", "detection")),
+    ("loss.target_threshold=0.2", "task=classification and task=multilabel", ("segmentation", "detection")),
+    ("loss.class_weights=balanced", "task=classification and task=multilabel", ("segmentation", "detection")),
+])  # fmt: skip
+def test_settings_of_other_tasks_are_refused_with_the_tasks_that_have_them(setting, tasks, refused):
+    for task in TASKS:
+        config = composed("model=dat_nano", "data=fake", f"task={task}", setting)
+        if task in refused:
+            with pytest.raises(UserError, match=f"^{setting} is for {tasks}, not task={task}; .") as caught:
+                task_builders(config)
+            assert "\n" not in str(caught.value)
+        else:
+            task_builders(config)

@@ -84,6 +84,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         RunFolder(tmp_path / "runs" / "a").create()
 
 
+@pytest.mark.parametrize("name", ["checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl", "summary.json"])
+def test_a_folder_in_the_place_of_a_file_is_found_at_the_start(name, tmp_path):
+    (tmp_path / "run" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"run/{name} is a folder, and the run writes a file there; rename it, or"):
+        RunFolder(tmp_path / "run").create()
+
+
 def test_earlier_runs_are_moved_aside_under_numbers(tmp_path):
     folder = RunFolder(tmp_path / "run")
     assert folder.move_aside() is None

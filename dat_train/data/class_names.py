@@ -1,5 +1,6 @@
 """Mapping of labels by class name: positions in a list differ between folders, names do not."""
 
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 
@@ -15,7 +16,8 @@ IMAGENET_CLASSES = 1000
 def match_classes(catalog: Catalog, classes: Sequence[str], where: str, owner: str = "the model") -> Catalog:
     """Return `catalog` with the labels of `classes`, by name. Classes may be absent from it; a note says so.
 
-    ImageNet's classes match by WordNet number and by their words ("tench, Tinca tinca").
+    The first way in which all names are known decides: as they are, with composed characters (macOS may write "é" as
+    "e" and an accent), or as ImageNet's classes, by WordNet number and by words ("tench, Tinca tinca").
 
     Args:
         classes: class names of the model or of the training set.
@@ -29,11 +31,12 @@ def match_classes(catalog: Catalog, classes: Sequence[str], where: str, owner: s
         return catalog
     position = {name: number for number, name in enumerate(classes)}
     names = catalog.classes
-    if not position.keys() >= set(names):
-        known_as = {words_to_number(name): number for name, number in position.items()}
-        by_number = [words_to_number(name) for name in names]
-        if known_as.keys() >= set(by_number):
-            position, names = known_as, by_number
+    for way in (str, composed, words_to_number):
+        known_as = {way(name): number for name, number in position.items()}
+        found = [way(name) for name in catalog.classes]
+        if known_as.keys() >= set(found):
+            position, names = known_as, found
+            break
     unknown = [name for name in names if name not in position]
     if unknown:
         raise UserError(
@@ -43,12 +46,17 @@ def match_classes(catalog: Catalog, classes: Sequence[str], where: str, owner: s
     if len(set(names)) < len(names):
         raise UserError(f"{where} has two folders of one class: {first_named(catalog.classes)}")
     matched = catalog.with_classes(classes, [position[name] for name in names])
-    missing = [name for name in classes if name not in set(names)] if names is catalog.classes else []
+    missing = [name for name in classes if name not in set(names)] if names == catalog.classes else []
     if len(names) < len(classes):
         absent = f" (not {first_named(missing)})" if missing else ""
         note = f"{where}: {len(names):,} of the {len(classes):,} classes of {owner} occur{absent}"
         return Catalog(**{**vars(matched), "notes": (*matched.notes, note)})
     return matched
+
+
+def composed(name: str) -> str:
+    """`name` with letters and accents composed (Unicode NFC), so that equal texts are equal."""
+    return unicodedata.normalize("NFC", name)
 
 
 def imagenet_numbers() -> list[str]:

@@ -218,7 +218,10 @@ def _with_slashes(name: str, folder: Path) -> str:
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """Rows of a CSV file separated by commas, semicolons or tabs, in UTF-8, UTF-16 or Windows-1252."""
+    """Rows of a CSV file separated by commas, semicolons or tabs, in UTF-8, UTF-16 or Windows-1252.
+
+    A first line "sep=;", as Excel writes it, names the separator.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -228,8 +231,11 @@ def read_table(path: Path) -> list[list[str]]:
         text = content.decode("utf-16" if wide else "utf-8-sig", "replace" if wide else "strict")
     except UnicodeDecodeError:  # as spreadsheets in Western Europe write it
         text = content.decode("cp1252", "replace")
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
+    first, _, rest = text.partition("\n")
+    if named := re.fullmatch(r'"?sep=([,;\t|])"?\s*', first, re.IGNORECASE):
+        delimiter, text = named[1], rest
+    else:
+        delimiter = max(",;\t", key=first.count)
     return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from dat_train.data.class_names import composed
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.image_files import first_named
 
@@ -58,8 +59,9 @@ def data_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 def class_difference(before: list[str], now: list[str]) -> str | None:
-    """Describe added and removed class names in one line; None if the lists are equal."""
-    if list(before) == list(now):
+    """Describe added and removed class names in one line; None if the lists are equal, with composed characters."""
+    before, now = [composed(name) for name in before], [composed(name) for name in now]
+    if before == now:
         return None
     gone = [name for name in before if name not in set(now)]
     new = [name for name in now if name not in set(before)]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import EpsImagePlugin, Image
 
+from dat_train.data.images import printable
+
 # Pillow recognizes these formats but cannot decode them without further software.
 UNDECODABLE = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 # Folders and files that operating systems, storage servers and archivers create next to the user's own, lower case.
@@ -51,11 +53,19 @@ class LeftOut:
         self.suffixes: Counter[str] = Counter()
         self.loose = 0
         self.special = 0
+        self.broken: list[str] = []
 
     def add(self, name: str) -> None:
         """Count a file by its suffix, unless the system put it there."""
         if not is_system(name):
             self.suffixes[Path(name).suffix.lower() or "no suffix"] += 1
+
+    def add_entry(self, entry: os.DirEntry) -> None:
+        """Count a file that is not an image, or name a broken link, which may have been a folder."""
+        if is_broken_link(entry):
+            self.broken.append(entry.name)
+        else:
+            self.add(entry.name)
 
     def notes(self, where: str) -> list[str]:
         """One line for each kind of omitted files in the folder `where`."""
@@ -68,6 +78,8 @@ class LeftOut:
             notes.append(f"{where}: images outside the class folders, not used: {self.loose:,}")
         if self.special:
             notes.append(f"{where}: {self.special:,} entries that are not regular files (FIFO, socket, device)")
+        if self.broken:
+            notes.append(f"{where}: broken links, not used: {first_named(map(printable, self.broken))}")
         return notes
 
 
@@ -94,7 +106,7 @@ def image_paths(folder: str | Path, left_out: LeftOut | None = None) -> list[str
                         seen.add(real)
                         pending.append(entry.path)
                 elif not is_image(entry.name):
-                    left_out.add(entry.name)
+                    left_out.add_entry(entry)
                 elif is_broken_link(entry) or entry.is_file():
                     found.append(entry.path)
                 else:
@@ -130,7 +142,7 @@ def count_other_files(folder: str | Path, left_out: LeftOut) -> None:
             if is_image(entry.name):
                 left_out.loose += 1
             else:
-                left_out.add(entry.name)
+                left_out.add_entry(entry)
 
 
 def has_images(folder: str | Path) -> bool:

@@ -5,6 +5,7 @@ from data.files import write_images
 from troubleshooting import entry
 
 from dat_train.data.class_names import imagenet_numbers
+from dat_train.data.fingerprint import class_difference
 from dat_train.data.imagenet_tests import open_test_set
 from dat_train.data.sources import open_evaluation_set
 from dat_train.errors import UserError
@@ -59,6 +60,17 @@ def test_imagenet_classes_match_by_number_and_by_words(tmp_path):
     assert found == {"tench": 0, "goldfish, Carassius auratus": 1, "Tiger_Shark": 3}
     write_images(tmp_path / "other" / "n01440764", 1)
     assert labels(tmp_path / "other", ["goldfish", "tench, Tinca tinca"]) == {"n01440764": 1}
+
+
+def test_names_match_with_composed_and_decomposed_characters(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"  # as typed on Linux, and as macOS writes it on some disks
+    for name in (decomposed, "the"):
+        write_images(tmp_path / "mac" / name, 1)
+    assert labels(tmp_path / "mac", ["the", composed]) == {decomposed: 1, "the": 0}
+    assert class_difference([composed, "the"], [decomposed, "the"]) is None
+    write_images(tmp_path / "mac" / composed, 1)
+    with pytest.raises(UserError, match="two folders of one class"):
+        labels(tmp_path / "mac", ["the", composed])
 
 
 def test_two_folders_of_one_class_are_refused(tmp_path):

@@ -137,6 +137,13 @@ def test_links_to_themselves_are_broken_links(tmp_path):
     (tmp_path / "cat/2.png").symlink_to("2.png")
     found = scan(tmp_path)
     assert found.classes == ["cat"] and [path[-5:] for path, _ in found.samples] == ["1.png", "2.png"]
+    assert found.notes == (f"{tmp_path}: broken links, not used: loop, loop",)
+
+
+def test_a_class_on_a_disk_that_is_not_mounted_is_named(tmp_path):
+    write_image(tmp_path / "cat/1.png")
+    (tmp_path / "dog").symlink_to(tmp_path / "mnt/dog")
+    assert scan(tmp_path).notes == (f"{tmp_path}: broken links, not used: dog",)
 
 
 def test_classes_are_sorted_as_text_as_torchvision_does(tmp_path):

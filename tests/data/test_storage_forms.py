@@ -237,6 +237,13 @@ def test_a_table_that_is_not_utf_8_is_windows_1252(tmp_path):
     assert images.classes == ["thé"] and images.read(0).size == (64, 48)
 
 
+@pytest.mark.parametrize("first", ["sep=;\r\n", '"sep=;"\r\n', "\ufeffSEP=;\r\n"])
+def test_a_first_line_of_excel_names_the_separator(first, tmp_path):
+    touch(tmp_path, 1)
+    (tmp_path / "t.csv").write_text(f"{first}path;label\r\n0.png; a, b \r\n", newline="")
+    assert open_evaluation_set("csv", tmp_path).classes == ["a, b"]
+
+
 def test_paths_of_a_table_from_windows(tmp_path):
     (tmp_path / "images").mkdir()
     for i in range(2):

@@ -104,5 +104,7 @@ def _greedy(
 
     name = builders.score.template.partition(" {")[0]
     terminal.say(f"{name} in percent on {settings.data.name}, {len(val_set):,} images")
+    for note in getattr(val_set, "notes", ()):
+        terminal.say(note)
     chosen, state, _ = greedy_soup(states, score, terminal.say)
     return chosen, state

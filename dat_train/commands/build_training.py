@@ -46,7 +46,14 @@ def run_plan(config: Settings, train_size: int, world_size: int) -> RunPlan:
         schedule=Schedule(base_lr=config.optim.lr, **config.schedule),
         length=config.steps,
         eval_steps=config.eval.every_steps,
+        pairs=config.task in CLASSIFIERS and mixes(config),
     )
+
+
+def mixes(config: Settings) -> bool:
+    """Return True if mixup or cutmix mix images of the run."""
+    mixing = config.mixing
+    return bool(mixing.mixup or mixing.cutmix) and mixing.off_epoch != 0
 
 
 def new_state(config: Settings, model: nn.Module, precision: Precision, classes: Sequence[str]) -> TrainState:

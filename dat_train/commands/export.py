@@ -67,6 +67,8 @@ def run(config: Settings, request: Request) -> None:
     output = output_folder(config.output, checkpoint.path, f"export/{config.format}")
     terminal = Terminal()
     terminal.say(str(trained.weights))
+    for note in val_set.notes if val_set else ():
+        terminal.say(note)
 
     with output_errors(output), staged_folder(output, EXPORTED) as folder:
         models = {"PyTorch": trained.model} | write(

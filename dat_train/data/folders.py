@@ -62,7 +62,8 @@ def existing(root: str | Path) -> Path:
     """
     root = expand_home(root)
     if not root.exists():
-        raise UserError(f"data.root={root} does not exist{_hint_above(root)}")
+        inside = "" if root.is_absolute() else f" in the current folder {Path.cwd()}"
+        raise UserError(f"data.root={root} does not exist{inside}{_hint_above(root)}")
     return root
 
 

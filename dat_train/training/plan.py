@@ -19,9 +19,11 @@ class RunPlan:
         schedule: learning rate; its warm-up counts inside `epochs`.
         length: steps of the schedule, in place of `epochs`.
         eval_steps: steps between validations, in place of epochs.
+        pairs: mixup or cutmix pair the images of a micro-batch, whose size must be even.
 
     Raises:
-        UserError: batch_size is not a multiple of micro_batch_size * world_size, or larger than the training set.
+        UserError: batch_size is not a multiple of micro_batch_size * world_size, or larger than the training set; or an
+            odd micro_batch_size with `pairs`.
     """
 
     train_size: int
@@ -33,6 +35,7 @@ class RunPlan:
     schedule: Schedule
     length: int | None = None
     eval_steps: int | None = None
+    pairs: bool = False
 
     def __post_init__(self) -> None:
         self._check_positive()
@@ -41,6 +44,11 @@ class RunPlan:
             raise UserError(
                 f"batch_size={self.batch_size} is larger than the training set of {self.train_size} images; "
                 f"use {self._fitting(unit)}"
+            )
+        if self.pairs and self.micro_batch_size % 2:
+            raise UserError(
+                f"mixup and cutmix pair images, and micro_batch_size={self.micro_batch_size} is odd; use "
+                f"{self._even()}, or mixing.mixup=0 mixing.cutmix=0"
             )
         if self.batch_size % unit:
             raise UserError(
@@ -82,6 +90,19 @@ class RunPlan:
         ways = [f"nearest: {', '.join(possible)}"] if possible else []
         ways += [f"micro_batch_size={micro}"] if micro else []
         return ", or ".join(ways) if possible else f"use {ways[0] if ways else self._fitting(unit)}"
+
+    def _even(self) -> str:
+        """Nearest possible batch with an even micro-batch."""
+        for distance in range(self.batch_size):
+            for batch in (self.batch_size - distance, self.batch_size + distance):
+                share = batch // self.world_size if batch % self.world_size == 0 and batch <= self.train_size else 0
+                even = range(self.micro_batch_size + 1, 1, -2)
+                micro = next((m for m in even if share and share % m == 0), None)
+                if micro:
+                    return (
+                        f"micro_batch_size={micro}" if not distance else f"batch_size={batch} micro_batch_size={micro}"
+                    )
+        return "an even one"
 
     def _fitting(self, unit: int) -> str:
         """Batch size, and micro-batch size if needed, that are possible for the training set."""

@@ -41,7 +41,9 @@ def open_run(context: RunContext, resume: str) -> dict | None:
             return folder.newest_checkpoint(say)
         source = Path(resume)
         if not source.is_file():
-            raise UserError(f"resume={resume} is not a file; use the path of a checkpoint, auto or never")
+            last = RunFolder(source).last
+            such = f", as in {last}" if last.is_file() else ""
+            raise UserError(f"resume={resume} is not a file; use the path of a checkpoint{such}, auto or never")
         return source if _rewinds(source, folder) else folder.newest_checkpoint(say) or source
 
     path = context.processes.on_main(choose)

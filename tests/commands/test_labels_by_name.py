@@ -52,17 +52,18 @@ def test_a_test_folder_with_three_classes_is_evaluated_and_the_output_says_so(ho
 
 def test_averaging_maps_by_name(home):
     result = run_here(
-        "dat-average", "words.pt", "words.pt", "kind=greedy", "data=folder", "data.root=words", *HERE, cwd=home
+        "dat-average", "words.pt", "words.pt", "kind=greedy", "data=folder", "data.root=three", *HERE, cwd=home
     )
     assert result.returncode == 0, result.stderr
-    plain, _ = evaluated(home, "ckpt=run/checkpoints/best.pt", "output=eval")
-    assert f"{plain['top1']:.2f}" in result.stdout
+    alone, _ = evaluated(home, "ckpt=words.pt", "data=folder", "data.root=three")
+    assert f"{alone['top1']:.2f}" in result.stdout and "3 of the 10 classes of the model occur" in result.stdout
 
 
 def test_the_accuracy_of_an_exported_model_maps_by_name(home):
-    arguments = ("ckpt=words.pt", "data=folder", "data.root=words", "validate=true", "output=exported")
+    arguments = ("ckpt=words.pt", "data=folder", "data.root=three", "validate=true", "output=exported")
     result = run_here("dat-export", *arguments, "data.workers=0", cwd=home)
     assert result.returncode == 0, result.stderr
+    assert "data.root=three: 3 of the 10 classes of the model occur" in result.stdout
     accuracies = json.loads((home / "exported/accuracy.json").read_text())
     assert min(row["top1"] for row in accuracies) > 70
 

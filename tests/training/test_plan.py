@@ -152,3 +152,16 @@ def test_the_description_mentions_unusual_settings():
     assert unusual["length"].endswith("(max_steps; the schedule is that of 30 epochs = 780 steps)")
     assert unusual["batch"] == "384 = 12 micro-batches of 32 on 2 processes, in 6 turns"
     assert unusual["lr"] == "1e-06 rising to 0.001 in 52 steps, cosine to 1e-05"
+
+
+@pytest.mark.parametrize(("sizes", "advice"), [
+    ({"batch_size": 9, "micro_batch_size": 3, "world_size": 1}, "batch_size=8 micro_batch_size=4"),
+    ({"batch_size": 10, "micro_batch_size": 5, "world_size": 1}, "micro_batch_size=2"),
+    ({"batch_size": 10, "micro_batch_size": 3, "world_size": 1}, "micro_batch_size=2"),
+    ({"batch_size": 6, "micro_batch_size": 1, "world_size": 2}, "batch_size=4 micro_batch_size=2"),
+    ({"batch_size": 3, "micro_batch_size": 3, "world_size": 1, "train_size": 3}, "batch_size=2 micro_batch_size=2"),
+])  # fmt: skip
+def test_an_odd_micro_batch_that_is_mixed_is_replaced_by_sizes_that_are_possible(sizes, advice):
+    with pytest.raises(UserError, match=rf"micro_batch_size={sizes['micro_batch_size']} is odd; use {advice}, or mix"):
+        plan(**sizes, pairs=True)
+    plan(**sizes | {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", advice)}, pairs=True)

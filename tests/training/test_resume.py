@@ -229,8 +229,13 @@ def test_a_checkpoint_of_another_folder_starts_a_run_and_does_not_continue_it(un
 
 
 def test_a_path_that_is_no_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is not a file"):
-        small_training(tmp_path, resume=str(tmp_path / "nothing.pt"))
+    with pytest.raises(UserError, match="is not a file; use the path of a checkpoint, auto or never"):
+        small_training(tmp_path / "run", resume=str(tmp_path / "nothing.pt"))
+    last = tmp_path / "other" / "checkpoints" / "last.pt"
+    last.parent.mkdir(parents=True)
+    last.touch()
+    with pytest.raises(UserError, match=f"other is not a file; use the path of a checkpoint, as in {last}, auto or"):
+        small_training(tmp_path / "run", resume=str(tmp_path / "other"))
 
 
 def test_going_back_makes_the_good_checkpoint_the_last_one(tmp_path):

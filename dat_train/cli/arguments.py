@@ -91,7 +91,7 @@ def _is_unnamed(command: Command, argument: str) -> bool:
 def _parse(command: Command, argument: str) -> Override:
     name, equals, value = argument.partition("=")
     if not argument.startswith("~") and not (equals and name):
-        near = nearest(command, argument)
+        near = nearest(command, argument) or "; a value with spaces needs quotes, as in 'data.root=/my photos'"
         raise UserError(f"{argument!r} is not a setting: write NAME=VALUE{near}")
     try:
         return OverridesParser.create().parse_override(argument)

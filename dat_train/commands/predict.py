@@ -43,7 +43,7 @@ def run(config: Settings, request: Request) -> None:
     Raises:
         UserError: other errors the user can fix.
     """
-    paths = list_images(config.images, lambda: sys.stdin.buffer.read())
+    paths = list_images(config.images, lambda: sys.stdin.buffer.read(), lambda text: print(text, file=sys.stderr))
     if not paths:
         raise UserError("the list on standard input names no image")
     checkpoint = open_checkpoint(config)

@@ -46,7 +46,7 @@ def run(config: Settings, request: Request) -> None:
     Raises:
         UserError: impossible settings, a model without deformable attention, or, at the end, unreadable images.
     """
-    paths = list_images([config.image])
+    paths = list_images([config.image], note=lambda text: print(text, file=sys.stderr))
     checkpoint = open_checkpoint(config)
     settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), False))
     if settings.get("task", "classification") in CLASSIFIERS:

@@ -6,19 +6,22 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from dat_train.data.image_files import image_paths, suffix_list
+from dat_train.data.image_files import LeftOut, image_paths, suffix_list
 from dat_train.errors import UserError
 
 FROM_LIST = "-"
 
 
-def list_images(names: Iterable[str], read_list: Callable[[], bytes] = bytes) -> list[str]:
+def list_images(
+    names: Iterable[str], read_list: Callable[[], bytes] = bytes, note: Callable[[str], object] = str
+) -> list[str]:
     """Return image paths, in the order they were named.
 
     Args:
         names: a file (of any name, existing or not: errors are reported when it is read), a folder (all images below
             it, sorted), a pattern with *, ? or [...] (** for any folders; the files, sorted), or "-", a list.
         read_list: reads the list of "-", see `parse_list`.
+        note: called with a line for each kind of files in a folder that are left out.
 
     Raises:
         UserError: a folder without images, or a pattern that matches no file.
@@ -27,11 +30,11 @@ def list_images(names: Iterable[str], read_list: Callable[[], bytes] = bytes) ->
     for name in names:
         if name == FROM_LIST:
             for path in parse_list(read_list()):
-                found += _expand(path)
+                found += _expand(path, note)
         elif not Path(name).exists() and glob.has_magic(name):
             found += _matching(name)
         else:
-            found += _expand(name)
+            found += _expand(name, note)
     return found
 
 
@@ -48,7 +51,8 @@ def parse_list(content: bytes) -> list[str]:
         text = os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
     if "\0" in text:
         return [path for path in text.split("\0") if path]
-    return [path for line in text.split("\n") if (path := line.rstrip("\r"))]
+    end = "\n" if "\n" in text else "\r"  # old programs on a Mac end lines with a carriage return alone
+    return [path for line in text.split(end) if (path := line.rstrip("\r"))]
 
 
 def _utf16(content: bytes) -> str | None:
@@ -66,12 +70,15 @@ def _utf16(content: bytes) -> str | None:
     return None
 
 
-def _expand(name: str) -> list[str]:
+def _expand(name: str, note: Callable[[str], object]) -> list[str]:
     if not Path(name).is_dir():
         return [name]
-    images = image_paths(name)
+    left_out = LeftOut()
+    images = image_paths(name, left_out)
     if not images:
         raise UserError(f"{name} has no images in it ({suffix_list()}, ...)")
+    for text in left_out.notes(name):
+        note(text)
     return images
 
 

@@ -56,8 +56,8 @@ class HoldOut:
         chosen = (self._by_order if self.by == "order" else self._by_name)(catalog)
         if not chosen.any():
             raise UserError(
-                f"data.val_fraction={self.fraction} holds out none of {len(catalog.samples)} images; raise it or make "
-                "a val/ folder"
+                f"data.val_fraction={self.fraction} holds out none of {len(catalog.samples)} images; raise it, or make "
+                "a val/ folder (in a table, a column split)"
             )
         return chosen
 
@@ -68,15 +68,20 @@ class HoldOut:
             draws[index] = keyed_seed("held out", self.seed, name, sample_key(path, catalog.base, name)) / KEY_RANGE
         chosen = draws < self.fraction
         if catalog.targets is not None:
-            return _keep_classes(chosen, draws, catalog.targets)
+            chosen = _keep_classes(chosen, draws, catalog.targets)
+            single = catalog.targets & (catalog.targets.sum(0) == 1)
+            return self._at_least_one(chosen, draws, ~single.any(1) & (len(draws) > 1))
         labels = catalog.samples.labels
         kept = np.bincount(labels[~chosen], minlength=len(catalog.classes))
         for label in np.flatnonzero(kept == 0):  # a class keeps an image for training
             own = np.flatnonzero(labels == label)
             chosen[own[draws[own].argmax()]] = False
-        if not chosen.any() and self.fraction > 0 and len(draws) > len(catalog.classes):
-            spare = np.bincount(labels, minlength=len(catalog.classes))[labels] > 1
-            chosen[np.where(spare, draws, np.inf).argmin()] = True  # a small set has a validation image in any case
+        return self._at_least_one(chosen, draws, np.bincount(labels, minlength=len(catalog.classes))[labels] > 1)
+
+    def _at_least_one(self, chosen: np.ndarray, draws: np.ndarray, spare: np.ndarray) -> np.ndarray:
+        """Choose one of the `spare` images if none is chosen, so that a small set has a validation image."""
+        if not chosen.any() and self.fraction > 0 and spare.any():
+            chosen[np.where(spare, draws, np.inf).argmin()] = True
         return chosen
 
     def _by_order(self, catalog: Catalog) -> np.ndarray:

@@ -9,7 +9,7 @@ PATHS = ["a.jpg", "übung/ß 2.png", "x/猫.webp"]
 
 @pytest.mark.parametrize(("encoding", "end"), [
     ("utf-8", "\n"), ("utf-8", "\r\n"), ("utf-8-sig", "\n"), ("utf-16", "\r\n"), ("utf-16-le", "\r\n"),
-    ("utf-16-be", "\n"), ("utf-8", "\0"),
+    ("utf-16-be", "\n"), ("utf-8", "\0"), ("utf-8", "\r"),
 ])  # fmt: skip
 def test_a_list_in_any_of_these_forms(encoding, end):
     assert parse_list((end.join(PATHS) + end).encode(encoding)) == PATHS
@@ -23,3 +23,11 @@ def test_names_with_a_newline_and_names_that_are_not_utf_8():
 
 def test_a_list_is_taken_where_it_is_named():
     assert list_images(["first.jpg", "-", "last.jpg"], lambda: b"a.jpg\n") == ["first.jpg", "a.jpg", "last.jpg"]
+
+
+def test_other_files_of_a_folder_are_said(tmp_path):
+    for name in ("1.png", "notes.txt", "raw.cr2"):
+        (tmp_path / name).touch()
+    notes = []
+    assert list_images([str(tmp_path)], note=notes.append) == [f"{tmp_path}/1.png"]
+    assert notes == [f"{tmp_path}: files that are not images: 2 (1 .txt, 1 .cr2)"]

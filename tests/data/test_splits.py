@@ -1,7 +1,9 @@
 """Held-out images of a folder without splits, and the choice of the images to evaluate."""
 
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from data.files import write_images
 
@@ -76,9 +78,20 @@ def test_a_small_set_has_validation_images_and_each_class_keeps_one_for_training
         assert all((~part[labels == label]).sum() >= 1 for label in range(3))
 
 
+def test_a_small_set_of_several_labels_has_a_validation_image_and_each_class_keeps_one_for_training():
+    for size in range(2, 12):
+        targets = np.ones((size, 2), bool)
+        targets[1:, 1] = False  # the first image alone has the second label
+        few = replace(catalog([size]), targets=targets, classes=["a", "b"])
+        part = HoldOut(0.01).part(few)
+        assert part.sum() == 1 and not part[0]
+    with pytest.raises(UserError, match="holds out none of 2 images"):
+        HoldOut(0.01).part(replace(catalog([2]), targets=np.eye(2, dtype=bool), classes=["a", "b"]))
+
+
 def test_nothing_held_out():
     for settings in ({"fraction": 0.0}, {"fraction": 0.1, "by": "order"}):
-        with pytest.raises(UserError, match=r"holds out none of 4 images; raise it or make a val/ folder"):
+        with pytest.raises(UserError, match=r"holds out none of 4 images; raise it, or make a val/ folder"):
             HoldOut(**settings).part(catalog([4]))
 
 

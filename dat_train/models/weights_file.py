@@ -11,6 +11,7 @@ from dat_train.home_folder import expand_home
 FOLDER, HUB = "local-dir:", "hf-hub:"
 FILES = ("model.safetensors", "pytorch_model.bin")  # as timm's save_for_hf names them, in order of preference
 RUN_FILES = ("checkpoints/best.pt", "best.pt", "checkpoints/last.pt", "last.pt")  # in the folder of a run
+EXPORTED = ("model.onnx", "model.pt2")  # of dat-export; reading them is an error that names their format
 
 
 def weights_file(source: str | Path) -> Path:
@@ -38,7 +39,7 @@ def weights_file(source: str | Path) -> Path:
     if text.startswith(HUB):
         return _from_hub(text)
     path = expand_home(source)
-    return next((path / name for name in (*FILES, *RUN_FILES) if (path / name).is_file()), path)
+    return next((path / name for name in (*FILES, *RUN_FILES, *EXPORTED) if (path / name).is_file()), path)
 
 
 def _from_hub(source: str) -> Path:

@@ -165,6 +165,9 @@ def test_files_without_weights_are_named_with_their_format(name, tmp_path):
     with pytest.raises(UserError, match=rf"{name} is .*{kind}.*[:;] ") as caught:
         Checkpoint.open(tmp_path / name)
     assert "\n" not in str(caught.value)
+    if name in ("model.onnx", "model.pt2"):  # in place of the file its folder
+        with pytest.raises(UserError, match=rf"{name} is .*{kind}"):
+            Checkpoint.open(tmp_path)
     program = any(word in kind for word in ("ONNX", "torch.ex", "TorchScript"))
     assert bool(entry("foreign-file").fullmatch(f"error: {caught.value}")) == program
 

@@ -74,6 +74,9 @@ def class_difference(before: list[str], now: list[str]) -> str | None:
 def describe_data(train_set: ImageDataset, val_set: ImageDataset) -> list[tuple[str, str]]:
     """(topic, text) pairs for the plan of a run: first class names with their counts, and notes."""
     rows = [("classes", class_counts(train_set))]
+    if len(train_set.classes) == 1 and train_set.targets is None:
+        text = "there is only one class, so nothing is learned; data.root must be the folder around the class folders"
+        rows.append(("note", text))
     return rows + [("note", note) for note in (*train_set.notes, *val_set.notes)]
 
 

@@ -115,6 +115,8 @@ class Checkpoint:
         """Content of a file."""
         if not path.is_file():
             kind = "is a folder without checkpoints" if path.is_dir() else "is not a regular file"
+            if run := next((folder.parent for folder in sorted(path.glob("*/checkpoints"))), None):
+                kind += f"; a run in it is {run}"
             raise CheckpointError(f"{path} {kind}" if path.exists() else f"{path}: no such file")
         try:
             if kind := foreign_kind(path):

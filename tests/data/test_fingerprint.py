@@ -51,3 +51,10 @@ def test_the_plan_of_a_run_has_class_names_and_counts(tmp_path):
         ("classes", "cat (6), dog (5)"),
         ("note", f"{tmp_path}/train: files that are not images: 1 (1 .txt)"),
     ]
+
+
+def test_a_single_class_is_said(tmp_path):
+    write_images(tmp_path / "cat", 6)
+    sets = open_datasets("folder", tmp_path, val_fraction=0.3)
+    assert any("there is only one class" in text for _, text in describe_data(*sets))
+    assert len(describe_data(*open_datasets("folder", made(tmp_path / "two")))) == 1

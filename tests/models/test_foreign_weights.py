@@ -172,6 +172,12 @@ def test_files_without_weights_are_named_with_their_format(name, tmp_path):
     assert bool(entry("foreign-file").fullmatch(f"error: {caught.value}")) == program
 
 
+def test_the_folder_of_all_runs_is_refused_with_a_run_in_it(tmp_path):
+    (tmp_path / "runs" / "a" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"runs is a folder without checkpoints; a run in it is .*runs/a$"):
+        Checkpoint.open(tmp_path / "runs")
+
+
 def test_an_unknown_dictionary_is_refused_with_its_keys(tmp_path):
     torch.save({"epoch": 3, "args": {"lr": 1}}, tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"no weights under .* its keys: epoch, args"):

@@ -120,6 +120,8 @@ def test_a_trained_model_is_evaluated_the_same_by_any_number_of_processes_and_pr
         assert several["scales"] == [0.5, 1.0, 1.5] and several["flip"] and several["miou"] != result["miou"]
     else:
         assert set(result["box"]) == set(result["mask"]) and len(result["box"]) == 12
+        assert (evaluated / "per_class.csv").read_text().startswith("index,name,box_ap,mask_ap\n0,0,")
+        assert Image.open(output / f"{picture.stem}.boxes.png").size[0] >= Image.open(picture).size[0]
         found = json.loads((output / "detections.json").read_text())
         assert found["images"][0]["file_name"] == str(picture) and len(found["categories"]) == 10
 

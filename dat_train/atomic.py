@@ -61,13 +61,18 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table to `path` atomically: floats with four decimals, nothing for NaN, paths with any bytes."""
+    shown = (
+        [("" if math.isnan(cell) else f"{cell:.4f}") if isinstance(cell, float) else cell for cell in row]
+        for row in rows
+    )
+    write_text(path, csv_text([header, *shown]), "surrogateescape")
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV with "\\n" line ends."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        numbers = (("" if math.isnan(cell) else f"{cell:.4f}") if isinstance(cell, float) else cell for cell in row)
-        writer.writerow(numbers)
-    write_text(path, text.getvalue(), "surrogateescape")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def read_json(path: Path) -> Any | None:

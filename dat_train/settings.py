@@ -1,6 +1,7 @@
 """Settings of a command as plain values with attribute access, and nested settings by dotted key."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -76,6 +77,22 @@ class Settings(dict):
     def as_yaml(self) -> str:
         """YAML text in the order of the schema."""
         return yaml.safe_dump(self.plain(), sort_keys=False, allow_unicode=True)
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """Typed settings of a command, for what it needs of them beyond its own settings.
+
+    Attributes:
+        settings_for: returns the settings of a training run for a checkpoint: those it was trained with, overridden by
+            those on the command line. Called with the configuration in the checkpoint ({} if it has none), the
+            checkpoint's path for messages, and True if images of the data set will be read (data.root is then
+            required).
+        may_change: dotted keys of the settings that may change when a run is continued.
+    """
+
+    settings_for: Callable[[dict[str, Any], str, bool], Settings]
+    may_change: frozenset[str] = frozenset()
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -40,7 +40,7 @@ def main() -> None:
     torch.manual_seed(0)
     augment = train_transform(SIZE, scale=(0.3, 1.0), color_jitter=0.3, mean=MEAN, std=STD)
     train = Crops(range(0, 7), transform=augment)
-    held_out = Crops(range(7, 10), transform=eval_transform(SIZE, crop_pct=1.0, mean=MEAN, std=STD), stand_in=False)
+    held_out = Crops(range(7, 10), transform=eval_transform(SIZE, crop_pct=1.0, mean=MEAN, std=STD), training=False)
 
     model = timm.create_model("dat_nano", num_classes=2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

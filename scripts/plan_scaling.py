@@ -48,7 +48,8 @@ def plan(
     last = communication * min(1.0, BUCKET / size)
     exposed = max(communication - BACKWARD * compute, last)
     step = compute + exposed
-    return Plan(gpus, batch // gpus, compute, communication, exposed, batch / step, compute / step)
+    speeds = {"images_per_second": batch / step, "efficiency": compute / step}
+    return Plan(gpus, batch // gpus, compute, communication, exposed, **speeds)
 
 
 def table(arguments: argparse.Namespace) -> str:

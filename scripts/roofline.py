@@ -117,7 +117,7 @@ def _backward(ctx, d_out):
 attention.register_autograd(_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
 
 
-def fused(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
+def fused(q, k, v, attn_mask=None, dropout_p=0.0, **_options):
     return torch.ops.roofline.attention(q, k, v, attn_mask)
 
 

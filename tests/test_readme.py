@@ -16,9 +16,9 @@ from models.published_sizes import PUBLISHED
 from dat_train.cli.command_table import TRAIN
 from dat_train.cli.conf import conf_dir
 from dat_train.cli.main import run_command
-from dat_train.cli.settings.evaluate import EvalConfig
 from dat_train.cli.settings.setting import settings
 from dat_train.cli.settings.train import TrainConfig
+from dat_train.cli.settings.trained_model import EvalConfig
 from dat_train.models import count_macs, count_parameters
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def test_every_training_command_of_the_readme_composes(line, monkeypatch, capsys
     arguments = words[1:] if words[0] == "dat-train" else words[words.index("-m") + 2 :]
     monkeypatch.setattr(sys, "argv", ["dat-train", *arguments])
     with pytest.raises(SystemExit) as stop:
-        run_command(TRAIN, lambda config, request: None)
+        run_command(TRAIN, lambda config, command_line: None)
     assert stop.value.code == 0, capsys.readouterr().err
 
 

@@ -7,7 +7,7 @@ from dat_train.cli.settings.train import MAY_CHANGE
 from dat_train.commands.build_training import run_plan
 from dat_train.commands.checkpoint_settings import continue_with
 from dat_train.settings import ADDED, OLD_NAMES, Settings, flat, nested, upgraded
-from dat_train.training.changed_settings import differences
+from dat_train.training.resume import differences
 
 POLY = {"kind": "poly", "warmup_steps": 1500, "warmup_factor": 1e-6, "power": 0.9, "milestones": [], "gamma": 0.1}
 STEP = {"kind": "step", "warmup_steps": 500, "warmup_factor": 1e-3, "power": 1.0, "milestones": [8, 11], "gamma": 0.1}

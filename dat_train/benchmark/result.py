@@ -43,9 +43,6 @@ class Result:
         first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return (third - first) / self.latency
 
-    def as_dict(self) -> dict:
-        return asdict(self) | {"latency": self.latency, "throughput": self.throughput, "spread": self.spread}
-
 
 def ratio(result: Result, baseline: Result) -> float:
     """Speed relative to the baseline: median over the rounds, in each of which both ran."""
@@ -57,7 +54,7 @@ def compared(results: list[Result], baseline: str | None) -> list[dict]:
     """The results as plain values, with `speed_ratio` and `memory_ratio` to the baseline in the same mode."""
     rows = []
     for result in results:
-        row = result.as_dict()
+        row = asdict(result) | {name: getattr(result, name) for name in ("latency", "throughput", "spread")}
         for other in results:
             if other.name == baseline and (other.mode, other.compiled) == (result.mode, result.compiled):
                 row["speed_ratio"] = ratio(result, other)

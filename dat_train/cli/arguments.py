@@ -55,7 +55,7 @@ def read_arguments(command: Command, arguments: list[str]) -> tuple[list[str], d
 def _as_text(command: Command, argument: str, sweep: bool) -> str:
     """The argument with its value quoted for Hydra, if the setting is a text.
 
-    Left to Hydra are ${...}, null, a value in quotes, and in a sweep several values.
+    Hydra itself parses ${...}, null, a value in quotes, and several values of a sweep.
     """
     name, equals, value = argument.partition("=")
     kinds = {item.key: item.type for item in settings(command.schema)}

@@ -4,15 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dat_train.cli import conf
-from dat_train.cli.settings.average import AverageConfig
 from dat_train.cli.settings.bench import BenchConfig
 from dat_train.cli.settings.check import CheckConfig
-from dat_train.cli.settings.evaluate import EvalConfig
-from dat_train.cli.settings.export import ExportConfig
-from dat_train.cli.settings.predict import PredictConfig
 from dat_train.cli.settings.report import ReportConfig
 from dat_train.cli.settings.train import TrainConfig
-from dat_train.cli.settings.visualize import VisualizeConfig
+from dat_train.cli.settings.trained_model import AverageConfig, EvalConfig, ExportConfig, PredictConfig, VisualizeConfig
 
 
 @dataclass(frozen=True)
@@ -21,8 +17,8 @@ class Command:
 
     Attributes:
         name: name of the command after "dat-", and of its defaults, conf/NAME.yaml.
-        module: module in commands/ whose `run(config, request)` does the work; imported only then, because it imports
-            torch.
+        module: module in commands/ whose `run(config, command_line)` does the work; imported only when it is called,
+            because it imports torch.
         schema: dataclass of its settings.
         groups: folders of conf/ it chooses from.
         usage: short usage with examples.

@@ -18,21 +18,20 @@ from dat_train.cli.arguments import read_arguments
 from dat_train.cli.command_table import Command
 from dat_train.cli.composition_errors import composition_error
 from dat_train.cli.conf import UNSET, conf_dir
-from dat_train.cli.exits import report_error
 from dat_train.cli.machine_faults import environment_error
 from dat_train.cli.settings.paths import expand_paths
 from dat_train.cli.settings.train import MAY_CHANGE, TrainConfig
 from dat_train.cli.settings.value_checks import validate
 from dat_train.cli.settings_for_checkpoint import settings_for_checkpoint
-from dat_train.commands.request import Request
+from dat_train.cli.streams import report_error
 from dat_train.errors import UserError
-from dat_train.settings import Settings
+from dat_train.settings import CommandLine, Settings
 
 FULL_LR_BATCH = 1024  # images of an update that the rate in linear_lr is for
 LARGE_DATA = ("imagenet", "hf", "shards", "fake")  # data.kind of sets with the size of ImageNet
 
 
-def launch(command: Command, run: Callable[[Settings, Request], object] | None = None) -> None:
+def launch(command: Command, run: Callable[[Settings, CommandLine], object] | None = None) -> None:
     """Read the arguments in sys.argv, compose the settings and run the command.
 
     Args:
@@ -52,7 +51,7 @@ def launch(command: Command, run: Callable[[Settings, Request], object] | None =
             register(command.name, command.schema)  # a run of a sweep may be in another process
             settings = complete(command, config, unnamed, swept)
             work = run or importlib.import_module(f"dat_train.commands.{command.module}").run
-            work(settings, make_request(command, settings))
+            work(settings, command_line_of(command, settings))
         except OmegaConfBaseException as error:
             sys.exit(report_error(f"error: {composition_error(command, error)}"))
         except UserError as error:
@@ -109,8 +108,8 @@ def complete(command: Command, config: DictConfig, unnamed: list[str], swept: se
     return Settings(values)
 
 
-def make_request(command: Command, config: Settings) -> Request:
-    """The request for a command with composed settings."""
+def command_line_of(command: Command, config: Settings) -> CommandLine:
+    """Typed settings behind the composed ones."""
     job = HydraConfig.get()
     chosen = {group: name for group in ("model", "data") if (name := job.runtime.choices.get(group))}
     typed = [override.lstrip("+").partition("=")[0] for override in job.overrides.task]
@@ -119,7 +118,7 @@ def make_request(command: Command, config: Settings) -> Request:
         register("train", TrainConfig)
         return settings_for_checkpoint(config, trained, ckpt, chosen=chosen, typed=typed, images=images)
 
-    return Request(settings_for, MAY_CHANGE)
+    return CommandLine(settings_for, MAY_CHANGE)
 
 
 def linear_lr(rate: float, batch_size: int) -> float:
@@ -160,10 +159,8 @@ def run_name(values: dict, swept: set[str]) -> str:
     job = HydraConfig.get()
     swept = swept | set(job.sweeper.get("params") or {})  # a configuration file may also declare a sweep
     typed = {key.lstrip("+"): value for key, _, value in (item.partition("=") for item in job.overrides.task)}
-    added = (f"{key}_{_without_quotes(typed[key])}" for key in sorted(swept - in_name) if key in typed)
-    return "-".join([name, *added])
-
-
-def _without_quotes(value: str) -> str:
-    """A value as part of a folder's name that needs no quotes in a shell."""
-    return re.sub(r"[^\w.+-]+", "_", value).strip("_")
+    for key in sorted(swept - in_name):
+        if key in typed:
+            value = re.sub(r"[^\w.+-]+", "_", typed[key]).strip("_")  # needs no quotes in a shell
+            name += f"-{key}_{value}"
+    return name

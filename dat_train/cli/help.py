@@ -28,7 +28,7 @@ def usage(command: Command) -> str:
 
 
 def full(command: Command) -> str:
-    """All a user can say to `command`: examples, choices, settings with their defaults."""
+    """Help text of a command: examples, choices, and settings with their defaults."""
     parts = [command.usage, command.notes]
     for group in command.groups:
         rows = [
@@ -53,7 +53,7 @@ def _settings(command: Command) -> str:
         if item.limit and "one of" in item.limit.text:
             text += f"; {item.limit.text.removeprefix('must be ')}"
         default = _shown(defaults.get(item.key, item.default))
-        star = " *" if item.harmless and command.schema is TrainConfig else ""
+        star = " *" if item.may_change and command.schema is TrainConfig else ""
         lines.append(_row(item.key + star, text + (f" ({default})" if default else "")))
     return "\n".join(lines)
 

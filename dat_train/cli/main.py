@@ -7,10 +7,9 @@ from typing import NoReturn
 
 from dat_train import __version__
 from dat_train.cli.command_table import COMMANDS, Command
-from dat_train.cli.exits import report_error
 from dat_train.cli.help import full, usage
 from dat_train.cli.machine_faults import check_environment, environment_error
-from dat_train.cli.streams import flush_all, make_safe, reader_has_left
+from dat_train.cli.streams import flush_all, make_safe, reader_has_left, report_error
 from dat_train.errors import UserError
 
 
@@ -26,7 +25,7 @@ def run_command(command: Command, run: Callable | None = None) -> NoReturn:
     130 after an interrupt; and any code the command itself exits with.
 
     Args:
-        run: function of (config, request) to call instead of the command's own.
+        run: function of (config, command_line) to call instead of the command's own.
     """
     make_safe()
     code = 0

@@ -30,7 +30,7 @@ def settings_for_checkpoint(
         chosen: typed choices of the groups model and data. A model replaces the checkpoint's model. Data replaces
             the data set and keeps the checkpoint's normalization and evaluation view.
         typed: keys of all settings that were typed.
-        images: whether images of the data set are going to be read; if not, data.root is not required.
+        images: images of the data set will be read: data.root is required.
 
     Raises:
         UserError: model or data are known neither from the checkpoint nor from `chosen`; impossible settings.

@@ -1,22 +1,18 @@
 """dat-average: checkpoints -> their weights -> the average -> a checkpoint."""
 
 import shlex
-import time
 from pathlib import Path
 
 from torch import Tensor
 
 from dat_train.choices import CLASSIFIERS
-from dat_train.commands.build_data import evaluation_batches
-from dat_train.commands.build_dense import validation_set
 from dat_train.commands.build_model import classifiers
 from dat_train.commands.build_task import task_builders
 from dat_train.commands.checkpoint_settings import trained_with
-from dat_train.commands.evaluating import run_evaluation, watched
+from dat_train.commands.evaluating import run_evaluation
 from dat_train.commands.evaluation_data import evaluation_set
 from dat_train.commands.model_defaults import with_model_defaults
 from dat_train.commands.output_folder import output_errors
-from dat_train.commands.request import Request
 from dat_train.errors import UserError
 from dat_train.models.averaging import average_states, greedy_soup
 from dat_train.models.checkpoint import Checkpoint
@@ -26,12 +22,12 @@ from dat_train.runtime.checkpoint_file import save_checkpoint
 from dat_train.runtime.precision import resolve_precision
 from dat_train.runtime.processes import start_processes
 from dat_train.runtime.terminal import Terminal
-from dat_train.settings import Settings
+from dat_train.settings import CommandLine, Settings
 
 GREEDY = "greedy"
 
 
-def run(config: Settings, request: Request) -> None:
+def run(config: Settings, command_line: CommandLine) -> None:
     """Average the checkpoints and write the result.
 
     Raises:
@@ -40,7 +36,8 @@ def run(config: Settings, request: Request) -> None:
     if len(config.ckpt) < 2:
         raise UserError(f"ckpt has {len(config.ckpt)} checkpoint, an average needs two: dat-average CKPT CKPT ...")
     first = Checkpoint.open(config.ckpt[0])
-    settings = with_model_defaults(request.settings_for(trained_with(first), config.ckpt[0], config.kind == GREEDY))
+    images = config.kind == GREEDY
+    settings = with_model_defaults(command_line.settings_for(trained_with(first), config.ckpt[0], images))
     terminal = Terminal()
     try:
         states = [_state(settings, first, config.ema)]
@@ -81,26 +78,15 @@ def _greedy(
     processes = start_processes(device)
     precision = resolve_precision(settings.dtype, processes.device)
     builders = task_builders(settings)
-    if settings.task in CLASSIFIERS:
-        train_set = val_set = evaluation_set(settings, first, processes)
-    else:
-        train_set = val_set = validation_set(settings, processes)
-        if list(val_set.classes) != list(first.classes):
-            raise UserError(f"data={settings.data.name} has other classes than {first.path}: set data=...")
+    val_set = evaluation_set(settings, first, processes)
     model = builders.model(settings, len(val_set.classes)).to(processes.device, precision.weights)
     accelerate(model, processes.device)
 
     def score(state: dict[str, Tensor]) -> float:
         model.load_state_dict(state)
-        if settings.task in CLASSIFIERS:
-            evaluation, _ = run_evaluation(
-                settings, processes, terminal=terminal, precision=precision, model=model, val_set=val_set
-            )
-            return getattr(evaluation, builders.score.name)
-        task = builders.task(settings, train_set, precision)
-        batches = evaluation_batches(settings, val_set, processes)
-        watching = watched(batches, terminal, time.monotonic(), settings.timeout_minutes)
-        return task.evaluate(model, watching, processes).numbers[builders.score.name]
+        options = {"precision": precision, "processes": processes, "terminal": terminal}
+        found, _ = run_evaluation(settings, val_set, model, **options)
+        return getattr(found, builders.score.name)
 
     name = builders.score.template.partition(" {")[0]
     terminal.say(f"{name} in percent on {settings.data.name}, {len(val_set):,} images")

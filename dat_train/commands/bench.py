@@ -15,19 +15,14 @@ from dat_train.benchmark.result import compared
 from dat_train.benchmark.workloads import DEFAULT_SIZES, Segmentation, workload
 from dat_train.commands import bench_data
 from dat_train.commands.build_model import require_model
-from dat_train.commands.request import Request
 from dat_train.errors import UserError
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import resolve_device
-from dat_train.settings import Settings
+from dat_train.settings import CommandLine, Settings
 
 
-def run(config: Settings, request: Request) -> None:
-    """Measure, write the files, and print the tables.
-
-    Raises:
-        UserError: errors the user can fix.
-    """
+def run(config: Settings, command_line: CommandLine) -> None:
+    """Measure, write the files, and print the tables."""
     if config.what[0] == "data":
         return bench_data.run(config)
     if config.threads:
@@ -51,7 +46,7 @@ def run(config: Settings, request: Request) -> None:
 
 
 def model_rows(config: Settings, precision: Precision) -> list[dict]:
-    """The chosen model, the others and the baseline, in all modes, eager and compiled by config.compile.
+    """Rows of the chosen model, the others and the baseline in all modes, eager or compiled (config.compile).
 
     Raises:
         UserError: a head of another task, or UPerNet trained with one image at a time.
@@ -118,7 +113,7 @@ def native_size(config: Settings) -> int:
 
 
 def attention_rows(config: Settings, precision: Precision) -> list[dict]:
-    """All kernels of the device at every size, compared with plain attention."""
+    """Rows of all kernels of the device at every size, compared with plain attention."""
     rows = []
     for size in config.sizes:
         results = benchmark_attention(

@@ -70,21 +70,12 @@ def images(config: Settings) -> ImageDataset:
         raise UserError(f"data={data.name} has no training images to measure")
     number = min(config.images, len(whole))
     chosen = [i * len(whole) // number for i in range(number)]
-    dataset = ImageDataset(
-        [whole.samples[i] for i in chosen],
-        whole.classes,
-        train_transform(
-            config.img_size or 224, **config.augment.arguments(), **data.only("mean", "std"), **background(data)
-        ),
-    )
+    colours = {name: value for name, value in data.only("mean", "std", "background").items() if value}
+    transform = train_transform(config.img_size or 224, **config.augment.arguments(), **colours)
+    dataset = ImageDataset([whole.samples[i] for i in chosen], whole.classes, transform)
     if whole.source is not None:
         dataset.source = whole.source.select(chosen)
     return dataset
-
-
-def background(data: Settings) -> dict:
-    """Argument `background`, if it is set."""
-    return {"background": data.background} if data.background else {}
 
 
 def timms_arguments(config: Settings) -> dict:

@@ -10,11 +10,11 @@ from torch.utils.data import Dataset
 
 from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.grouped_order import GroupedSampler
 from dat_train.data.loader import Batch, evaluation_loader, train_loader
-from dat_train.data.order import MicroBatchSampler
+from dat_train.data.order import GroupedSampler, MicroBatchSampler
 from dat_train.data.sources import open_datasets
-from dat_train.runtime.cores import usable_cores
+from dat_train.errors import UserError
+from dat_train.runtime.environment import usable_cores
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
 from dat_train.training.plan import RunPlan
@@ -27,18 +27,7 @@ MAX_WORKERS = 8  # maximum number of data workers of a training process; more ar
 def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, ImageDataset]:
     """Training and validation set with their transforms."""
     data = config.data
-    open_them = partial(
-        open_datasets,
-        data.kind,
-        data.root,
-        image_size=config.img_size,
-        val_fraction=data.val_fraction,
-        split_seed=data.split_seed,
-        split_by=data.split_by,
-        fake_images=data.fake_images,
-        fake_classes=data.fake_classes,
-        **table_columns(config),
-    )
+    open_them = partial(open_datasets, data.kind, data.root, split_by=data.split_by, **source_arguments(config))
     train_set, val_set = sets_of_all(open_them, processes)
     train_set.seed = config.seed
     colours = data.only("mean", "std", "background")
@@ -47,15 +36,37 @@ def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, Imag
     return train_set, val_set
 
 
-def table_columns(config: Settings) -> dict[str, Any]:
-    """Arguments of `open_storage` that say how a table is read."""
-    return {"multi_label": config.get("task") == "multilabel", **config.data.only("image_column", "label_column")}
+def multilabel_datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, ImageDataset]:
+    """Training and validation set of a multi-label run with their transforms.
+
+    Raises:
+        UserError: data without several labels per image, or without labels.
+    """
+    sets = datasets(config, processes)
+    for images, part in zip(sets, ("training", "validation"), strict=True):
+        require_targets(images, config.data.name)
+        if not images.targets.any():
+            raise UserError(f"data.root={config.data.root}: no image of the {part} set has a label")
+    return sets
 
 
-def mixing_off_step(config: Settings, train_size: int) -> int | None:
-    """Step from which mixup and cutmix are off; None: never."""
-    epoch = config.mixing.off_epoch
-    return None if epoch is None else epoch * (train_size // config.batch_size)
+def require_targets(images: ImageDataset, data: str) -> None:
+    """Raise a UserError for data with one label per image."""
+    if images.targets is None:
+        raise UserError(
+            f"task=multilabel needs a table of images and labels, and data={data} has one label per image: set "
+            "data=csv data.root=TABLE.csv"
+        )
+
+
+def source_arguments(config: Settings) -> dict[str, Any]:
+    """Arguments that `open_datasets` and `open_evaluation_set` have in common."""
+    names = ("val_fraction", "split_seed", "fake_images", "fake_classes", "image_column", "label_column")
+    return {
+        "image_size": config.img_size,
+        "multi_label": config.get("task") == "multilabel",
+        **config.data.only(*names),
+    }
 
 
 def opened_by_all(open_data: Callable[[], Opened], processes: Processes) -> Opened:

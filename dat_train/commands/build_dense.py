@@ -22,8 +22,8 @@ from dat_train.models.segmentation import create_segmentation
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
-from dat_train.tasks.detection import ObjectDetection, ObjectList, collate_objects
-from dat_train.tasks.segmentation import SceneList, SemanticSegmentation, collate_scenes
+from dat_train.tasks.detection import ObjectDetection
+from dat_train.tasks.segmentation import SemanticSegmentation
 
 
 def segmentation_datasets(config: Settings, processes: Processes) -> tuple[SegmentationImages, EvaluationImages]:
@@ -31,7 +31,6 @@ def segmentation_datasets(config: Settings, processes: Processes) -> tuple[Segme
     data, dense = config.data, config.dense
     train_set, val_images = sets_of_all(partial(_open, config), processes)
     train_set.seed = config.seed
-    train_set.collate = collate_scenes
     train_set.transform = segmentation_train_transform(
         limits=dense.limits,
         ratio=dense.ratio,
@@ -49,11 +48,8 @@ def validation_set(config: Settings, processes: Processes) -> EvaluationImages |
     """Validation set of a segmentation or detection run; the training images need not be there."""
     (opened,) = opened_by_all(partial(_open, config, parts=("val",)), processes)
     if config.task == "segmentation":
-        images = _segmentation_validation(config, opened)
-    else:
-        images = _detection_validation(config, *opened)
-    processes.check_same(f"{len(images):,} images, {images.fingerprint()}", "evaluation set")
-    return images
+        return _segmentation_validation(config, opened)
+    return _detection_validation(config, *opened)
 
 
 def _open(config: Settings, **parts: Sequence[str]) -> list:
@@ -67,16 +63,24 @@ def _open(config: Settings, **parts: Sequence[str]) -> list:
 
 def _segmentation_validation(config: Settings, images: SegmentationImages) -> EvaluationImages:
     data, dense = config.data, config.dense
-    val_set = EvaluationImages(images, limits=dense.limits, scales=dense.scales, mean=data.mean, std=data.std)
-    val_set.collate = SceneList
-    return val_set
+    return EvaluationImages(images, limits=dense.limits, scales=dense.scales, mean=data.mean, std=data.std)
 
 
-def segmentation_model(config: Settings, num_classes: int) -> nn.Module:
-    """The segmentation model with random weights that follow from the seed."""
-    return _model(
-        config, lambda **args: create_segmentation(num_classes=num_classes, dropout=config.dense.dropout, **args)
-    )
+def dense_model(config: Settings, num_classes: int) -> nn.Module:
+    """Segmentation model or detector with random weights that follow from the seed."""
+    model, dense, segmenting = config.model, config.dense, config.task == "segmentation"
+    if (dense.head in DETECTORS) == segmenting:
+        raise UserError(f"dense.head={dense.head} does not belong to task={config.task}")
+    torch.manual_seed(keyed_seed("init", config.seed))
+    arguments = {"img_size": model.img_size, "drop_path_rate": model.drop_path_rate, **model.args}
+    if dense.channels:
+        arguments["channels"] = dense.channels
+    if segmenting:
+        arguments["dropout"] = dense.dropout
+    create = create_segmentation if segmenting else create_detector
+    built = create(model=model.timm_name, head=dense.head, num_classes=num_classes, **arguments)
+    built.set_grad_checkpointing(model.grad_checkpointing)
+    return built
 
 
 def segmentation_task(config: Settings, train_set: SegmentationImages, precision: Precision) -> SemanticSegmentation:
@@ -118,21 +122,20 @@ def detection_datasets(config: Settings, processes: Processes) -> tuple[Detectio
         config.augment.hflip,
     )
     train_set = _detection_images(config, folder, file, transform=transform, training=True)
-    train_set.collate, train_set.groups = collate_objects, train_set.upright()
+    train_set.groups = train_set.upright()
     return train_set, _detection_validation(config, *validation)
 
 
 def _detection_validation(config: Settings, folder: Path, file: CocoFile) -> DetectionImages:
     transform = DetectionEvalTransform(min(config.dense.limits), max(config.dense.limits))
-    val_set = _detection_images(config, folder, file, transform=transform, training=False)
-    val_set.collate = ObjectList
-    return val_set
+    return _detection_images(config, folder, file, transform=transform, training=False)
 
 
 def _detection_images(
     config: Settings, folder: Path, file: CocoFile, *, transform: Callable, training: bool
 ) -> DetectionImages:
     """Images of one part, after a check of some images, and of all masks if the detector has any."""
+    with_masks = config.dense.head != "retinanet"
     images = DetectionImages(
         folder,
         file,
@@ -140,42 +143,19 @@ def _detection_images(
         transform=transform,
         mean=config.data.mean,
         std=config.data.std,
-        with_masks=with_masks(config),
+        with_masks=with_masks,
         training=training,
         seed=config.seed,
     )
     images.check_some()
-    if with_masks(config):
+    if with_masks:
         file.check_masks(training)
     return images
 
 
-def detection_model(config: Settings, num_classes: int) -> nn.Module:
-    """The detector with random weights that follow from the seed."""
-    return _model(config, lambda **args: create_detector(num_classes=num_classes, **args))
-
-
 def detection_task(config: Settings, train_set: DetectionImages, precision: Precision) -> ObjectDetection:
+    """The detection task."""
     short, long = min(config.dense.limits), max(config.dense.limits)
-    size = (short, min(long, short * 4 // 3))
-    return ObjectDetection(
-        train_set.classes, size, config.data.mean, config.data.std, precision=precision, with_masks=with_masks(config)
-    )
-
-
-def with_masks(config: Settings) -> bool:
-    return config.dense.head != "retinanet"
-
-
-def _model(config: Settings, create: Callable[..., nn.Module]) -> nn.Module:
-    model, dense = config.model, config.dense
-    segmenting = config.task == "segmentation"
-    if (dense.head in DETECTORS) == segmenting:
-        raise UserError(f"dense.head={dense.head} does not belong to task={config.task}")
-    torch.manual_seed(keyed_seed("init", config.seed))
-    arguments = {"img_size": model.img_size, "drop_path_rate": model.drop_path_rate, **model.args}
-    if dense.channels:
-        arguments["channels"] = dense.channels
-    built = create(model=model.timm_name, head=dense.head, **arguments)
-    built.set_grad_checkpointing(model.grad_checkpointing)
-    return built
+    size, data = (short, min(long, short * 4 // 3)), config.data
+    with_masks = train_set.with_masks
+    return ObjectDetection(train_set.classes, size, data.mean, data.std, precision=precision, with_masks=with_masks)

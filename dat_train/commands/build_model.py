@@ -12,7 +12,7 @@ from dat_train.errors import UserError, did_you_mean
 from dat_train.settings import Settings
 
 
-def new_model(config: Settings, num_classes: int) -> nn.Module:
+def build_model(config: Settings, num_classes: int) -> nn.Module:
     """Build the model with random weights, which depend on the seed only.
 
     Backbones of timm do not all take an image size: convolutional ones take images of any size.

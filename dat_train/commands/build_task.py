@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -10,20 +11,18 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dat_train.choices import CLASSIFIERS
-from dat_train.commands.build_data import datasets, mixing_off_step
+from dat_train.commands.build_data import datasets, multilabel_datasets
 from dat_train.commands.build_dense import (
+    dense_model,
     detection_datasets,
-    detection_model,
     detection_task,
     segmentation_datasets,
-    segmentation_model,
     segmentation_task,
 )
-from dat_train.commands.build_model import new_model, require_model
-from dat_train.commands.build_multilabel import multilabel, multilabel_datasets
+from dat_train.commands.build_model import build_model, require_model
 from dat_train.commands.trained import open_trained
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.mixing import Mixing
+from dat_train.data.mixing import Mixing, MultiHotMixing
 from dat_train.errors import UserError
 from dat_train.models.kernels import accelerate
 from dat_train.models.weights import load_weights
@@ -31,11 +30,16 @@ from dat_train.models.weights_file import FOLDER, HUB
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings, flat
-from dat_train.tasks.binary_cross_entropy import BinaryCrossEntropy
-from dat_train.tasks.class_weights import WeightedCrossEntropy, balanced_weights
 from dat_train.tasks.classification import ImageClassification, Images, Objective
 from dat_train.tasks.detection import ObjectDetection
-from dat_train.tasks.distillation import Distillation, cross_entropy
+from dat_train.tasks.distillation import Distillation
+from dat_train.tasks.losses import (
+    BinaryCrossEntropy,
+    WeightedCrossEntropy,
+    balanced_weights,
+    cross_entropy,
+    positive_weights,
+)
 from dat_train.tasks.multilabel import MultiLabelClassification
 from dat_train.tasks.segmentation import SemanticSegmentation
 from dat_train.training.task import Score, Task
@@ -93,15 +97,30 @@ def classification(config: Settings, train_set: ImageDataset, precision: Precisi
         UserError: the teacher for distillation does not exist, or is for other images or classes; or settings that
             exclude each other.
     """
-    classes, mixing = train_set.classes, config.mixing
-    off_step = mixing_off_step(config, len(train_set))
-    return ImageClassification(
-        classes,
-        Images(config.img_size, config.data.mean, config.data.std),
-        precision=precision,
-        mixing=Mixing(len(classes), off_step=off_step, **mixing.without("off_epoch")),
-        objective=objective(config, train_set, precision),
-    )
+    mixing = Mixing(len(train_set.classes), **mixing_arguments(config, train_set))
+    arguments = {"precision": precision, "mixing": mixing, "objective": objective(config, train_set, precision)}
+    return ImageClassification(train_set.classes, model_images(config), **arguments)
+
+
+def multilabel(config: Settings, train_set: ImageDataset, precision: Precision) -> MultiLabelClassification:
+    """Build the multi-label classification task. Its loss is binary cross-entropy, whatever loss.name is."""
+    mixing, weights, loss = MultiHotMixing(**mixing_arguments(config, train_set)), None, config.loss
+    if loss.class_weights:
+        weights = positive_weights(train_set.targets).to(precision.device, precision.weights)
+    objective = BinaryCrossEntropy(loss.target_threshold, loss.sum_classes, weights)
+    arguments = {"precision": precision, "mixing": mixing, "objective": objective}
+    return MultiLabelClassification(train_set.classes, model_images(config), **arguments)
+
+
+def model_images(config: Settings) -> Images:
+    return Images(config.img_size, config.data.mean, config.data.std)
+
+
+def mixing_arguments(config: Settings, train_set: ImageDataset) -> dict[str, Any]:
+    """Arguments of `Mixing` other than the number of classes."""
+    epoch = config.mixing.off_epoch
+    off_step = None if epoch is None else epoch * (len(train_set) // config.batch_size)
+    return config.mixing.without("off_epoch") | {"off_step": off_step}
 
 
 def objective(config: Settings, train_set: ImageDataset, precision: Precision) -> Objective:
@@ -119,27 +138,17 @@ def objective(config: Settings, train_set: ImageDataset, precision: Precision) -
         return BinaryCrossEntropy(loss.target_threshold, loss.sum_classes)
     if loss.target_threshold is not None or loss.sum_classes:
         raise UserError(f"loss.target_threshold and loss.sum_classes belong to loss.name=bce, not to {loss.name}")
+    has_teacher = distill.teacher is not None or distill.weights is not None
     if loss.class_weights is not None:
-        return weighted_objective(config, train_set, precision)
-    if distill.teacher is not None or distill.weights is not None:
-        return distillation(config, train_set.classes, precision)
-    return cross_entropy
-
-
-def weighted_objective(config: Settings, train_set: ImageDataset, precision: Precision) -> WeightedCrossEntropy:
-    """Build the cross-entropy weighted by class.
-
-    Raises:
-        UserError: settings that weight the classes twice, or have another loss.
-    """
-    if config.data.sampling == "balanced":
-        raise UserError(
-            "loss.class_weights=balanced and data.sampling=balanced both balance the classes; set one of them"
-        )
-    if config.distill.teacher is not None or config.distill.weights is not None:
-        raise UserError("loss.class_weights=balanced is not possible with a teacher; data.sampling=balanced is")
-    weights = balanced_weights(train_set.samples.labels, len(train_set.classes))
-    return WeightedCrossEntropy(weights.to(precision.device, precision.weights))
+        if config.data.sampling == "balanced":
+            raise UserError(
+                "loss.class_weights=balanced and data.sampling=balanced both balance the classes; set one of them"
+            )
+        if has_teacher:
+            raise UserError("loss.class_weights=balanced is not possible with a teacher; data.sampling=balanced is")
+        weights = balanced_weights(train_set.samples.labels, len(train_set.classes))
+        return WeightedCrossEntropy(weights.to(precision.device, precision.weights))
+    return distillation(config, train_set.classes, precision) if has_teacher else cross_entropy
 
 
 def distillation(config: Settings, classes: Sequence[str], precision: Precision) -> Distillation:
@@ -169,7 +178,7 @@ def distillation(config: Settings, classes: Sequence[str], precision: Precision)
 def _teacher(
     name: str | None, weights: str | None, classes: Sequence[str], channels: int
 ) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
-    """Return a teacher with its weights, and the mean and standard deviation of its images."""
+    """Return the teacher with its weights, and mean and standard deviation of its normalization."""
     if name is None:
         trained = open_trained(weights, device="cpu")
         if trained.classes != list(classes):
@@ -211,10 +220,8 @@ def _try(distillation: Distillation, name: str, img_size: int, channels: int, cl
 
 
 TASKS = {
-    "classification": TaskBuilders(datasets, new_model, classification, ImageClassification.score),
-    "multilabel": TaskBuilders(multilabel_datasets, new_model, multilabel, MultiLabelClassification.score),
-    "segmentation": TaskBuilders(
-        segmentation_datasets, segmentation_model, segmentation_task, SemanticSegmentation.score
-    ),
-    "detection": TaskBuilders(detection_datasets, detection_model, detection_task, ObjectDetection.score),
+    "classification": TaskBuilders(datasets, build_model, classification, ImageClassification.score),
+    "multilabel": TaskBuilders(multilabel_datasets, build_model, multilabel, MultiLabelClassification.score),
+    "segmentation": TaskBuilders(segmentation_datasets, dense_model, segmentation_task, SemanticSegmentation.score),
+    "detection": TaskBuilders(detection_datasets, dense_model, detection_task, ObjectDetection.score),
 }

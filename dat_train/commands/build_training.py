@@ -56,7 +56,7 @@ def mixes(config: Settings) -> bool:
     return bool(mixing.mixup or mixing.cutmix) and mixing.off_epoch != 0
 
 
-def new_state(config: Settings, model: nn.Module, precision: Precision, classes: Sequence[str]) -> TrainState:
+def build_state(config: Settings, model: nn.Module, precision: Precision, classes: Sequence[str]) -> TrainState:
     """Build the state before the first step."""
     return TrainState(
         model,
@@ -68,7 +68,7 @@ def new_state(config: Settings, model: nn.Module, precision: Precision, classes:
     )
 
 
-def new_training(
+def build_training(
     config: Settings,
     context: RunContext,
     *,
@@ -78,14 +78,10 @@ def new_training(
     precision: Precision,
     sets: tuple[ImageDataset, ImageDataset],
 ) -> Training:
-    """Build the training loop.
-
-    Args:
-        sets: training and validation set.
-    """
+    """Build the training loop for training and validation set."""
     train_set, val_set = sets
     processes = context.processes
-    loggers = new_loggers(config, context, state.step)
+    loggers = build_loggers(config, context, state.step)
     log = RunLog(context, plan, loggers)
     return Training(
         context=context,
@@ -143,7 +139,7 @@ def offset_monitor(config: Settings, val_set: Dataset, precision: Precision) -> 
     return OffsetMonitor(config.inspect.every, batches)
 
 
-def new_loggers(config: Settings, context: RunContext, step: int) -> Sequence[Logger]:
+def build_loggers(config: Settings, context: RunContext, step: int) -> Sequence[Logger]:
     """Open the loggers of the settings, in the main process."""
     processes = context.processes
     if not processes.is_main:

@@ -12,7 +12,6 @@ from rich.progress import Progress
 from dat_train.atomic import write_json
 from dat_train.choices import CLASSIFICATION_KINDS, TEST_SETS
 from dat_train.commands.output_folder import output_errors
-from dat_train.commands.request import Request
 from dat_train.data.checking import CheckedImage, Part, check_images, imagenet_problems
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.digits import write_digits
@@ -22,15 +21,15 @@ from dat_train.data.scene_checking import open_scene_parts
 from dat_train.data.sources import open_evaluation_set, open_storage
 from dat_train.data.split_names import find_split
 from dat_train.errors import UserError
-from dat_train.runtime.cores import usable_cores
-from dat_train.settings import Settings
+from dat_train.runtime.environment import usable_cores
+from dat_train.settings import CommandLine, Settings
 
 PROBLEMS = 1  # the exit code
 SCENE_SETTINGS = ("classes", "val_fraction", "split_seed")  # of segmentation
 MAX_NAMED = 20  # unreadable files and duplicates on the terminal; the report has all
 
 
-def run(config: Settings, request: Request) -> None:
+def run(config: Settings, command_line: CommandLine) -> None:
     """Check the data and write the report; exits with PROBLEMS if there is any.
 
     Raises:
@@ -90,7 +89,7 @@ def open_parts(data: Settings, task: str) -> dict[str, Part]:
     storage = open_storage(kind, data.root, multi_label=task == "multilabel", **columns)
     names = storage.splits()
     opened = {name: storage.open(name) for name in names} or {"all": storage.open(None)}
-    return {name: catalog.dataset(stand_in=False) for name, catalog in opened.items()}
+    return {name: catalog.dataset(training=False) for name, catalog in opened.items()}
 
 
 def part_report(images: Part, results: list[CheckedImage]) -> dict[str, Any]:

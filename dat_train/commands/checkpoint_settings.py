@@ -1,19 +1,46 @@
-"""Configuration in a checkpoint, or in a model exported for timm, as settings of a training run."""
+"""Checkpoint of a command, and the configuration in a checkpoint or exported model as settings of a training run."""
 
 from typing import Any
 
+import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from dat_train.choices import CLASSIFIERS
+from dat_train.commands.model_defaults import with_model_defaults
 from dat_train.errors import UserError
-from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.checkpoint import TIMM_SCHEME, Checkpoint
 from dat_train.models.published_dense import published_experiment
 from dat_train.models.published_names import is_published
-from dat_train.settings import ADDED, Settings, upgraded
+from dat_train.models.published_weights import PUBLISHED, SCHEME
+from dat_train.settings import ADDED, CommandLine, Settings, upgraded
 
-KEPT = (("data", "split_by"),)  # settings whose default changed the behavior of runs that began before they existed
-# arguments in timm's config.json that settings of ours, or the weights' shapes, replace
+KEPT = (("data", "split_by"),)  # settings whose default differs from the behavior before they existed
+# arguments in timm's config.json that follow from other settings or from the shapes of the weights
 NOT_ARGUMENTS = ("num_classes", "img_size", "in_chans", "global_pool", "drop_path_rate")
+
+
+def open_checkpoint(config: Settings, command_line: CommandLine, *, images: bool) -> tuple[Checkpoint, Settings]:
+    """Open config.ckpt; without it the weights of config.model published by its authors or in timm.
+
+    Args:
+        images: images of the data set will be read.
+
+    Returns:
+        The checkpoint, and the settings of a training run for it.
+
+    Raises:
+        UserError: neither a checkpoint nor a model is set; a file that cannot be read or downloaded.
+    """
+    source, name = config.ckpt, config.model.timm_name
+    if not source and not name:
+        raise UserError("ckpt is not set: ckpt=PATH, e.g. runs/digits, or model=NAME for its published weights")
+    if not source:
+        known = timm.get_pretrained_cfg(name)
+        in_timm = known is not None and name not in PUBLISHED and known.has_weights
+        source = f"{TIMM_SCHEME if in_timm else SCHEME}{name}"
+    checkpoint = Checkpoint.open(source)
+    settings = command_line.settings_for(trained_with(checkpoint), str(checkpoint.path), images)
+    return checkpoint, with_model_defaults(settings)
 
 
 def trained_with(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -33,7 +60,7 @@ def trained_with(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def continue_with(config: Settings, saved: dict[str, Any]) -> dict[str, Any]:
-    """Keep the former behavior of a run that is older than a setting, at every later start of that run.
+    """Keep the behavior of a run that was started before a setting existed, whenever the run is continued.
 
     Args:
         config: settings of this start; those in KEPT for which the run has the former behavior are changed in place.

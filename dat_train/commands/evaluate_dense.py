@@ -1,7 +1,6 @@
 """dat-eval for segmentation and detection: checkpoint and settings -> model and images -> evaluation -> report."""
 
 import contextlib
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,95 +9,59 @@ import numpy as np
 import torch
 
 from dat_train.atomic import write_csv, write_json
-from dat_train.commands.build_data import evaluation_batches
-from dat_train.commands.build_dense import validation_set
-from dat_train.commands.evaluating import watched
+from dat_train.commands.evaluating import common_facts, print_result, result_topics, run_evaluation
+from dat_train.commands.evaluation_data import evaluation_set
 from dat_train.commands.trained_dense import TrainedDense, assemble_dense
 from dat_train.data.detection_dataset import DetectionImages
 from dat_train.data.images import UnreadableImage
 from dat_train.data.segmentation_dataset import EvaluationImages
-from dat_train.errors import UserError
-from dat_train.evaluation.detection import DetectionEvaluation, evaluate_detection
-from dat_train.evaluation.scenes_picture import NAME_WIDTH, draw_detections, draw_objects, write_grid
-from dat_train.evaluation.segmentation import evaluate_segmentation
+from dat_train.evaluation.detection import DetectionEvaluation
+from dat_train.evaluation.scenes_picture import draw_detections, draw_objects, write_grid
+from dat_train.evaluation.segmentation import SegmentationEvaluation
 from dat_train.evaluation.segmentation_files import segmentation_text, write_segmentation_report
-from dat_train.models import count_parameters
 from dat_train.models.checkpoint import Checkpoint
-from dat_train.runtime.display_text import one_line
+from dat_train.runtime.display_text import lowest_classes
 from dat_train.runtime.processes import Processes
 from dat_train.runtime.terminal import Terminal
 from dat_train.settings import Settings
-from dat_train.training.summary import table
 
 PICTURED = 8  # readable images in detections.png
-SEGMENTATION_FILES = ("result.json", "per_class.csv", "confusion.csv", "confusion.png", "worst.png")
-LISTED = 12  # classes on the terminal
 
 
 def evaluate_dense(
-    config: Settings, settings: Settings, checkpoint: Checkpoint, processes: Processes, terminal: Terminal, output: Path
+    config: Settings,
+    settings: Settings,
+    checkpoint: Checkpoint,
+    *,
+    processes: Processes,
+    terminal: Terminal,
+    output: Path,
 ) -> None:
     """Evaluate a segmentation model or a detector on its validation set, and write the reports into `output`."""
-    val_set = validation_set(settings, processes)
-    trained = assemble_dense(settings, checkpoint, config.ema, config.device)
-    published = not checkpoint.config  # classes in the order of the data, by definition; spelled as the authors do
-    if len(trained.classes) != len(val_set.classes) or (trained.classes != val_set.classes and not published):
-        raise UserError(
-            f"{checkpoint.path} has {len(trained.classes)} classes, data={settings.data.name} has "
-            f"{len(val_set.classes)} or others: set data=..."
-        )
-    loader = evaluation_batches(settings, val_set, processes)
-    start = time.monotonic()
-    batches = watched(loader, terminal, start, settings.timeout_minutes)
-    if settings.task == "segmentation":
-        found = evaluate_segmentation(
-            trained.model,
-            batches,
-            num_classes=len(val_set.classes),
-            precision=trained.precision,
-            processes=processes,
-            flip=bool(settings.dense.flip),
-        )
-    else:
-        found = evaluate_detection(
-            trained.model, batches, classes=val_set.classes, precision=trained.precision, processes=processes
-        )
+    trained = assemble_dense(settings, checkpoint, config.ema, str(processes.device))
+    val_set = evaluation_set(settings, checkpoint, processes)
+    found, seconds = run_evaluation(
+        settings, val_set, trained.model, precision=trained.precision, processes=processes, terminal=terminal
+    )
     if not processes.is_main:
         return
-    seconds = time.monotonic() - start
+    terminal.close()
     facts = {
         "task": settings.task,
         "model": f"{settings.dense.head} with {settings.model.name}",
-        "parameters": count_parameters(trained.model),
-        "checkpoint": str(checkpoint.path),
-        "weights": trained.weights.source,
-        "data": settings.data.name,
-        "data_root": settings.data.root,
-        "limits": settings.dense.limits,
-        "scales": settings.dense.scales,
-        "flip": settings.dense.flip,
-        "dtype": trained.precision.name,
-        "device": trained.precision.device.type,
-        "processes": processes.world_size,
-        "images_per_second": round(len(val_set) / seconds, 2),
+        **settings.dense.only("limits", "scales", "flip"),
+        **common_facts(trained, len(val_set), processes, seconds),
     }
     detecting = partial(write_detection, least_score=config.score)
     write = write_segmentation if settings.task == "segmentation" else detecting
-    terminal.close()
-    text, names = write(trained, val_set, found, facts, output)
-    topics = [
-        ("weights", f"{checkpoint.path} ({trained.weights.source})"),
-        ("data", f"{facts['data']}, {facts['data_root']}"),
-    ]
-    terminal.say(table([*topics, ("model", f"{facts['model']}, {facts['parameters'] / 1e6:.2f} M parameters")]))
-    terminal.say(f"\n{text}\n")
-    terminal.say(f"in {output}: {', '.join(names)}")
+    text = write(trained, val_set, found, facts, output)
+    print_result(terminal, result_topics(facts, trained, val_set, found.unreadable), text, output)
 
 
 def write_segmentation(
-    trained: TrainedDense, val_set: EvaluationImages, found, facts: dict, output: Path
-) -> tuple[str, tuple[str, ...]]:
-    """Files of a segmentation evaluation; returns the text for the terminal and the names of the files."""
+    trained: TrainedDense, val_set: EvaluationImages, found: SegmentationEvaluation, facts: dict, output: Path
+) -> str:
+    """Write the files of a segmentation evaluation; return the text for the terminal."""
     images = val_set.images
 
     def scene(index: int):
@@ -106,7 +69,7 @@ def write_segmentation(
         return image, images.read_labels(index), np.asarray(trained.segment(image), np.uint8)
 
     write_segmentation_report(found, val_set.classes, scene, output, facts)
-    return segmentation_text(found, val_set.classes), SEGMENTATION_FILES
+    return segmentation_text(found, val_set.classes)
 
 
 def write_detection(
@@ -117,8 +80,8 @@ def write_detection(
     output: Path,
     *,
     least_score: float,
-) -> tuple[str, tuple[str, ...]]:
-    """Files of a detection evaluation; returns the text for the terminal and the names of the files.
+) -> str:
+    """Write the files of a detection evaluation; return the text for the terminal.
 
     Args:
         least_score: of the objects in detections.png.
@@ -148,7 +111,7 @@ def write_detection(
     write_grid(pictures, output / "detections.png", columns=4, titles=titles)
     numbers = {"box": found.box, "mask": found.mask, "images": found.count, "unreadable": found.unreadable}
     write_json(output / "result.json", numbers | facts)
-    return detection_text(found, val_set.classes), ("result.json", "per_class.csv", "detections.json", "detections.png")
+    return detection_text(found, val_set.classes)
 
 
 def detection_text(found: DetectionEvaluation, classes: Sequence[str]) -> str:
@@ -157,11 +120,4 @@ def detection_text(found: DetectionEvaluation, classes: Sequence[str]) -> str:
     for kind, part in found.precisions.items():
         shown = (f"{100 * value:>7.1f}" if value >= 0 else f"{'-':>7}" for value in part.numbers.values())
         lines.append(f"{kind:<6}" + "".join(shown))
-    class_ap = found.precisions["box"].class_ap
-    known = [k for k in np.argsort(class_ap, kind="stable") if not np.isnan(class_ap[k])]
-    title = "class" if len(known) <= LISTED else f"class (lowest {LISTED} of {len(known)})"
-    names = [one_line(classes[k], NAME_WIDTH) for k in known[:LISTED]]
-    width = max(len(text) for text in (title, *names))
-    lines += ["", f"{title:<{width}}   box AP"]
-    lines += [f"{name:<{width}}   {100 * class_ap[k]:>6.1f}" for name, k in zip(names, known, strict=False)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *lowest_classes(classes, 100 * found.precisions["box"].class_ap, "box AP")])

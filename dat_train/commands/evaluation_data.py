@@ -1,12 +1,15 @@
-"""Images on which the model of a checkpoint is evaluated, with the labels of its classes."""
+"""Data set on which the model of a checkpoint is evaluated, with the labels of the model."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from dat_train.commands.build_data import evaluation_transform, opened_by_all, table_columns
-from dat_train.commands.build_model import classifiers
-from dat_train.commands.build_multilabel import require_targets
+from torch.utils.data import Dataset
+
+from dat_train.choices import CLASSIFIERS
+from dat_train.commands.build_data import evaluation_transform, opened_by_all, require_targets, source_arguments
+from dat_train.commands.build_dense import validation_set
 from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.trained import classifier_size
 from dat_train.data.class_names import IMAGENET_CLASSES, imagenet_numbers
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.fake import FakeImages
@@ -15,20 +18,19 @@ from dat_train.data.splits import HoldOut
 from dat_train.errors import UserError
 from dat_train.home_folder import expand_home
 from dat_train.models.checkpoint import Checkpoint
-from dat_train.models.weights import count_classes
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings
 
 
-def evaluation_set(settings: Settings, checkpoint: Checkpoint, processes: Processes) -> ImageDataset:
-    """Open the images that `settings` name, with the classes of the checkpoint, matched by name.
+def evaluation_set(settings: Settings, checkpoint: Checkpoint, processes: Processes) -> Dataset:
+    """Open the data set of `settings`; its labels are matched by name to the classes of the checkpoint.
 
     Raises:
         UserError: no classifier in the checkpoint, data that cannot be used, or classes that the model does not have.
     """
-    number, ckpt = count_classes(checkpoint, classifiers(settings.model.timm_name)), checkpoint.path
-    if number is None:
-        raise UserError(f"{ckpt} has no classifier: it is a backbone; fine-tune it first, with init={ckpt}")
+    if settings.get("task", "classification") not in CLASSIFIERS:
+        return _dense_set(settings, checkpoint, processes)
+    number, ckpt = classifier_size(settings, checkpoint), checkpoint.path
     data, classes = settings.data, known_classes(checkpoint.classes, number)
 
     def opened() -> ImageDataset:
@@ -38,12 +40,7 @@ def evaluation_set(settings: Settings, checkpoint: Checkpoint, processes: Proces
             classes=classes,
             split=data.split,
             hold_out=training_hold_out(settings, trained_with(checkpoint)),
-            image_size=settings.img_size,
-            val_fraction=data.val_fraction,
-            split_seed=data.split_seed,
-            fake_images=data.fake_images,
-            fake_classes=data.fake_classes,
-            **table_columns(settings),
+            **source_arguments(settings),
         )
 
     images = opened_by_all(opened, processes)
@@ -55,6 +52,19 @@ def evaluation_set(settings: Settings, checkpoint: Checkpoint, processes: Proces
         )
     processes.check_same(f"{len(images):,} images, {images.fingerprint()}", "evaluation set")
     set_view(images, settings)
+    return images
+
+
+def _dense_set(settings: Settings, checkpoint: Checkpoint, processes: Processes) -> Dataset:
+    """Validation set of segmentation or detection."""
+    images = validation_set(settings, processes)
+    known, own = list(checkpoint.classes), list(images.classes)
+    published = not checkpoint.config  # classes in the order of the data, by definition; spelled as the authors do
+    if len(known) != len(own) or (known != own and not published):
+        raise UserError(
+            f"{checkpoint.path} has {len(known)} classes, data={settings.data.name} has {len(own)} or others: set "
+            "data=..."
+        )
     return images
 
 
@@ -73,7 +83,7 @@ def known_classes(names: Sequence[str], number: int) -> list[str] | None:
 
 
 def training_hold_out(settings: Settings, trained: dict[str, Any]) -> HoldOut | None:
-    """Part of the images that the training run held out, or None if `settings` name other images."""
+    """Part of the images that the training run held out; None if the data set is another one."""
     before = trained.get("data", {})
     if not before.get("root") or not settings.data.root or before.get("kind") != settings.data.kind:
         return None

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich import box
@@ -12,20 +13,16 @@ from torch import nn
 
 from dat_train.atomic import write_json
 from dat_train.choices import CLASSIFIERS
-from dat_train.commands.build_data import VIEW, evaluation_batches
+from dat_train.commands.build_data import VIEW
 from dat_train.commands.build_task import task_builders
-from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.checkpoint_settings import open_checkpoint
+from dat_train.commands.evaluating import run_evaluation
 from dat_train.commands.evaluation_data import evaluation_set
-from dat_train.commands.export_dense import export_dense
-from dat_train.commands.model_defaults import with_model_defaults
-from dat_train.commands.open_checkpoint import open_checkpoint
+from dat_train.commands.export_dense import dense_graph, require_exportable
 from dat_train.commands.output_folder import output_errors, output_folder
-from dat_train.commands.request import Request
-from dat_train.commands.trained import Trained, assemble
-from dat_train.data.dataset import ImageDataset
+from dat_train.commands.trained import Trained, TrainedModel, assemble
+from dat_train.commands.trained_dense import assemble_dense
 from dat_train.errors import UserError
-from dat_train.evaluation.classification import Evaluation, evaluate
-from dat_train.evaluation.multilabel import MultiLabelEvaluation, evaluate_multilabel
 from dat_train.export.model_card import model_card
 from dat_train.export.onnx_file import OnnxModel, require_onnx, write_int8, write_onnx
 from dat_train.export.preprocessing import Preprocessing
@@ -33,17 +30,18 @@ from dat_train.export.staging import EXPORTED, staged_folder
 from dat_train.export.timm_folder import load_timm_folder, write_timm_folder
 from dat_train.export.torch_export_file import ProgramModel, write_program
 from dat_train.models.checkpoint import Checkpoint
-from dat_train.run_report.metrics import title
+from dat_train.run_report.metrics import number_format, title, unit
 from dat_train.runtime.processes import Processes
 from dat_train.runtime.terminal import Terminal
-from dat_train.settings import Settings
+from dat_train.settings import CommandLine, Settings
 
 SINGLE = Processes(0, 1, 0, torch.device("cpu"))  # on the CPU, in one process
-METRICS = ("top1", "top5", "map", "f1", "loss")  # of accuracy.json; the first of a task is its score
+METRICS = ("miou", "pixel_accuracy", "top1", "top5", "map", "f1", "loss")  # the first of a task is its score
+TRACED_SCENE = (3, 288, 320)  # (C, H, W) of the image that is traced for segmentation and detection
 HUB_METRICS = {"top1": "accuracy", "map": "mean_average_precision"}  # names on the Hugging Face hub
 
 
-def run(config: Settings, request: Request) -> None:
+def run(config: Settings, command_line: CommandLine) -> None:
     """Export the model of config.ckpt.
 
     Raises:
@@ -54,14 +52,12 @@ def run(config: Settings, request: Request) -> None:
     if config.format == "onnx":
         require_onnx()
     measure = config.int8 if config.validate is None else config.validate
-    checkpoint = open_checkpoint(config)
-    settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), measure))
+    checkpoint, settings = open_checkpoint(config, command_line, images=measure)
     settings = settings.changed(dtype="fp32")  # half precision is a property of a device, not of the file
-    if settings.task not in CLASSIFIERS:
-        export_dense(config, settings, checkpoint, measure)
-        return
-    trained = assemble(settings, checkpoint, config.ema, "cpu")
-    steps = preprocessing(trained.settings)
+    is_classifier = settings.task in CLASSIFIERS
+    if not is_classifier:
+        require_exportable(config, settings, measure)
+    trained = (assemble if is_classifier else assemble_dense)(settings, checkpoint, config.ema, "cpu")
     # opened before the export, which takes longer
     val_set = evaluation_set(settings, checkpoint, SINGLE) if measure else None
     output = output_folder(config.output, checkpoint.path, f"export/{config.format}")
@@ -71,14 +67,17 @@ def run(config: Settings, request: Request) -> None:
         terminal.say(note)
 
     with output_errors(output), staged_folder(output, EXPORTED) as folder:
-        models = {"PyTorch": trained.model} | write(
-            config, trained, checkpoint=checkpoint, steps=steps, folder=folder, terminal=terminal
-        )
+        if config.format == "safetensors":
+            models = write_safetensors(config, trained, checkpoint, folder)
+            terminal.say("timm loads it with equal logits")
+        else:
+            models = write_graph(config, trained, folder, terminal)
         if val_set is not None:
-            found = {}
-            for name, model in models.items():
-                terminal.progress(len(found), len(models), f"evaluating {name}")
-                found[name] = accuracy(model, trained, val_set)
+            options = {"precision": trained.precision, "processes": SINGLE, "terminal": terminal}
+            found = {
+                name: run_evaluation(settings, val_set, model, **options, text=f"evaluating {name}")[0]
+                for name, model in models.items()
+            }
             terminal.close()
             report(found, folder)
         names = sorted(path.name for path in folder.iterdir())
@@ -88,37 +87,39 @@ def run(config: Settings, request: Request) -> None:
 # Files
 
 
-def write(
-    config: Settings,
-    trained: Trained,
-    checkpoint: Checkpoint,
-    steps: Preprocessing,
-    folder: Path,
-    terminal: Terminal,
-) -> dict[str, nn.Module]:
-    """Write the export; return the models loaded from the written files, by name."""
-    if config.format == "safetensors":
-        text = card(config, trained, checkpoint, steps)
-        task = trained.settings.get("task", "classification")
-        write_timm_folder(trained.model, folder, trained.classes, steps, text, task=task)
-        terminal.say("timm loads it with equal logits")
-        return {"timm": load_timm_folder(folder)}
+def write_safetensors(config: Settings, trained: Trained, checkpoint: Checkpoint, folder: Path) -> dict[str, nn.Module]:
+    """Write the folder for timm; return the model and the one that timm loads, by name."""
+    steps, task = preprocessing(trained.settings), trained.settings.get("task", "classification")
+    text = card(config, trained, checkpoint, steps)
+    write_timm_folder(trained.model, folder, trained.classes, steps, text, task=task)
+    return {"PyTorch": trained.model, "timm": load_timm_folder(folder)}
 
-    size = steps.input_size
-    text = steps.as_json(trained.classes, "sigmoid" if trained.multi_label else "softmax")
-    names = json.dumps(trained.classes, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-    notes = {"preprocessing.json": text, "classes.json": names}
-    (folder / "preprocessing.json").write_text(text + "\n", encoding="utf-8")
-    if config.format == "torch_export":
-        difference = write_program(trained.model, folder / "model.pt2", size, notes)
-        models = {"torch_export": ProgramModel(folder / "model.pt2")}
+
+def write_graph(config: Settings, trained: TrainedModel, folder: Path, terminal: Terminal) -> dict[str, nn.Module]:
+    """Write a file of ONNX or torch.export; return the model and those loaded from the written files, by name."""
+    graph, outputs, smallest, sizes = trained.model, ("logits",), None, ""
+    if isinstance(trained, Trained):
+        steps = preprocessing(trained.settings)
+        size, text = steps.input_size, steps.as_json(trained.classes, "sigmoid" if trained.multi_label else "softmax")
+        names = json.dumps(trained.classes, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+        notes = {"preprocessing.json": text, "classes.json": names}
     else:
-        difference = write_onnx(trained.model, folder / "model.onnx", size, notes)
-        models = {"onnx": OnnxModel(folder / "model.onnx")}
+        graph, text = dense_graph(trained)
+        size, notes, outputs, smallest = TRACED_SCENE, {"preprocessing.json": text}, graph.outputs, graph.smallest
+        sizes = f", for any batch, height and width from {smallest} pixels"
+    (folder / "preprocessing.json").write_text(text + "\n", encoding="utf-8")
+    models = {"PyTorch": graph}
+    if config.format == "torch_export":
+        difference = write_program(graph, folder / "model.pt2", size, notes, smallest)
+        models["torch_export"] = ProgramModel(folder / "model.pt2")
+    else:
+        path = folder / "model.onnx"
+        difference = write_onnx(graph, path, size, notes, smallest=smallest, outputs=outputs)
+        models["onnx"] = OnnxModel(path)
         if config.int8:
-            write_int8(folder / "model.onnx", folder / "model.int8.onnx")
+            write_int8(path, folder / "model.int8.onnx")
             models["onnx int8"] = OnnxModel(folder / "model.int8.onnx")
-    terminal.say(f"logits within {difference:.1e} of PyTorch's")
+    terminal.say(f"{' and '.join(outputs)} within {difference:.1e} of PyTorch's{sizes}")
     return models
 
 
@@ -168,53 +169,39 @@ def score_of(config: Settings, content: dict, name: str) -> float | None:
 # Accuracies
 
 
-def accuracy(model: nn.Module, trained: Trained, val_set: ImageDataset) -> Evaluation | MultiLabelEvaluation:
-    settings = trained.settings
-    if trained.multi_label:
-        batches = evaluation_batches(settings, val_set, SINGLE)
-        return evaluate_multilabel(model, batches, precision=trained.precision)
-    return evaluate(
-        model,
-        evaluation_batches(settings, val_set, SINGLE),
-        num_classes=len(trained.classes),
-        precision=trained.precision,
-        subset=val_set.subset,
-        valid_labels=val_set.right,
-    )
+def report(found: dict[str, Any], folder: Path) -> None:
+    """Print the accuracies, and write them to accuracy.json.
 
-
-def report(found: dict[str, Evaluation | MultiLabelEvaluation], folder: Path) -> None:
-    """Print the accuracies, and write them to accuracy.json."""
-    before = next(iter(found.values()))
-    rows = [
-        {
-            "model": name,
-            **{metric: getattr(result, metric) for metric in METRICS if hasattr(result, metric)},
-            "images": result.count,
-            # labels of all images and classes for several labels per image
-            "other_predictions": int((result.predicted != before.predicted).sum()),
-            "predictions": result.predicted.size,
-        }
-        for name, result in found.items()
-    ]
+    Args:
+        found: evaluation of each model, by name; the first is that of PyTorch.
+    """
+    first = next(iter(found.values()))
+    rows = []
+    for name, result in found.items():
+        metrics = {metric: getattr(result, metric) for metric in METRICS if hasattr(result, metric)}
+        row = {"model": name, **metrics, "images": result.count}
+        if hasattr(result, "predicted"):  # labels of all images and classes for several labels per image
+            row["other_predictions"] = int((result.predicted != first.predicted).sum())
+            row["predictions"] = result.predicted.size
+        rows.append(row)
     write_json(folder / "accuracy.json", rows)
     Console(highlight=False).print(accuracy_table(rows))
 
 
 def accuracy_table(rows: Sequence[dict]) -> Table:
-    """Score, loss, and differences to the first row."""
+    """Score, loss or pixel accuracy, and differences to the first row."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     score = next(metric for metric in METRICS if metric in rows[0])
+    second = "loss" if "loss" in rows[0] else "pixel_accuracy"
     table.add_column("model")
-    for heading in (title(score), "cost", "loss", "other predictions"):
+    changed = ["other predictions"] if "predictions" in rows[0] else []
+    for heading in (title(score), "cost", title(second), *changed):
         table.add_column(heading, justify="right")
     for row in rows:
-        cost = rows[0][score] - row[score]
-        table.add_row(
-            row["model"],
-            f"{row[score]:.2f} %",
-            f"{cost:+.2f}" if row is not rows[0] else "",
-            f"{row['loss']:.4f}",
-            f"{row['other_predictions']:,} of {row['predictions']:,}" if row is not rows[0] else "",
-        )
+        values = [f"{row[name]:{number_format(name)}}{unit(name)}" for name in (score, second)]
+        others = [f"{row['other_predictions']:,} of {row['predictions']:,}"] if changed else []
+        if row is rows[0]:
+            table.add_row(row["model"], values[0], "", values[1])
+        else:
+            table.add_row(row["model"], values[0], f"{rows[0][score] - row[score]:+.2f}", values[1], *others)
     return table

@@ -1,5 +1,6 @@
 """Prediction and deformable attention of a segmentation model or a detector for one image."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,19 +11,13 @@ from torchvision.ops import box_iou
 
 from dat_train.commands.predict_dense import areas_text, objects_text, sorted_areas
 from dat_train.commands.trained_dense import TrainedDense
-from dat_train.evaluation.scenes_picture import (
-    BACKGROUND,
-    NAME_WIDTH,
-    draw_detections,
-    named_overlay,
-    palette,
-)
+from dat_train.data.batch import denormalize
+from dat_train.evaluation.scenes_picture import connected_areas, draw_detections, named_overlay, palette
 from dat_train.models.detection.boxes import Detections
 from dat_train.models.detection.masks import paste_masks
 from dat_train.models.recording import record_attention
-from dat_train.runtime.display_text import one_line
+from dat_train.runtime.display_text import NAME_WIDTH, one_line
 from dat_train.viewer.attention import Inspection, recorded_layers
-from dat_train.viewer.normalized_images import to_rgb
 from dat_train.viewer.scene_pictures import Region
 
 MAX_REGIONS = 9  # objects or areas with traced points
@@ -47,7 +42,7 @@ class Prediction(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """One image, seen by a model.
+    """Model input, attention and prediction of one image.
 
     Attributes:
         inspection: input of the model without padding, and its layers.
@@ -76,28 +71,27 @@ def inspect_scene(trained: TrainedDense, image: Image, least_score: float) -> Sc
         else:
             prediction = predicted_objects(trained, image, trained.detect(image), least_score)
     layers = recorded_layers(trained.model, attended)
-    inspection = Inspection(to_rgb(view, data.mean, data.std).permute(1, 2, 0).numpy(), np.zeros(0), layers)
+    inspection = Inspection(denormalize(view, data.mean, data.std), np.zeros(0), layers)
     regions = [scaled_region(region, scale, inspection.image.shape[:2]) for region in prediction.regions]
     return Scene(inspection, prediction._replace(regions=regions), scale)
 
 
 def predicted_objects(trained: TrainedDense, image: Image, found: Detections, least_score: float) -> Prediction:
     """Prediction of a detector. Of objects with nearly the same box, the one with the best score is a region."""
-    kept = (found.scores >= least_score).nonzero()[:, 0]
-    boxes, labels = found.boxes[kept].float().cpu(), found.labels[kept].tolist()
-    masks = [None] * len(kept)
-    if found.mask_logits is not None:
-        logits = [part[kept].float().cpu() for part in found.mask_logits]
-        masks = [mask.numpy() for mask in paste_masks(logits, boxes, (image.height, image.width))]
+    found = found.selected((found.scores >= least_score).nonzero()[:, 0])
+    boxes, labels = found.boxes, found.labels.tolist()
+    masks: Sequence = [None] * len(labels)
+    if found.mask_logits:
+        masks = paste_masks(found.mask_logits, boxes, (image.height, image.width)).numpy()
     colors = palette(len(trained.classes)) / 255
-    names, scores = [trained.classes[label] for label in labels], found.scores[kept].tolist()
+    names, scores = [trained.classes[label] for label in labels], found.scores.tolist()
     shares = list(zip(names, scores, strict=True))
     overlaps = box_iou(boxes, boxes).triu(1)
     regions = [
         Region(
             f"{one_line(names[i], NAME_WIDTH)} {scores[i]:.2f}", boxes[i].numpy(), masks[i], tuple(colors[labels[i]])
         )
-        for i in range(len(kept))
+        for i in range(len(labels))
         if not (overlaps[:, i] > SAME_OBJECT).any()
     ]
     picture = draw_detections(image, found, trained.classes, least_score)
@@ -107,23 +101,13 @@ def predicted_objects(trained: TrainedDense, image: Image, found: Detections, le
 
 def predicted_areas(trained: TrainedDense, image: Image, labels: Tensor) -> Prediction:
     """Prediction of a segmentation model, a label map (H, W). Regions are the largest connected areas of a class."""
-    from scipy.ndimage import find_objects, label
-
     classes, labels = trained.classes, labels.numpy()
-    colors = palette(len(classes)) / 255
-    found = []  # pixels, class, box, mask
-    for number in np.unique(labels):
-        if classes[number] == BACKGROUND:
-            continue
-        parts, _ = label(labels == number)
-        for k, (rows, columns) in enumerate(find_objects(parts), start=1):
-            box = np.array([columns.start, rows.start, columns.stop, rows.stop], float)
-            found.append((int((parts[rows, columns] == k).sum()), int(number), box, parts == k))
-    largest = sorted(found, key=lambda part: -part[0])[:MAX_REGIONS]
-    regions = [
-        Region(one_line(classes[number], NAME_WIDTH), box, mask, tuple(colors[number]))
-        for _, number, box, mask in largest
-    ]
+    colors, regions = palette(len(classes)) / 255, []
+    for area in sorted(connected_areas(labels, classes), key=lambda area: -area.pixels)[:MAX_REGIONS]:
+        box = np.array([area.columns.start, area.rows.start, area.columns.stop, area.rows.stop], float)
+        mask = np.zeros(labels.shape, bool)
+        mask[area.rows, area.columns] = area.mask
+        regions.append(Region(one_line(classes[area.label], NAME_WIDTH), box, mask, tuple(colors[area.label])))
     shares = [(classes[k], pixels / labels.size) for k, pixels in sorted_areas(labels, len(classes))]
     return Prediction(named_overlay(image, labels, classes), regions, shares[:LISTED], areas_text(classes, labels))
 

@@ -22,7 +22,7 @@ def output_errors(output: str | Path, kind: str = "FOLDER") -> Iterator[None]:
 
     Args:
         output: file or folder that the block writes.
-        kind: FOLDER or another word for what the setting `output` takes.
+        kind: value of the setting `output` in the message.
 
     Raises:
         UserError: `output` is not writable.
@@ -34,7 +34,7 @@ def output_errors(output: str | Path, kind: str = "FOLDER") -> Iterator[None]:
 
 
 def folder_names(paths: Sequence[str]) -> list[str]:
-    """A name for the results of each image: the image's without its extension; equal names are numbered."""
+    """Folder name for the results of each image: its file name without extension; equal names are numbered."""
     names: dict[str, None] = {}
     for path in paths:
         name, number = Path(path).stem, 1

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,13 +14,10 @@ from torch import Tensor
 
 from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import workers
-from dat_train.commands.checkpoint_settings import trained_with
-from dat_train.commands.model_defaults import with_model_defaults
-from dat_train.commands.open_checkpoint import open_checkpoint
+from dat_train.commands.checkpoint_settings import open_checkpoint
 from dat_train.commands.output_folder import output_folder
-from dat_train.commands.predict_dense import predict_dense
-from dat_train.commands.prediction_writers import Guess, Prediction, writer_for
-from dat_train.commands.request import Request
+from dat_train.commands.predict_dense import predict_dense, print_warning
+from dat_train.commands.prediction_writers import Guess, writer_for
 from dat_train.commands.trained import Trained, assemble
 from dat_train.commands.trained_dense import assemble_dense
 from dat_train.data.batch import prepare_images
@@ -31,14 +29,14 @@ from dat_train.errors import UserError
 from dat_train.models.kernels import accelerate
 from dat_train.runtime.batch_feed import feed_once
 from dat_train.runtime.processes import Processes
-from dat_train.settings import Settings
+from dat_train.settings import CommandLine, Settings
 
 SOME_UNREADABLE = 1  # the exit code
 Choice = Callable[[Tensor], list[list[tuple[int, float]]]]
 
 
-def run(config: Settings, request: Request) -> None:
-    """Predict and write the rows; exit with SOME_UNREADABLE if an image could not be read.
+def run(config: Settings, command_line: CommandLine) -> None:
+    """Predict and write the results; exit with SOME_UNREADABLE if an image could not be read.
 
     Raises:
         UserError: other errors the user can fix.
@@ -46,92 +44,79 @@ def run(config: Settings, request: Request) -> None:
     paths = list_images(config.images, lambda: sys.stdin.buffer.read(), lambda text: print(text, file=sys.stderr))
     if not paths:
         raise UserError("the list on standard input names no image")
-    checkpoint = open_checkpoint(config)
-    settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), False))
-    if settings.task not in CLASSIFIERS:
+    checkpoint, settings = open_checkpoint(config, command_line, images=False)
+    if settings.task in CLASSIFIERS:
+        unreadable = predict_classes(config, assemble(settings, checkpoint, config.ema, config.device), paths)
+    else:
         trained = assemble_dense(settings, checkpoint, config.ema, config.device)
-        predict_dense(trained, paths, output_folder(config.output, checkpoint.path, "predictions"), config.score)
-        return
-    trained = assemble(settings, checkpoint, config.ema, config.device)
-    if not config.ckpt:
-        print(trained.weights, file=sys.stderr)
-    accelerate(trained.model, trained.precision.device, config.kernels)
-    multi_label = trained.multi_label
-    choose = AboveThreshold(config.threshold) if multi_label else Top(config.top)
-    writer = writer_for(config.format, paths, trained.classes, config.top, multi_label)
-    alone = Processes(0, 1, 0, trained.precision.device)
-    readers = workers(trained.settings, alone) if len(paths) > config.batch_size else 0
-    unreadable = 0
-    with _bar(config.output) as bar, _output(config.output) as write:
-        task = bar.add_task("predicting", total=len(paths))
-        write(writer.header())
-        for prediction in predictions(trained, paths, choose, config.batch_size, readers):
-            if prediction.guesses is not None:
-                write(writer.row(prediction))
-            else:
-                unreadable += 1
-                bar.console.print(f"warning: {prediction.why}", soft_wrap=True, markup=False, highlight=False)
-            bar.advance(task)
+        folder = output_folder(config.output, checkpoint.path, "predictions")
+        unreadable = predict_dense(trained, paths, folder, config.score)
     if unreadable:
         print(f"{unreadable:,} of {len(paths):,} images could not be read", file=sys.stderr)
         sys.exit(SOME_UNREADABLE)
 
 
+def predict_classes(config: Settings, trained: Trained, paths: Sequence[str]) -> int:
+    """Write a row for each readable image; return the number of the others."""
+    if not config.ckpt:
+        print(trained.weights, file=sys.stderr)
+    accelerate(trained.model, trained.precision.device, config.kernels)
+    multi_label, number = trained.multi_label, min(config.top, len(trained.classes))
+    choose = partial(above, threshold=config.threshold) if multi_label else partial(best, number=number)
+    writer = writer_for(config.format, paths, number, multi_label=multi_label)
+    alone = Processes(0, 1, 0, trained.precision.device)
+    readers = workers(trained.settings, alone) if len(paths) > config.batch_size else 0
+    unreadable = 0
+    with _bar(config.output) as bar, _output(config.output) as write:
+        task = bar.add_task("predicting", total=len(paths))
+        write(writer.header)
+        for path, guesses in predictions(trained, paths, choose, config.batch_size, readers):
+            if guesses is not None:
+                write(writer.row(path, guesses))
+            else:
+                unreadable += 1
+                reason = _reason(trained, path)
+                bar.console.print(f"warning: {reason}", soft_wrap=True, markup=False, highlight=False)
+            bar.advance(task)
+    return unreadable
+
+
 def predictions(
-    trained: Trained, paths: Sequence[str], choose: Choice, batch_size: int, readers: int = 0
-) -> Iterator[Prediction]:
-    """Yield the predictions for images in the order of `paths`.
+    trained: Trained, paths: Sequence[str], choose: Choice, batch_size: int, readers: int
+) -> Iterator[tuple[str, list[Guess] | None]]:
+    """Yield path and guesses of each image, in the order of `paths`; None if the image cannot be read.
 
     Args:
         choose: logits of a batch -> (class number, probability) pairs of each image.
         readers: number of processes that read images.
     """
-    images = ImageDataset([(path, 0) for path in paths], trained.classes, trained.transform, stand_in=False)
+    images = ImageDataset([(path, 0) for path in paths], trained.classes, trained.transform, training=False)
     device = trained.precision.device
     loader = evaluation_loader(images, batch_size=batch_size, workers=readers, pin_memory=device.type == "cuda")
-    batches = feed_once(
-        loader,
-        lambda text: print(f"warning: {text}", file=sys.stderr),
-        timeout_minutes=trained.settings.timeout_minutes,
-    )
-    for batch in batches:
+    for batch in feed_once(loader, print_warning, timeout_minutes=trained.settings.timeout_minutes):
         with torch.inference_mode(), trained.precision.context():
             logits = trained.model(prepare_images(batch, device, trained.precision.weights))
         rows = zip(batch.indices.tolist(), batch.labels.tolist(), choose(logits.float()), strict=True)
         for index, label, chosen in rows:
-            if label == UNREADABLE:
-                yield Prediction(paths[index], None, _reason(trained, paths[index]))
-            else:
-                yield Prediction(paths[index], [Guess(trained.classes[number], number, p) for number, p in chosen])
+            guesses = [Guess(trained.classes[number], number, p) for number, p in chosen]
+            yield paths[index], None if label == UNREADABLE else guesses
 
 
-class Top:
-    """The most probable classes of softmax.
-
-    Args:
-        number: of classes for each image, at most all.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __call__(self, logits: Tensor) -> list[list[tuple[int, float]]]:
-        best = logits.softmax(-1).topk(min(self.number, logits.shape[1]))
-        numbers, probabilities = best.indices.tolist(), best.values.tolist()
-        return [list(zip(*row, strict=True)) for row in zip(numbers, probabilities, strict=True)]
+def best(logits: Tensor, *, number: int) -> list[list[tuple[int, float]]]:
+    """The `number` most probable classes of softmax."""
+    found = logits.softmax(-1).topk(number)
+    return _pairs(found.indices, found.values)
 
 
-class AboveThreshold:
+def above(logits: Tensor, *, threshold: float) -> list[list[tuple[int, float]]]:
     """All classes whose probability, a sigmoid of each logit, reaches a threshold; most probable first."""
+    probabilities, numbers = logits.sigmoid().sort(descending=True, stable=True)
+    return [[pair for pair in row if pair[1] >= threshold] for row in _pairs(numbers, probabilities)]
 
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
 
-    def __call__(self, logits: Tensor) -> list[list[tuple[int, float]]]:
-        ranked = logits.sigmoid().sort(descending=True, stable=True)
-        numbers, probabilities = ranked.indices.tolist(), ranked.values.tolist()
-        rows = zip(numbers, probabilities, strict=True)
-        return [[pair for pair in zip(*row, strict=True) if pair[1] >= self.threshold] for row in rows]
+def _pairs(numbers: Tensor, probabilities: Tensor) -> list[list[tuple[int, float]]]:
+    rows = zip(numbers.tolist(), probabilities.tolist(), strict=True)
+    return [list(zip(*row, strict=True)) for row in rows]
 
 
 def _reason(trained: Trained, path: str) -> str:

@@ -14,20 +14,14 @@ from dat_train.commands.output_folder import folder_names, output_errors
 from dat_train.commands.trained_dense import TrainedDense
 from dat_train.data.images import UnreadableImage, printable, read_rgb
 from dat_train.evaluation.detection import coco_results
-from dat_train.evaluation.scenes_picture import (
-    draw_detections,
-    label_picture,
-    named_overlay,
-)
+from dat_train.evaluation.scenes_picture import draw_detections, label_picture, named_overlay
 from dat_train.models.detection.boxes import Detections
 from dat_train.runtime.batch_feed import feed_once
 from dat_train.runtime.display_text import one_line
 
-SOME_UNREADABLE = 1  # exit code
 
-
-def predict_dense(trained: TrainedDense, paths: Sequence[str], output: Path, least_score: float) -> None:
-    """Write the predictions for images into the folder `output`; exits with SOME_UNREADABLE if one cannot be read.
+def predict_dense(trained: TrainedDense, paths: Sequence[str], output: Path, least_score: float) -> int:
+    """Write the predictions for images into the folder `output`; return the number of unreadable images.
 
     Segmentation: NAME.mask.png (pixel values are class numbers, with a palette), NAME.overlay.png, and areas.json with
     pixels and share of each class in each image. Detection: NAME.boxes.png and detections.json in the COCO format.
@@ -43,11 +37,12 @@ def predict_dense(trained: TrainedDense, paths: Sequence[str], output: Path, lea
     records, unreadable = [], 0
     with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-        images = feed_once(_Images(paths), _warn, unit="image", timeout_minutes=trained.settings.timeout_minutes)
+        timeout = trained.settings.timeout_minutes
+        images = feed_once(_Images(paths), print_warning, unit="image", timeout_minutes=timeout)
         for path, name, image in zip(paths, folder_names(paths), images, strict=True):
             if isinstance(image, UnreadableImage):
                 unreadable += 1
-                _warn(" ".join(str(image).split()))
+                print_warning(" ".join(str(image).split()))
                 continue
             record, text = predict(trained, image, output / name)
             records.append({"path": printable(path)} | record)
@@ -55,13 +50,11 @@ def predict_dense(trained: TrainedDense, paths: Sequence[str], output: Path, lea
         file = output / ("areas.json" if segmenting else "detections.json")
         write_json(file, records if segmenting else _coco(records, trained.classes))
     print(f"in {output}: {file.name} and pictures")
-    if unreadable:
-        print(f"{unreadable:,} of {len(paths):,} images could not be read", file=sys.stderr)
-        sys.exit(SOME_UNREADABLE)
+    return unreadable
 
 
 class _Images:
-    """Images of files, in order; an unreadable one is its error."""
+    """Images of files, in order; the error in place of an unreadable image."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = paths
@@ -77,7 +70,7 @@ class _Images:
                 yield error
 
 
-def _warn(text: str) -> None:
+def print_warning(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 

@@ -1,11 +1,11 @@
 """Predictions as text: a table, CSV or JSON lines."""
 
-import csv
-import io
 import json
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
+from dat_train.atomic import csv_text
 from dat_train.data.images import printable
 
 WIDEST = 60  # characters of the column of paths
@@ -19,118 +19,59 @@ class Guess(NamedTuple):
     probability: float
 
 
-class Prediction(NamedTuple):
-    """Classes of an image, most probable first. None if the image could not be read; `why` is the reason."""
+class Writer(NamedTuple):
+    """Text of an output format: the header, and a function from path and guesses, best first, to lines."""
 
-    path: str
-    guesses: list[Guess] | None
-    why: str = ""
-
-
-class Writer(Protocol):
-    """Text of the output, part by part; each part ends with a newline."""
-
-    def header(self) -> str: ...
-    def row(self, prediction: Prediction) -> str: ...
+    header: str
+    row: Callable[[str, Sequence[Guess]], str]
 
 
-class TableWriter:
-    """Aligned columns: path, probability, class; a line for each guess, with the path on the first."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.path_width = _width(map(printable, paths))
-
-    def header(self) -> str:
-        return ""
-
-    def row(self, prediction: Prediction) -> str:
-        if not prediction.guesses:
-            return f"{printable(prediction.path):<{self.path_width}}  (no label)\n"
-        first = [printable(prediction.path), *[""] * (len(prediction.guesses) - 1)]
-        return "".join(
-            f"{path:<{self.path_width}}  {100 * guess.probability:6.2f} %  {guess.name}\n"
-            for path, guess in zip(first, prediction.guesses, strict=True)
-        )
-
-
-class CsvWriter:
-    """A row for each image: path, class and probability of the first guess, of the second, ..."""
-
-    def __init__(self, top: int) -> None:
-        self.top = top
-
-    def header(self) -> str:
-        numbers = range(1, self.top + 1)
-        return _csv_line(["path", *(f"{name}_{number}" for number in numbers for name in ("class", "probability"))])
-
-    def row(self, prediction: Prediction) -> str:
-        cells = (cell for guess in prediction.guesses for cell in (guess.name, f"{guess.probability:.6f}"))
-        return _csv_line([printable(prediction.path), *cells])
-
-
-class JsonLinesWriter:
-    """An object for each image: {"path", "top": [{"class", "index", "probability"}, ...]}."""
-
-    def header(self) -> str:
-        return ""
-
-    def row(self, prediction: Prediction) -> str:
-        return _json_line(prediction, "top")
-
-
-class LabelsCsvWriter:
-    """A row for each image: path, labels separated by ";", and their probabilities.
-
-    `data=csv` of a multi-label task reads such a file.
-    """
-
-    def header(self) -> str:
-        return _csv_line(["path", "labels", "probabilities"])
-
-    def row(self, prediction: Prediction) -> str:
-        labels = ";".join(guess.name for guess in prediction.guesses)
-        probabilities = ";".join(f"{guess.probability:.6f}" for guess in prediction.guesses)
-        return _csv_line([printable(prediction.path), labels, probabilities])
-
-
-class LabelsJsonWriter:
-    """An object for each image: {"path", "labels": [{"class", "index", "probability"}, ...]}."""
-
-    def header(self) -> str:
-        return ""
-
-    def row(self, prediction: Prediction) -> str:
-        return _json_line(prediction, "labels")
-
-
-def writer_for(
-    format: str, paths: Sequence[str], classes: Sequence[str], top: int, multi_label: bool = False
-) -> Writer:
+def writer_for(format: str, paths: Sequence[str], number: int, *, multi_label: bool) -> Writer:
     """Return the writer of `format`: table, csv or jsonl.
 
     Args:
-        multi_label: any number of classes for each image, instead of `top`.
+        number: guesses for each image.
+        multi_label: any number of guesses instead.
     """
-    if format == "csv":
-        return LabelsCsvWriter() if multi_label else CsvWriter(min(top, len(classes)))
+    if format == "table":
+        width = min(WIDEST, max(len(printable(path)) for path in paths))
+        return Writer("", partial(_table_row, width=width))
     if format == "jsonl":
-        return LabelsJsonWriter() if multi_label else JsonLinesWriter()
-    return TableWriter(paths)
+        return Writer("", partial(_json_row, key="labels" if multi_label else "top"))
+    if multi_label:
+        return Writer(csv_text([("path", "labels", "probabilities")]), _labels_row)
+    names = (f"{name}_{place}" for place in range(1, number + 1) for name in ("class", "probability"))
+    return Writer(csv_text([("path", *names)]), _csv_row)
 
 
-def _json_line(prediction: Prediction, key: str) -> str:
+def _table_row(path: str, guesses: Sequence[Guess], *, width: int) -> str:
+    """Aligned columns: path, probability, class; a line for each guess, with the path on the first."""
+    if not guesses:
+        return f"{printable(path):<{width}}  (no label)\n"
+    first = [printable(path), *[""] * (len(guesses) - 1)]
+    return "".join(
+        f"{start:<{width}}  {100 * guess.probability:6.2f} %  {guess.name}\n"
+        for start, guess in zip(first, guesses, strict=True)
+    )
+
+
+def _csv_row(path: str, guesses: Sequence[Guess]) -> str:
+    """Path, class and probability of the first guess, of the second, ..."""
+    return csv_text([[printable(path), *(cell for guess in guesses for cell in (guess.name, _number(guess)))]])
+
+
+def _labels_row(path: str, guesses: Sequence[Guess]) -> str:
+    """Path, labels separated by ";", and their probabilities. `data=csv` of a multi-label task reads such a file."""
+    return csv_text([(printable(path), ";".join(guess.name for guess in guesses), ";".join(map(_number, guesses)))])
+
+
+def _json_row(path: str, guesses: Sequence[Guess], *, key: str) -> str:
+    """{"path", KEY: [{"class", "index", "probability"}, ...]}."""
     classes = [
-        {"class": guess.name, "index": guess.index, "probability": round(guess.probability, 6)}
-        for guess in prediction.guesses
+        {"class": guess.name, "index": guess.index, "probability": round(guess.probability, 6)} for guess in guesses
     ]
-    return json.dumps({"path": printable(prediction.path), key: classes}, ensure_ascii=False) + "\n"
+    return json.dumps({"path": printable(path), key: classes}, ensure_ascii=False) + "\n"
 
 
-def _width(texts) -> int:
-    return min(WIDEST, max(map(len, texts)))
-
-
-def _csv_line(cells: Sequence[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
+def _number(guess: Guess) -> str:
+    return f"{guess.probability:.6f}"

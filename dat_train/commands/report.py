@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from dat_train.commands.output_folder import output_errors
-from dat_train.commands.request import Request
 from dat_train.run_report.run_page import write_run_page
 from dat_train.run_report.run_record import open_runs
-from dat_train.settings import Settings
+from dat_train.settings import CommandLine, Settings
 
 
-def run(config: Settings, request: Request) -> None:
+def run(config: Settings, command_line: CommandLine) -> None:
     """Write the page.
 
     Raises:

@@ -12,11 +12,10 @@ from dat_train.atomic import read_json, write_text
 from dat_train.choices import TEST_SETS
 from dat_train.commands.build_data import micro_batches
 from dat_train.commands.build_task import task_builders
-from dat_train.commands.build_training import new_state, new_training, run_plan
+from dat_train.commands.build_training import build_state, build_training, run_plan
 from dat_train.commands.checkpoint_settings import continue_with
 from dat_train.commands.model_defaults import with_model_defaults
 from dat_train.commands.recipe_topics import recipe_topics
-from dat_train.commands.request import Request
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.fingerprint import class_difference, data_difference, data_fingerprint, describe_data
 from dat_train.errors import UserError
@@ -26,15 +25,14 @@ from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import start_processes, stop_processes
 from dat_train.runtime.stop_request import PREEMPTED, StopRequest
 from dat_train.runtime.terminal import Terminal
-from dat_train.settings import Settings
+from dat_train.settings import CommandLine, Settings
 from dat_train.tasks.distillation import Distillation
-from dat_train.training.changed_settings import differences
 from dat_train.training.failure_report import report_failure
 from dat_train.training.freezing import freeze
 from dat_train.training.memory_estimate import estimate_memory
 from dat_train.training.optimizer import check_name, state_size
 from dat_train.training.plan import RunPlan
-from dat_train.training.resume import make_start_the_last, open_run, restore
+from dat_train.training.resume import differences, make_start_the_last, open_run, restore
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.summary import memory_text, result_text, summarize, table
@@ -45,12 +43,8 @@ Sets = tuple[ImageDataset, ImageDataset]
 WEIGHT_SOURCES = ("published", "timm")  # values of `init`: weights of the model by its authors, or in timm
 
 
-def run(config: Settings, request: Request) -> None:
-    """Train with the settings `config`. Exits with PREEMPTED if the run was asked to stop before its end.
-
-    Raises:
-        UserError: errors the user can fix.
-    """
+def run(config: Settings, command_line: CommandLine) -> None:
+    """Train with the settings `config`. Exits with PREEMPTED if the run was asked to stop before its end."""
     if config.data.kind in TEST_SETS:
         raise UserError(f"data={config.data.name} is a test set, for dat-eval; it has no training images")
     check_name(config.optim.name)  # before the data is read
@@ -64,7 +58,7 @@ def run(config: Settings, request: Request) -> None:
             with report_failure(processes, terminal, context.folder.path):
                 processes.check_same(config.as_yaml(), "configuration")
                 processes.check_same(f"dat-train {__version__}\ntorch {torch.__version__}", "software")
-                finished = show_batch(config, context) if config.show_batch else train(config, request, context)
+                finished = show_batch(config, context) if config.show_batch else train(config, command_line, context)
         finally:
             terminal.close()
             context.folder.unlock()
@@ -73,11 +67,11 @@ def run(config: Settings, request: Request) -> None:
         sys.exit(PREEMPTED)
 
 
-def train(config: Settings, request: Request, context: RunContext) -> bool:
+def train(config: Settings, command_line: CommandLine, context: RunContext) -> bool:
     """Start or continue the run. Returns False if it was asked to stop before its end."""
     folder, processes, terminal = context.folder, context.processes, context.terminal
     builders = task_builders(config)
-    saved = take_folder(config, request, context)
+    saved = take_folder(config, command_line, context)
     if saved and (summary := summary_of_finished(config, folder, saved)):
         terminal.say(f"{folder.path} is finished; a larger epochs=... would continue it")
         terminal.say(result_text(summary, builders.score, folder))
@@ -105,7 +99,7 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
     if config.init and not saved:
         source = f"{config.init}:{config.model.timm_name}" if config.init in WEIGHT_SOURCES else config.init
         terminal.say(str(load_weights(model, source, classes=train_set.classes)))
-    state = new_state(config, model.to(processes.device, precision.weights), precision, train_set.classes)
+    state = build_state(config, model.to(processes.device, precision.weights), precision, train_set.classes)
     state.data = data
     make_start_the_last(context, config.resume)
     restore(state, saved, folder, processes)
@@ -114,7 +108,7 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
         done = f"already at step {state.step:,}; {plan.steps:,} were requested"
         terminal.say(continued if state.step < plan.steps else done)
 
-    training = new_training(config, context, state=state, task=task, plan=plan, precision=precision, sets=sets)
+    training = build_training(config, context, state=state, task=task, plan=plan, precision=precision, sets=sets)
     finished = training.run()
     if training.pictures:
         training.pictures.curves(state.step)
@@ -133,13 +127,13 @@ def train(config: Settings, request: Request, context: RunContext) -> bool:
 # Folder of the run
 
 
-def take_folder(config: Settings, request: Request, context: RunContext) -> dict | None:
+def take_folder(config: Settings, command_line: CommandLine, context: RunContext) -> dict | None:
     """Lock the folder, write the configuration into it, and return the checkpoint to continue from."""
     folder, processes = context.folder, context.processes
     saved = open_run(context, config.resume)
     changed = []
     if saved:
-        changed = differences(continue_with(config, saved["config"]), config.plain(), request.may_change)
+        changed = differences(continue_with(config, saved["config"]), config.plain(), command_line.may_change)
     text = ", ".join(f"{key}={was} is {now} now" for key, was, now in changed)
     if changed and not config.resume_changed:
         raise UserError(
@@ -244,7 +238,7 @@ def device_topics(
 
 
 def countable(model: nn.Module) -> nn.Module:
-    """The part of a model that maps images alone to outputs: of a detector, backbone and pyramid."""
+    """Part of a model whose only input is images; for a detector, backbone and pyramid."""
     return (
         nn.Sequential(model.backbone, model.neck)
         if hasattr(model, "rpn_head") or hasattr(model, "bbox_head")
@@ -255,7 +249,7 @@ def countable(model: nn.Module) -> nn.Module:
 def show_batch(config: Settings, context: RunContext) -> bool:
     """Draw the run's first micro-batch as the model would see it, and return True."""
     builders, processes = task_builders(config), context.processes
-    train_set, _ = builders.datasets(config, processes)  # in all processes, because they wait for the main one in it
+    train_set, _ = builders.datasets(config, processes)  # in all processes: opening is a collective operation
     if not processes.is_main:
         return True
     plan = run_plan(config, len(train_set), processes.world_size)

@@ -3,17 +3,18 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from PIL.Image import Image
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from dat_train.choices import CLASSIFIERS
-from dat_train.commands.build_data import VIEW
-from dat_train.commands.build_model import classifiers, new_model
+from dat_train.commands.build_data import evaluation_transform
+from dat_train.commands.build_model import build_model, classifiers
 from dat_train.commands.checkpoint_settings import trained_with
-from dat_train.data.augment import eval_transform
 from dat_train.data.class_names import IMAGENET_CLASSES
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
@@ -24,25 +25,51 @@ from dat_train.settings import Settings
 
 
 @dataclass(frozen=True)
-class Trained:
-    """Trained model with its class names and transform.
+class TrainedModel:
+    """Trained model of any task.
 
     Attributes:
         model: in evaluation mode, on `precision.device`, in `precision.weights`.
         classes: names by class number.
-        transform: PIL image, RGB -> tensor (3, img_size, img_size), normalised.
-        settings: settings of a training run. The model and the transform depend on model, img_size, eval, data.mean and
-            data.std.
+        settings: settings of a training run.
         precision: number formats; provides the autocast context of the model.
         weights: source of the weights, and changes made to fit them to the model.
     """
 
     model: nn.Module
     classes: list[str]
-    transform: Callable[[Image], Tensor]
     settings: Settings
     precision: Precision
     weights: LoadReport
+
+    @classmethod
+    def load(
+        cls,
+        model: nn.Module,
+        classes: list[str],
+        settings: Settings,
+        *,
+        checkpoint: Checkpoint,
+        ema: bool | None,
+        device: str,
+    ) -> Self:
+        """Load the weights of a checkpoint into a new model; ema and device as in `assemble`.
+
+        Raises:
+            UserError: weights of another architecture.
+        """
+        precision = resolve_precision(settings.dtype, resolve_device(device))
+        weights = load_weights(model, checkpoint, ema=ema)
+        return cls(model.to(precision.device, precision.weights).eval(), classes, settings, precision, weights)
+
+
+class Trained(TrainedModel):
+    """Trained classifier. Model and transform depend on the settings model, img_size, eval, data.mean and data.std."""
+
+    @cached_property
+    def transform(self) -> Callable[[Image], Tensor]:
+        """PIL image, RGB -> tensor (3, img_size, img_size), normalized."""
+        return evaluation_transform(self.settings)
 
     @property
     def multi_label(self) -> bool:
@@ -64,10 +91,12 @@ def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "au
 
 
 def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, device: str) -> Trained:
-    """Build the model of `settings` with the weights in the checkpoint.
+    """Build the classifier of `settings` with the weights in the checkpoint.
 
     Args:
-        settings: as of a training run, for example from `Request.settings_for`.
+        settings: as of a training run, for example from `CommandLine.settings_for`.
+        ema: as in `load_weights`.
+        device: name of the device, or auto.
 
     Raises:
         UserError: weights of another architecture, or without a classifier.
@@ -77,24 +106,21 @@ def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, devic
             f"{checkpoint.path} was trained with task={settings.task}: dat-eval, dat-predict and dat-visualize take "
             "it, and in Python dat_train.commands.trained_dense; this command takes classifiers"
         )
-    number = count_classes(checkpoint, classifiers(settings.model.timm_name))
+    number = classifier_size(settings, checkpoint)
+    names = class_names(checkpoint.classes, number)
+    return Trained.load(build_model(settings, number), names, settings, checkpoint=checkpoint, ema=ema, device=device)
+
+
+def classifier_size(settings: Settings, checkpoint: Checkpoint) -> int:
+    """Number of classes of the checkpoint's classifier.
+
+    Raises:
+        UserError: the checkpoint has no classifier.
+    """
+    number, path = count_classes(checkpoint, classifiers(settings.model.timm_name)), checkpoint.path
     if number is None:
-        path = checkpoint.path
         raise UserError(f"{path} has no classifier: it is a backbone; fine-tune it first, with init={path}")
-    precision = resolve_precision(settings.dtype, resolve_device(device))
-    model = new_model(settings, number)
-    weights = load_weights(model, checkpoint, ema=ema)
-    transform = eval_transform(
-        settings.img_size, **settings.eval.only(*VIEW), **settings.data.only("mean", "std", "background")
-    )
-    return Trained(
-        model.to(precision.device, precision.weights).eval(),
-        class_names(checkpoint.classes, number),
-        transform=transform,
-        settings=settings,
-        precision=precision,
-        weights=weights,
-    )
+    return number
 
 
 def class_names(known: Sequence[str], number: int) -> list[str]:

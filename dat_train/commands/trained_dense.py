@@ -1,41 +1,24 @@
-"""A trained segmentation model or detector without its data, for other images."""
+"""Trained segmentation model or detector without its data set, for other images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from PIL.Image import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from dat_train.commands.build_task import task_builders
+from dat_train.commands.trained import TrainedModel
 from dat_train.data.dense_transforms import Normalized, scaled_views
 from dat_train.errors import UserError
 from dat_train.evaluation.detection import detect
 from dat_train.evaluation.segmentation import predict_scene
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.detection.boxes import Detections
-from dat_train.models.weights import LoadReport, load_weights
-from dat_train.runtime.precision import Precision, resolve_precision
-from dat_train.runtime.processes import resolve_device
 from dat_train.settings import Settings
 
 
-@dataclass(frozen=True)
-class TrainedDense:
-    """A model of segmentation or detection, and the preparation of its images.
-
-    Args:
-        model: in evaluation mode, on `precision.device`.
-        classes: names by class number.
-        settings: of the training run.
-        weights: report of the weights.
-    """
-
-    model: nn.Module
-    classes: list[str]
-    settings: Settings
-    precision: Precision
-    weights: LoadReport
+class TrainedDense(TrainedModel):
+    """Trained segmentation model or detector, and the preparation of its images."""
 
     def views(self, image: Image, scales: Sequence[float] = (1.0,)) -> list[Tensor]:
         """The image, resized and normalized, at every scale: (3, h, w) each."""
@@ -66,15 +49,13 @@ class TrainedDense:
 
 
 def assemble_dense(settings: Settings, checkpoint: Checkpoint, ema: bool | None, device: str) -> TrainedDense:
-    """The model that `settings` describe with the weights in the checkpoint.
+    """Build the model of `settings` with the weights in the checkpoint; arguments as in `assemble`.
 
     Raises:
         UserError: weights of another architecture, or a file without class names.
     """
-    if not checkpoint.classes:
+    classes = list(checkpoint.classes)
+    if not classes:
         raise UserError(f"{checkpoint.path} has no class names: it must be a checkpoint of dat-train or a released one")
-    precision = resolve_precision(settings.dtype, resolve_device(device))
-    model = task_builders(settings).model(settings, len(checkpoint.classes))
-    weights = load_weights(model, checkpoint, ema=ema)
-    model = model.to(precision.device, precision.weights).eval()
-    return TrainedDense(model, list(checkpoint.classes), settings, precision, weights)
+    model = task_builders(settings).model(settings, len(classes))
+    return TrainedDense.load(model, classes, settings, checkpoint=checkpoint, ema=ema, device=device)

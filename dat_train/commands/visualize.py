@@ -1,20 +1,16 @@
 """dat-visualize: checkpoint and images -> sampling points and attention -> pictures and pages."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL.Image import Image
 
 from dat_train.choices import CLASSIFIERS
-from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.checkpoint_settings import open_checkpoint
 from dat_train.commands.inspect_scene import inspect_scene
-from dat_train.commands.model_defaults import with_model_defaults
-from dat_train.commands.open_checkpoint import open_checkpoint
 from dat_train.commands.output_folder import folder_names, output_errors, output_folder
-from dat_train.commands.request import Request
 from dat_train.commands.trained import Trained, assemble
 from dat_train.commands.trained_dense import TrainedDense, assemble_dense
 from dat_train.data.images import UnreadableImage, printable, read_rgb
@@ -23,7 +19,7 @@ from dat_train.errors import UserError
 from dat_train.models import DeformableAttention
 from dat_train.runtime.display_text import one_line
 from dat_train.runtime.terminal import Terminal
-from dat_train.settings import Settings
+from dat_train.settings import CommandLine, Settings
 from dat_train.viewer import pictures
 from dat_train.viewer.attention import Inspection, inspect_image
 from dat_train.viewer.attention_page import write_attention_page
@@ -32,23 +28,18 @@ from dat_train.viewer.scene_pictures import write_scene
 from dat_train.viewer.tracing import most_attended_pixels
 
 PAGE = "attention.html"
+# writes the pictures of an image, by the image and its name, into a folder, and returns the prediction as text
+View = Callable[[Image, str, Path], str]
 
 
-class View(Protocol):
-    """Function that writes the pictures of an image into a folder and returns the prediction as text."""
-
-    def __call__(self, image: Image, name: str, folder: Path) -> str: ...
-
-
-def run(config: Settings, request: Request) -> None:
+def run(config: Settings, command_line: CommandLine) -> None:
     """Visualize a model on images; each image has its own folder.
 
     Raises:
         UserError: impossible settings, a model without deformable attention, or, at the end, unreadable images.
     """
     paths = list_images([config.image], note=lambda text: print(text, file=sys.stderr))
-    checkpoint = open_checkpoint(config)
-    settings = with_model_defaults(request.settings_for(trained_with(checkpoint), str(checkpoint.path), False))
+    checkpoint, settings = open_checkpoint(config, command_line, images=False)
     if settings.get("task", "classification") in CLASSIFIERS:
         trained = assemble(settings, checkpoint, config.ema, config.device)
         view = classification_view(config, trained)
@@ -90,7 +81,7 @@ def require_deformable(trained: Trained | TrainedDense) -> None:
 
 
 def classification_view(config: Settings, trained: Trained) -> View:
-    """The view of a classifier: points, attention, heat, traced points, predictions, and the page.
+    """View of a classifier: points, attention, heat, traced points, predictions, and the page.
 
     Raises:
         UserError: query=... outside the model's input.
@@ -115,7 +106,7 @@ def classification_view(config: Settings, trained: Trained) -> View:
 
 
 def dense_view(config: Settings, trained: TrainedDense) -> View:
-    """The view of a segmentation model or a detector: the same, with the prediction and the traced points of its parts.
+    """View of a segmentation model or a detector: also the prediction, and points traced from its regions.
 
     Queries are pixels of the image; pictures show the input of the model, without padding.
     """

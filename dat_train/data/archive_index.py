@@ -1,4 +1,4 @@
-"""Index of images inside archives: archive, offset and size of each, made once and kept in a cache folder."""
+"""Index of images inside archives: archive, offset and size of each, created once and kept in a cache folder."""
 
 import contextlib
 import hashlib
@@ -108,7 +108,7 @@ def _index(paths: Sequence[Path], wanted: Callable[[str], bool], sidecars: Seque
 
 
 def _tar_members(path: Path, sidecars: Sequence[str]) -> Iterator[Member]:
-    """Regular files of a tar file; of a tar file in it (ImageNet's classes) its files, below its name."""
+    """Regular files of a tar file, and of the tar files inside it (ImageNet's classes) with their name as folder."""
     size = path.stat().st_size
     try:
         archive = tarfile.open(path, "r:")  # noqa: SIM115  closed below
@@ -155,17 +155,10 @@ def _zip_members(path: Path, _sidecars: Sequence[str]) -> Iterator[Member]:
 
 
 def _write(index: ArchiveIndex, path: Path, key: str) -> None:
+    texts = {name: "\0".join(getattr(index, name)).encode("utf-8", "surrogateescape") for name in ("names", "texts")}
+    arrays = index._asdict() | {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        key=np.array(key),
-        names=np.frombuffer("\0".join(index.names).encode("utf-8", "surrogateescape"), np.uint8),
-        texts=np.frombuffer("\0".join(index.texts).encode("utf-8", "surrogateescape"), np.uint8),
-        archives=index.archives,
-        offsets=index.offsets,
-        sizes=index.sizes,
-        methods=index.methods,
-    )
+    np.savez(buffer, key=np.array(key), **arrays)
     write_bytes(path, buffer.getvalue())
 
 

@@ -49,7 +49,7 @@ class ArchiveSource:
         return zlib.decompress(content, -zlib.MAX_WBITS) if self.methods[index] == DEFLATED else content
 
     def read_ahead(self, indices: np.ndarray) -> None:
-        """Ask the system to read these images into its cache, neighbors in one long read. Linux only; harmless else."""
+        """Ask the system to read these images into its cache, neighbors in one long read. No effect outside Linux."""
         if not hasattr(os, "posix_fadvise"):
             return
         indices = np.asarray(indices, np.int64)

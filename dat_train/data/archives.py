@@ -1,4 +1,4 @@
-"""Images in archives that stay packed: a zip or tar of folders, ImageNet's official archives, WebDataset shards."""
+"""Images in archives that are not unpacked: zip or tar of folders, ImageNet's official archives, WebDataset shards."""
 
 import json
 import re

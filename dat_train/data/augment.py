@@ -1,4 +1,4 @@
-"""Image transforms for training and evaluation, from plain numbers."""
+"""Image transforms for training and evaluation."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from dat_train.data.fast_operations import FAST_OPERATIONS
 from dat_train.data.images import WHITE, Source, read_rgb
 from dat_train.errors import UserError, require_one_of
 
-MAX_RESIZED_PIXELS = 2**24  # of a whole resized image; beyond, evaluation resizes the visible part only
+MAX_RESIZED_PIXELS = 2**24  # if the whole resized image would have more, only the visible part is resized
 
 
 class Augmented(NamedTuple):
@@ -33,15 +33,15 @@ class Augmented(NamedTuple):
 class TrainTransform:
     """DeiT's augmentation with timm's operations: crop, flip, RandAugment or colour jitter, random erasing.
 
-    The result is made of 8-bit pixels: normalization, and the noise of random erasing, follow on the device
-    (`batch.prepare_images`). Draws come from the global generators, see `keyed_randomness`.
+    Returns 8-bit pixels; `batch.prepare_images` normalizes them and adds the noise of random erasing on the device.
+    Random numbers come from the global generators, see `keyed_randomness`.
 
     Args:
         crop: reads an image and returns a crop (3, H, W), uint8.
         flips: transforms of a tensor.
-        operations: transforms of a PIL image that change colours or positions.
+        operations: transforms of a PIL image, such as those of RandAugment.
         random_erasing: probability.
-        mean, std: of three channels; or of one, and images become greyscale after the operations.
+        mean, std: of three channels, or of one: images are then converted to greyscale after the operations.
     """
 
     reads_files = True
@@ -107,7 +107,7 @@ def train_transform(
             (greyscale, solarization or blur). Colour jitter is off with every policy but "3a", as in timm.
         random_erasing: probability; erased rectangles get noise per pixel.
         background: R, G, B (0 to 255) behind transparent pixels.
-        mean, std: of three channels; or of one, and images become greyscale.
+        mean, std: of three channels, or of one: images are then converted to greyscale.
 
     Raises:
         UserError: a policy that timm does not know.
@@ -132,7 +132,8 @@ def train_transform(
     ]
     operations = [step for step in steps if step not in flips]
     for step in operations:
-        _use_fast_operations(step)
+        for operation in _policy_operations(step):
+            operation.aug_fn = FAST_OPERATIONS.get(operation.aug_fn, operation.aug_fn)
         keep_posterize_bits(step)
     return TrainTransform(
         RandomResizedCrop(image_size, scale, ratio, interpolation, background),
@@ -151,12 +152,6 @@ def _policy_operations(step: object) -> list[AugmentOp]:
     return step.ops if isinstance(step, RandAugment | AugMixAugment) else []
 
 
-def _use_fast_operations(step: object) -> None:
-    """Replace operations of a policy by equivalent faster ones."""
-    for operation in _policy_operations(step):
-        operation.aug_fn = FAST_OPERATIONS.get(operation.aug_fn, operation.aug_fn)
-
-
 def keep_posterize_bits(step: object) -> None:
     """Keep at least one bit in Posterize: with none, Pillow 12 makes a black image and Pillow 13 raises an error."""
     for operation in _policy_operations(step):
@@ -169,7 +164,7 @@ def _at_least_one_bit(level_fn: Callable, level: float, hparams: dict) -> tuple[
 
 
 class EvalTransform:
-    """Evaluation transform: resize, crop the centre, normalize, all with Pillow and in torchvision's way.
+    """Evaluation transform: resize, center crop and normalization, as torchvision's transforms of PIL images.
 
     Args:
         image_size: side of the crop, pixels.
@@ -216,11 +211,11 @@ class EvalTransform:
         """
         if not isinstance(image, Image.Image):
             image = read_rgb(image, background=self.background)
-        image = image.convert("L") if self.grey else image  # first, as users of an exported model do it
+        image = image.convert("L") if self.grey else image  # first, as in preprocessing.json
         return self.finish(self._visible(image))
 
     def _visible(self, image: Image.Image) -> Image.Image:
-        """Resize and crop. Only the visible part of a very long or tall image is resized, which bounds the memory."""
+        """Resize and crop. Of a very long or tall image, only the visible part is resized, to limit the memory."""
         width, height = self._resized(*image.size)
         if width * height <= MAX_RESIZED_PIXELS:
             return self.crop(self.resize(image))

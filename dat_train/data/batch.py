@@ -1,7 +1,9 @@
-"""Batch of samples, and its preparation on the device."""
+"""Batch of samples, its preparation on the device, and the way back from normalized images to pixels."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +28,14 @@ class Batch(NamedTuple):
     unreadable: list[str]
     normalization: Tensor | None = None
     erasing: Tensor | None = None
+
+
+class SceneList(list[Any]):
+    """Samples of one batch of evaluation that are not combined, because their sizes differ."""
+
+    @property
+    def unreadable(self) -> list[str]:
+        return [path for scene in self for path in scene.unreadable]
 
 
 def prepare_images(batch: Batch, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
@@ -57,3 +67,11 @@ def normalize(images: Tensor, normalization: Tensor, dtype: torch.dtype) -> Tens
     for part, pixels in parts:
         part.copy_(pixels).div_(white).sub_(mean).div_(std)
     return result.to(dtype)
+
+
+def denormalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Pixels of normalized images: (..., C, H, W) -> (..., H, W, 3) uint8. One channel becomes grey."""
+    mean, std = (torch.tensor(list(values), dtype=torch.float32).view(-1, 1, 1) for values in (mean, std))
+    pixels = (images.detach().float().cpu() * std + mean).clamp(0, 1) * 255
+    pixels = pixels.round().to(torch.uint8).expand(*images.shape[:-3], 3, *images.shape[-2:])
+    return pixels.movedim(-3, -1).contiguous().numpy()

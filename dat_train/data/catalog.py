@@ -52,9 +52,9 @@ class Catalog:
         labels = np.asarray(positions, np.int64)[self.samples.labels] if len(self.samples) else self.samples.labels
         return replace(self, classes=list(classes), samples=self.samples.with_labels(labels), targets=targets)
 
-    def dataset(self, *, stand_in: bool) -> ImageDataset:
+    def dataset(self, *, training: bool) -> ImageDataset:
         """Return the images as a dataset without a transform."""
-        dataset = ImageDataset(self.samples, self.classes, stand_in=stand_in)
+        dataset = ImageDataset(self.samples, self.classes, training=training)
         dataset.base, dataset.source, dataset.notes, dataset.targets = self.base, self.source, self.notes, self.targets
         return dataset
 

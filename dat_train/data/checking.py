@@ -85,7 +85,7 @@ def _check(index: int) -> CheckedImage:
 
 
 def imagenet_problems(split: str, counts: dict[str, int]) -> list[str]:
-    """Differences between a split and a whole copy of ImageNet-1K, one line each.
+    """Differences between a split and a complete copy of ImageNet-1K, one line each.
 
     Args:
         split: "train" or "val".

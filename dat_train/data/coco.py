@@ -175,7 +175,7 @@ def open_coco(
 
 
 def read_coco(path: Path) -> CocoFile:
-    """The annotation file at `path`.
+    """Read the annotation file at `path`.
 
     Raises:
         UserError: missing, not JSON, or not in the COCO format.
@@ -238,7 +238,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
     try:
         runs = masks.frPyObjects(segmentation, height, width) if isinstance(segmentation, list) else [segmentation]
         decoded = masks.decode(runs)
-    except Exception as error:  # the library raises almost anything
+    except Exception as error:  # the library raises errors of many types
         raise UserError(f"a segmentation cannot be decoded ({type(error).__name__}: {error})") from error
     return decoded.any(axis=2).astype(np.uint8) if decoded.ndim == 3 else decoded
 

@@ -43,8 +43,8 @@ Box = tuple[float, float, float, float]  # left, top, width, height in pixels of
 class RandomResizedCrop:
     """Random resized crop with timm's distribution of boxes, as 8-bit pixels.
 
-    - JPEG files are decoded by torchvision: the same pixels as Pillow's, in less time. A file that torchvision refuses,
-      a turned image, and every other format are decoded by Pillow.
+    - JPEG files are decoded by torchvision: the same pixels as Pillow's, in less time. A file that torchvision cannot
+      read, a rotated image, and every other format are decoded by Pillow.
     - If the crop of a JPEG file is much larger than the result, the file is decoded at 1/2 or 1/4 of its size
       (scaled inverse DCT). The crop then still has at least twice the side of the result.
     - The crop is resized with antialiasing by torch, on 8-bit integers.
@@ -148,7 +148,7 @@ class RandomResizedCrop:
 
 
 def _decode(encoded: bytes) -> Tensor | None:
-    """Decode a JPEG file with torchvision, (3, H, W); None if it refuses: Pillow decides then."""
+    """Decode a JPEG file with torchvision, (3, H, W); None if torchvision cannot read it."""
     try:
         return decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), ImageReadMode.RGB)
     except RuntimeError:

@@ -13,14 +13,13 @@ from torch.utils.data import Dataset
 from dat_train.data.augment import Augmented
 from dat_train.data.erasing import Rectangle
 from dat_train.data.image_source import ImageSource, ReadsAhead, sample_key
-from dat_train.data.images import UnreadableImage, printable, read_rgb
+from dat_train.data.images import UnreadableImage, first_readable, read_rgb
 from dat_train.data.order import SampleKey
 from dat_train.data.randomness import keyed_randomness
 from dat_train.data.sample_list import SampleList
 from dat_train.errors import UserError
 
 UNREADABLE = -1  # label of an image that could not be read, in evaluation
-MAX_STAND_INS = 100  # consecutive unreadable files after which the storage itself is at fault
 
 
 class Sample(NamedTuple):
@@ -55,8 +54,8 @@ class ImageDataset(Dataset):
             encoded image. Its random draws are a function of the sample's key. An exception in it makes the image
             unreadable.
         seed: of the augmentation.
-        stand_in: in training, the next readable image replaces an unreadable one, with its own label. In evaluation
-            (False) the image is returned as zeros with label -1.
+        training: an unreadable image is replaced by the next readable one, with the label of that one. False, for
+            evaluation: it is returned as zeros with the label -1.
 
     Attributes:
         base: common beginning of all paths, not part of the fingerprint.
@@ -80,13 +79,13 @@ class ImageDataset(Dataset):
         classes: Sequence[str],
         transform: Callable[..., Tensor | Augmented] | None = None,
         seed: int = 0,
-        stand_in: bool = True,
+        training: bool = True,
     ) -> None:
         self.samples = samples if isinstance(samples, SampleList) else SampleList(samples)
         self.classes = list(classes)
         self.transform = transform
         self.seed = seed
-        self.stand_in = stand_in
+        self.training = training
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -97,27 +96,25 @@ class ImageDataset(Dataset):
         Raises:
             UserError: too many consecutive unreadable images.
         """
-        unreadable: list[str] = []
-        for step in range(min(len(self), MAX_STAND_INS)):
-            index = (key.index + step) % len(self)
+
+        def transformed(index: int) -> Tensor | Augmented:
             try:
                 image = self._untransformed(index)
                 with keyed_randomness("sample", self.seed, key.epoch, key.index, key.repeat):
-                    transformed = self.transform(image)
+                    return self.transform(image)
             except UserError:
                 raise
             except Exception as error:  # of this sample only: damaged files raise many types, also MemoryError
-                name = printable(self.samples[index][0])
-                unreadable.append(name)
-                if not self.stand_in:
-                    return self._sample(self._blank(), self._no_label(), index, unreadable)
                 reason = error.reason if isinstance(error, UnreadableImage) else f"{type(error).__name__}: {error}"
-                continue
-            return self._sample(transformed, self._label(index), index, unreadable[:1])
-        raise UserError(
-            f"{len(unreadable)} consecutive images cannot be read, beginning with {unreadable[0]}: check the disk; the "
-            f"last reason is {name}: {' '.join(reason.split())}"
-        )
+                raise UnreadableImage(self.samples[index][0], reason) from error
+
+        try:
+            if not self.training:
+                return self._sample(transformed(key.index), self._label(key.index), key.index)
+            result, index, unreadable = first_readable(transformed, key.index, len(self))
+            return self._sample(result, self._label(index), index, unreadable)
+        except UnreadableImage as error:
+            return self._sample(self._blank(), self._no_label(), key.index, (error.path,))
 
     def _untransformed(self, index: int) -> str | bytes | Image.Image:
         """Return the input of the transform: the encoded image, or the decoded one."""
@@ -138,12 +135,12 @@ class ImageDataset(Dataset):
         return torch.full((len(self.classes),), UNREADABLE, dtype=torch.int8)
 
     def _sample(
-        self, transformed: Tensor | Augmented, label: int | Tensor, index: int, unreadable: list[str]
+        self, image: Tensor | Augmented, label: int | Tensor, index: int, unreadable: tuple[str, ...] = ()
     ) -> Sample:
-        if not isinstance(transformed, Augmented):
-            return Sample(transformed, label, index, tuple(unreadable))
-        sample = Sample(transformed.image, label, index, tuple(unreadable))
-        return sample._replace(normalization=self.transform.normalization, rectangle=transformed.rectangle)
+        if not isinstance(image, Augmented):
+            return Sample(image, label, index, unreadable)
+        further = {"normalization": self.transform.normalization, "rectangle": image.rectangle}
+        return Sample(image.image, label, index, unreadable, **further)
 
     def class_counts(self) -> np.ndarray:
         """Number of images of each class, (classes,) int64."""

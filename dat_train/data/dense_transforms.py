@@ -71,7 +71,7 @@ class CropWithClassLimit(v2.Transform):
 
     Args:
         size: side of the crop, pixels; a smaller image is not cropped in this direction.
-        max_share: limit of the largest class among the valid pixels; at least two classes have to be there.
+        max_share: largest share of one class among the valid pixels; a crop must also have at least two classes.
         tries: maximum number of draws; the last one is always accepted.
     """
 
@@ -85,14 +85,13 @@ class CropWithClassLimit(v2.Transform):
         mask = next(x for x in flat_inputs if isinstance(x, tv_tensors.Mask))
         height, width = mask.shape[-2:]
         for _ in range(self.tries):
-            top, left = randint(max(height - self.size, 0) + 1), randint(max(width - self.size, 0) + 1)
             crop = {
-                "top": top,
-                "left": left,
+                "top": randint(max(height - self.size, 0) + 1),
+                "left": randint(max(width - self.size, 0) + 1),
                 "height": min(self.size, height),
                 "width": min(self.size, width),
             }
-            counts = torch.bincount(_crop(mask, crop).flatten().long(), minlength=256)[:IGNORED]
+            counts = torch.bincount(F.crop(mask, **crop).flatten().long(), minlength=256)[:IGNORED]
             if (counts > 0).sum() > 1 and counts.max() < self.max_share * counts.sum():
                 break
         return crop
@@ -104,8 +103,8 @@ class CropWithClassLimit(v2.Transform):
 class PhotometricDistortion(v2.Transform):
     """Brightness, contrast, saturation and hue of an 8-bit image, each with probability 0.5.
 
-    Brightness adds up to 32 either way; contrast multiplies by 0.5 to 1.5, before or after the two others with even
-    chance; saturation multiplies by 0.5 to 1.5 and hue turns by up to 36 degrees, in HSV.
+    Brightness changes by -32 to 32. Contrast is multiplied by 0.5 to 1.5, with equal probability before or after the
+    other two: saturation is multiplied by 0.5 to 1.5, and hue is rotated by up to 36 degrees, both in HSV.
     """
 
     _transformed_types = (tv_tensors.Image,)
@@ -207,11 +206,6 @@ def uniform(low: float, high: float) -> float:
 def randint(end: int) -> int:
     """Whole number from 0 to end - 1."""
     return int(torch.randint(end, ()))
-
-
-def _crop(mask: Tensor, crop: dict[str, int]) -> Tensor:
-    top, left = crop["top"], crop["left"]
-    return mask[..., top : top + crop["height"], left : left + crop["width"]]
 
 
 def _rgb(hsv: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from dat_train.data.batch import SceneList
 from dat_train.data.coco import CocoFile, Objects, check_size
 from dat_train.data.dense_transforms import Normalized, chance, fitted_size, randint, uniform
 from dat_train.data.images import UnreadableImage, first_readable, printable, read_rgb
@@ -45,6 +47,15 @@ class DetectionScene(NamedTuple):
     unreadable: tuple[str, ...]
 
 
+class ObjectBatch(NamedTuple):
+    """Images (B, 3, H, W) padded right and below, their sizes before padding, their objects, and unreadable paths."""
+
+    images: Tensor
+    sizes: list[tuple[int, int]]
+    targets: list[dict[str, Any]]
+    unreadable: list[str]
+
+
 class DetectionImages(Dataset):
     """Images of an annotation file.
 
@@ -52,8 +63,8 @@ class DetectionImages(Dataset):
         folder: of the images.
         file: annotations.
         records: images of the set.
-        transform: (tv Image, boxes, masks or None, labels) -> the same, resized and augmented; its random draws follow
-            from the sample's key. The image is normalized after it.
+        transform: (tv Image, boxes, masks or None, labels) -> the same, resized and augmented; its random draws are a
+            function of the sample's key. The image is normalized afterwards.
         mean, std: of the image's channels.
         with_masks: targets have masks.
         training: an unreadable image is replaced by the next one. In evaluation an empty scene is returned.
@@ -90,7 +101,7 @@ class DetectionImages(Dataset):
         return len(self.records)
 
     def __getitem__(self, key: SampleKey) -> DetectionScene:
-        """The sample of `key`, the same in every process and at every time.
+        """Return the sample of `key`, the same in every process and at any time.
 
         Raises:
             UserError: too many consecutive unreadable images, or an image that does not fit its record.
@@ -120,6 +131,14 @@ class DetectionImages(Dataset):
         if masks is not None:
             target["masks"] = masks.as_subclass(Tensor).bool()
         return DetectionScene(self.normalized(picture).as_subclass(Tensor), target, index, unreadable)
+
+    def collate(self, scenes: Sequence[DetectionScene]) -> ObjectBatch | SceneList:
+        """Pad the images of a training batch; those of an evaluation stay as they are."""
+        scenes = SceneList(scenes)
+        if not self.training:
+            return scenes
+        images, sizes = pad_batch([scene.image for scene in scenes])
+        return ObjectBatch(images, sizes, [scene.target for scene in scenes], scenes.unreadable)
 
     def _masks(self, index: int, objects: Objects, size: tuple[int, int]) -> tv_tensors.Mask:
         try:
@@ -159,7 +178,7 @@ class DetectionImages(Dataset):
         return np.array([record["width"] <= record["height"] for record in self.records])
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that follow from all names, boxes and labels; folders and contents do not count."""
+        """Hash of all file names, boxes and labels, as 16 hexadecimal digits. Folders and contents are not included."""
         digest = hashlib.blake2b(digest_size=8)
         for record in self.records:
             objects = self.file.usable(record)
@@ -168,8 +187,9 @@ class DetectionImages(Dataset):
         return digest.hexdigest()
 
 
+@dataclass
 class DetectionTrainTransform:
-    """Augmentation as published for COCO: flip, then one of two policies with even chance.
+    """Augmentation as published for COCO: flip, then one of two policies with equal probability.
 
     Either a short side drawn from `short_sides`; or one from `crop_short_sides`, a crop with sides drawn from
     `crop_sides`, and then the former. The long side stays below `long_side`.
@@ -179,19 +199,11 @@ class DetectionTrainTransform:
         hflip: probability of mirroring.
     """
 
-    def __init__(
-        self,
-        short_sides: Sequence[int] = SHORT_SIDES,
-        crop_short_sides: Sequence[int] = CROP_SHORT_SIDES,
-        long_side: int = LONG_SIDE,
-        crop_sides: tuple[int, int] = (384, 600),
-        hflip: float = 0.5,
-    ) -> None:
-        self.short_sides = tuple(short_sides)
-        self.crop_short_sides = tuple(crop_short_sides)
-        self.long_side = long_side
-        self.crop_sides = crop_sides
-        self.hflip = hflip
+    short_sides: Sequence[int] = SHORT_SIDES
+    crop_short_sides: Sequence[int] = CROP_SHORT_SIDES
+    long_side: int = LONG_SIDE
+    crop_sides: Sequence[int] = (384, 600)
+    hflip: float = 0.5
 
     def __call__(self, image: Tensor, boxes: Tensor, masks: Tensor | None, labels: Tensor) -> tuple:
         if chance(self.hflip):
@@ -219,12 +231,12 @@ class DetectionTrainTransform:
         return image, boxes, masks, labels[kept]
 
 
+@dataclass
 class DetectionEvalTransform:
     """Resize to a short side, the long side at most `long_side`, keeping the aspect ratio."""
 
-    def __init__(self, short_side: int = 800, long_side: int = LONG_SIDE) -> None:
-        self.short_side = short_side
-        self.long_side = long_side
+    short_side: int = 800
+    long_side: int = LONG_SIDE
 
     def __call__(self, image: Tensor, boxes: Tensor, masks: Tensor | None, labels: Tensor) -> tuple:
         return (*resized(image, boxes, masks, self.short_side, self.long_side), labels)

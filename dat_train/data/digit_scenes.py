@@ -16,11 +16,11 @@ DIGITS = 1797  # in scikit-learn's set; the last fifth appears only in validatio
 def write_digit_scenes(root: str | Path, *, train: int = 800, val: int = 100, seed: int = 0) -> Path:
     """Write scenes below `root`, once; see `write_scene_folder`.
 
-    Every scene shows several digits of different size and color on a darker background. A scene follows from
-    its number and `seed` alone; validation scenes are made of digits that training scenes do not have.
+    Every scene shows several digits of different size and color on a darker background. A scene is a function of its
+    number and `seed`. Validation scenes consist of digits that no training scene has.
 
     Args:
-        root: folder; appears whole or not at all.
+        root: folder to write; it is complete or missing at any time.
         train, val: number of scenes.
         seed: key of all random draws.
 

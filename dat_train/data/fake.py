@@ -14,9 +14,9 @@ class FakeImages(ImageDataset):
     `part` and its index alone.
     """
 
-    def __init__(self, size: int, classes: int, image_size: int, *, part: str, stand_in: bool = True) -> None:
+    def __init__(self, size: int, classes: int, image_size: int, *, part: str, training: bool = True) -> None:
         samples = [(f"fake/{part}/{index}", index % classes) for index in range(size)]
-        super().__init__(samples, [str(label) for label in range(classes)], stand_in=stand_in)
+        super().__init__(samples, [str(label) for label in range(classes)], training=training)
         self.image_size = image_size
 
     def read(self, index: int) -> Image.Image:

@@ -34,7 +34,7 @@ class FolderStorage:
     def splits(self) -> list[str]:
         """Names of the split folders in the root, in their original spelling.
 
-        A folder named train/ that has images in it, between other class folders, is a class (of trains).
+        A folder train/ that contains images, next to other class folders, is a class and not a split.
         """
         names = subfolders(self.root)
         splits = [name for name in names if is_split(name)]

@@ -34,7 +34,7 @@ class ReadsAhead(Protocol):
 
 
 class Paths:
-    """Image files whose paths do not follow from their names in the catalog."""
+    """Image files whose paths differ from their names in the catalog."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = SampleList((path, 0) for path in paths)

@@ -70,7 +70,7 @@ def _test_set(
     samples: Sequence[tuple[str, int]], base: Path, subset: Sequence[int] | None = None, right: Tensor | None = None
 ) -> ImageDataset:
     """Images with ImageNet-1K's class numbers as labels; `subset` and `right` as in `ImageDataset`."""
-    images = ImageDataset(samples, synsets("imagenet"), stand_in=False)
+    images = ImageDataset(samples, synsets("imagenet"), training=False)
     images.base, images.subset, images.right = str(base), subset, right
     return images
 

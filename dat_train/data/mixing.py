@@ -23,6 +23,7 @@ class Mixing:
     def __init__(
         self,
         num_classes: int,
+        *,
         mixup: float = 0.0,
         cutmix: float = 0.0,
         switch_prob: float = 0.5,
@@ -71,42 +72,23 @@ class Mixing:
 class MultiHotMixing:
     """Mixup, cutmix and label smoothing of images with any number of labels, drawn as in `Mixing`.
 
-    A target is the share of the pixels or of the area that has the label: 1 if both images of a pair have it. Smoothing
-    takes each label for itself, as a choice between two: 1 becomes 1 - smoothing / 2, and 0 becomes smoothing / 2.
+    A target is the share of the pixels or of the area that has the label: 1 if both images of a pair have it. Each
+    label is smoothed independently: 1 becomes 1 - smoothing / 2, and 0 becomes smoothing / 2.
 
     Args:
-        mixup, cutmix, switch_prob: as of `Mixing`.
         label_smoothing: mass spread over "yes" and "no" of each label.
         off_step: as of `Mixing`.
+        pairs: mixup, cutmix and switch_prob of `Mixing`.
     """
 
-    def __init__(
-        self,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        switch_prob: float = 0.5,
-        label_smoothing: float = 0.0,
-        off_step: int | None = None,
-    ) -> None:
+    def __init__(self, *, label_smoothing: float = 0.0, off_step: int | None = None, **pairs: float) -> None:
         self.label_smoothing = label_smoothing
         self.off_step = off_step
-        self.pairs = {"mixup": mixup, "cutmix": cutmix, "switch_prob": switch_prob}
-        self.enabled = mixup > 0 or cutmix > 0
+        self.pairs = pairs
+        self.enabled = pairs.get("mixup", 0) > 0 or pairs.get("cutmix", 0) > 0
 
     def __call__(self, images: Tensor, labels: Tensor, *key: int | str, step: int = 0) -> tuple[Tensor, Tensor]:
-        """Mix a batch as `Mixing` does.
-
-        Args:
-            images: (B, C, H, W).
-            labels: (B, classes) of 0 and 1.
-            step: of the run.
-
-        Returns:
-            mixed images, and soft targets (B, classes) float32.
-
-        Raises:
-            UserError: an odd number of images to mix.
-        """
+        """Mix a batch as `Mixing` does. Labels are (B, classes) of 0 and 1, soft targets (B, classes) float32."""
         targets = labels.float()
         if self.enabled and (self.off_step is None or step < self.off_step):
             mixing = Mixing(len(images), **self.pairs)

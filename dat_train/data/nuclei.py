@@ -23,7 +23,7 @@ def write_nuclei(root: str | Path, split_seed: int = 0) -> Path:
     an object in both.
 
     Args:
-        root: folder; appears whole or not at all.
+        root: folder to write; it is complete or missing at any time.
         split_seed: key of the tiles that are held out.
 
     Raises:

@@ -1,6 +1,7 @@
 """Sample order and micro-batches: pure functions of (seed, epoch, step), independent of rank and number of workers."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,16 +29,15 @@ def epoch_order(seed: int, epoch: int, size: int, repeats: int = 1) -> np.ndarra
     Source: repeated augmentation, Hoffer et al., CVPR 2020, as in DeiT.
     """
     shuffled = np.random.default_rng(keyed_seed("order", seed, epoch)).permutation(size)
-    positions = np.arange(size)
-    return np.stack([shuffled[positions // repeats], positions % repeats], axis=1)
+    return _repeated(shuffled, repeats)
 
 
 def balanced_order(seed: int, epoch: int, labels: np.ndarray, repeats: int = 1) -> np.ndarray:
     """Return an epoch in which every class occurs equally often, as `epoch_order` does.
 
     An epoch has as many positions as there are samples, divided among the classes; the rest goes to classes drawn for
-    the epoch. Inside a class, no sample occurs again before all of its samples have; then with another repeat number,
-    so that its augmentation differs. Each epoch has another part of a large class.
+    the epoch. A sample of a class is repeated only after all samples of this class were used, and then with another
+    repeat number, so that its augmentation differs. Each epoch uses another part of a large class.
 
     Args:
         labels: (size,) of the samples.
@@ -63,8 +63,8 @@ def block_order(seed: int, epoch: int, storage_order: np.ndarray, repeats: int =
     """Return an epoch in which neighboring samples on the disk are within one window, as `epoch_order` does.
 
     The samples are cut into blocks of BLOCK in the order of storage. The blocks are shuffled, and the samples are
-    shuffled inside windows of WINDOW blocks. A disk then reads blocks, and a page cache of the size of two windows
-    suffices; but samples of different windows never meet in a batch.
+    shuffled inside windows of WINDOW blocks. A disk then reads whole blocks, and a page cache of the size of
+    two windows is sufficient. Samples of different windows are not mixed in batches.
 
     Args:
         storage_order: (size,) indices in the order in which the samples lie on the disk.
@@ -77,10 +77,38 @@ def block_order(seed: int, epoch: int, storage_order: np.ndarray, repeats: int =
         rng.permutation(np.concatenate([blocks[number] for number in order[first : first + WINDOW]]))
         for first in range(0, len(order), WINDOW)
     ]
-    shuffled, positions = np.concatenate(windows), np.arange(size)
+    return _repeated(np.concatenate(windows), repeats)
+
+
+def _repeated(shuffled: np.ndarray, repeats: int) -> np.ndarray:
+    positions = np.arange(len(shuffled))
     return np.stack([shuffled[positions // repeats], positions % repeats], axis=1)
 
 
+def grouped_order(seed: int, epoch: int, groups: np.ndarray, micro_batch_size: int) -> np.ndarray:
+    """Return the sample index at every position of an epoch; each micro-batch has samples of one group.
+
+    The last micro-batch of a group is filled with its first samples. Then the order of all micro-batches is drawn.
+
+    Args:
+        seed, epoch: key of the draws.
+        groups: (size,) group of each sample.
+        micro_batch_size: samples of a micro-batch.
+
+    Returns:
+        (size,) int64.
+    """
+    random = np.random.default_rng(keyed_seed("grouped order", seed, epoch))
+    micro_batches = []
+    for group in np.unique(groups):
+        members = random.permutation(np.flatnonzero(groups == group))
+        number = -(-len(members) // micro_batch_size)
+        micro_batches.append(np.resize(members, number * micro_batch_size).reshape(number, micro_batch_size))
+    batches = np.concatenate(micro_batches)
+    return batches[random.permutation(len(batches))].ravel()[: len(groups)]
+
+
+@dataclass(eq=False)
 class MicroBatchSampler(Sampler[list[SampleKey]]):
     """Micro-batches of one process in the order of steps, each a list of keys.
 
@@ -96,34 +124,19 @@ class MicroBatchSampler(Sampler[list[SampleKey]]):
         read_ahead: called with the indices of each window of blocks before its first batch.
     """
 
-    def __init__(
-        self,
-        size: int,
-        *,
-        seed: int,
-        batch_size: int,
-        micro_batch_size: int,
-        first_step: int,
-        last_step: int,
-        rank: int = 0,
-        world_size: int = 1,
-        repeats: int = 1,
-        labels: np.ndarray | None = None,
-        storage_order: np.ndarray | None = None,
-        read_ahead: Callable[[np.ndarray], None] | None = None,
-    ) -> None:
-        self.read_ahead = read_ahead
-        self.size = size
-        self.labels = labels
-        self.storage_order = storage_order
-        self.seed = seed
-        self.batch_size = batch_size
-        self.micro_batch_size = micro_batch_size
-        self.first_step = first_step
-        self.last_step = last_step
-        self.rank = rank
-        self.world_size = world_size
-        self.repeats = repeats
+    size: int
+    _: KW_ONLY
+    seed: int
+    batch_size: int
+    micro_batch_size: int
+    first_step: int
+    last_step: int
+    rank: int = 0
+    world_size: int = 1
+    repeats: int = 1
+    labels: np.ndarray | None = None
+    storage_order: np.ndarray | None = None
+    read_ahead: Callable[[np.ndarray], None] | None = None
 
     def __len__(self) -> int:
         per_step = len(range(self.rank, self.batch_size // self.micro_batch_size, self.world_size))
@@ -152,6 +165,22 @@ class MicroBatchSampler(Sampler[list[SampleKey]]):
         if self.storage_order is not None:
             return block_order(self.seed, epoch, self.storage_order, self.repeats)
         return epoch_order(self.seed, epoch, self.size, self.repeats)
+
+
+class GroupedSampler(MicroBatchSampler):
+    """Micro-batches of one process in the order of steps, each of one group; see `MicroBatchSampler`.
+
+    Args:
+        groups: (size,) group of each sample.
+    """
+
+    def __init__(self, groups: np.ndarray, **arguments) -> None:
+        super().__init__(len(groups), **arguments)
+        self.groups = groups
+
+    def order(self, epoch: int) -> np.ndarray:
+        chosen = grouped_order(self.seed, epoch, self.groups, self.micro_batch_size)
+        return np.stack([chosen, np.zeros_like(chosen)], axis=1)
 
 
 class EvaluationSampler(Sampler[list[SampleKey]]):

@@ -11,7 +11,7 @@ from dat_train.atomic import new_folder
 from dat_train.errors import UserError
 from dat_train.home_folder import expand_home
 
-NOTE = "scenes.txt"  # says what a folder holds
+NOTE = "scenes.txt"  # describes the content of a folder
 
 # image (H, W, 3) uint8, and its objects: class number, from 1, and mask (H, W) bool
 Scenes = Iterable[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]
@@ -23,10 +23,10 @@ def write_scene_folder(
     """Write scenes below `root`, once: images/, masks/, classes.txt, and annotations/ in the COCO format.
 
     Args:
-        root: folder; appears whole or not at all.
+        root: folder to write; it is complete or missing at any time.
         classes: names by class number; 0 is the background.
-        scenes: returns the scenes of "train" and "val"; called only if they are not there yet.
-        content: one line that says which scenes these are.
+        scenes: returns the scenes of "train" and "val"; called only if the folder does not exist yet.
+        content: one line that describes the scenes.
 
     Raises:
         UserError: the folder holds other scenes or something else, or cannot be written.

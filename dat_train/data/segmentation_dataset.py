@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from dat_train.data.batch import SceneList
 from dat_train.data.dense_transforms import IGNORED, Normalized, scaled_views
 from dat_train.data.images import UnreadableImage, first_readable, open_image, printable, read_rgb
 from dat_train.data.order import SampleKey
@@ -72,6 +73,17 @@ class Scene(NamedTuple):
     unreadable: tuple[str, ...]
 
 
+class SceneBatch(NamedTuple):
+    """Images (B, 3, H, W), labels (B, H, W) int64 with 255 for ignored pixels, and unreadable paths."""
+
+    images: Tensor
+    labels: Tensor
+    unreadable: list[str]
+
+    def pin_memory(self) -> "SceneBatch":
+        return SceneBatch(self.images.pin_memory(), self.labels.pin_memory(), self.unreadable)
+
+
 class SegmentationImages(Dataset):
     """Image files with label maps.
 
@@ -79,9 +91,8 @@ class SegmentationImages(Dataset):
         samples: (image path, mask path) pairs.
         classes: names by label.
         encoding: meaning of the mask values.
-        transform: (tv Image, tv Mask) -> the same; its random draws follow from the sample's key.
+        transform: (tv Image, tv Mask) -> the same; its random draws are a function of the sample's key.
         seed: key of the augmentation.
-        palette: color (r, g, b) of each class in pictures.
     """
 
     def __init__(
@@ -113,6 +124,11 @@ class SegmentationImages(Dataset):
         with keyed_randomness("sample", self.seed, key.epoch, key.index, key.repeat):
             picture, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(torch.from_numpy(labels)))
         return Scene(picture.as_subclass(Tensor), mask.as_subclass(Tensor).long(), index, unreadable)
+
+    @staticmethod
+    def collate(scenes: Sequence[Scene]) -> SceneBatch:
+        images, labels = (torch.stack([scene[part] for scene in scenes]) for part in (0, 1))
+        return SceneBatch(images, labels, [path for scene in scenes for path in scene.unreadable])
 
     def read(self, index: int) -> Image.Image:
         """The image at `index`, RGB, upright.
@@ -155,7 +171,7 @@ class SegmentationImages(Dataset):
         return labels
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that follow from the names of all images; folders and contents do not count."""
+        """Hash of the file names of all images, as 16 hexadecimal digits. Folders and contents are not included."""
         digest = hashlib.blake2b(digest_size=8)
         for path, _ in self.samples:
             digest.update(f"{Path(path).name}\n".encode("utf-8", "surrogateescape"))
@@ -163,7 +179,7 @@ class SegmentationImages(Dataset):
 
 
 class EvaluationScene(NamedTuple):
-    """Evaluation sample: views of the image (3, h, w), label map (H, W) at original size, place, unreadable paths.
+    """Evaluation sample: views of the image (3, h, w), label map (H, W) at original size, index, unreadable paths.
 
     An unreadable image has no views.
     """
@@ -183,6 +199,8 @@ class EvaluationImages(Dataset):
         scales: factors of the limits.
         mean, std: of the image's channels.
     """
+
+    collate = SceneList
 
     def __init__(
         self,

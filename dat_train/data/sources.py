@@ -51,7 +51,7 @@ def open_datasets(
     if kind == "fake":
         held_out = max(1, round(fake_images * val_fraction))
         train = FakeImages(fake_images, fake_classes, image_size, part="train")
-        return train, FakeImages(held_out, fake_classes, image_size, part="val", stand_in=False)
+        return train, FakeImages(held_out, fake_classes, image_size, part="val", training=False)
     if kind in TEST_SETS:
         test_set = open_test_set(kind, root)
         return ImageDataset([], test_set.classes), test_set
@@ -60,7 +60,7 @@ def open_datasets(
     train, val = open_pair(open_storage(kind, root, **columns), HoldOut(val_fraction, split_seed, split_by))
     if kind == "imagenet":
         check_classes(train.classes)
-    return train.dataset(stand_in=True), val.dataset(stand_in=False)
+    return train.dataset(training=True), val.dataset(training=False)
 
 
 def open_evaluation_set(
@@ -91,7 +91,7 @@ def open_evaluation_set(
     _check(kind, root)
     if kind == "fake":
         held_out = max(1, round(fake_images * val_fraction))
-        images = FakeImages(held_out, fake_classes, image_size, part="val", stand_in=False)
+        images = FakeImages(held_out, fake_classes, image_size, part="val", training=False)
         if classes is not None and images.classes != list(classes[:fake_classes]):
             raise UserError(f"data=fake has classes 0 to {fake_classes - 1}, which are not the model's classes")
         images.classes = list(classes or images.classes)
@@ -103,7 +103,7 @@ def open_evaluation_set(
     part = open_evaluation_part(open_storage(kind, root, **columns), split, hold_out)
     if classes is not None:
         part = match_classes(part, classes, f"data.root={root}")
-    return part.dataset(stand_in=False)
+    return part.dataset(training=False)
 
 
 def open_storage(

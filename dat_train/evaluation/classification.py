@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dat_train.data.batch import Batch, prepare_images
 from dat_train.data.dataset import UNREADABLE
 from dat_train.errors import UserError
-from dat_train.evaluation.inference import gather_by_index, inference
+from dat_train.evaluation.inference import gather_by_index, inference, require_images
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 
@@ -129,12 +129,7 @@ def _aggregate(arrays: list[np.ndarray], unreadable: list[str]) -> Evaluation:
     """Sums over the samples of all processes, in the order of the data set."""
     readable = arrays[1] != UNREADABLE if arrays else np.empty(0, bool)
     count = int(readable.sum())
-    if not count:
-        raise UserError(
-            f"none of the {len(unreadable)} validation images can be read; check {unreadable[0]}"
-            if unreadable
-            else "there is no validation image; check data.root"
-        )
+    require_images(count, unreadable)
     indices, labels, predicted, in_top5, losses, confidence = (array[readable] for array in arrays)
     return Evaluation(
         top1=100 * int((predicted == labels).sum()) / count,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dat_train.data.detection_dataset import pad_batch
 from dat_train.errors import UserError
-from dat_train.evaluation.inference import inference
+from dat_train.evaluation.inference import inference, require_images
 from dat_train.models.detection.boxes import Detections
 from dat_train.models.detection.masks import paste_masks
 
@@ -55,6 +55,11 @@ class DetectionEvaluation:
     @property
     def box(self) -> dict[str, float]:
         return self.precisions["box"].numbers
+
+    @property
+    def box_ap(self) -> float:
+        """Average precision of boxes, percent."""
+        return 100 * self.box["AP"]
 
     @property
     def mask(self) -> dict[str, float]:
@@ -99,8 +104,7 @@ def evaluate_detection(
     found = sorted((part for images, *_ in shares for part in images), key=lambda part: part[0])
     unreadable = sorted(path for _, paths, _ in shares for path in paths)
     with_masks = any(share[2] for share in shares)
-    if not found:
-        raise UserError(f"none of the {len(unreadable)} validation images can be read; check data.root")
+    require_images(len(found), unreadable)
     numbers = None
     results = [result for *_, part in found for result in part]
     if processes is None or processes.is_main:
@@ -118,12 +122,10 @@ def detect(model: nn.Module, image: Tensor, original: tuple[int, int], precision
 
 def coco_results(found: Detections, image_id: int, size: tuple[int, int]) -> list[dict[str, Any]]:
     """Detections of one image of (height, width) in the COCO format; category ids are class numbers plus one."""
-    boxes = found.boxes.float().cpu()
-    masks = None
-    if found.mask_logits is not None:
-        masks = paste_masks([logits.float().cpu() for logits in found.mask_logits], boxes, size)
+    found = found.selected(slice(None))
+    masks = found.mask_logits and paste_masks(found.mask_logits, found.boxes, size)
     results = []
-    for i, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+    for i, (x1, y1, x2, y2) in enumerate(found.boxes.tolist()):
         result = {
             "image_id": image_id,
             "category_id": int(found.labels[i]) + 1,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dat_train.errors import UserError
 from dat_train.models.modes import evaluating
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
@@ -66,6 +67,14 @@ def gather_by_index(
     if (arrays[0][1:] == arrays[0][:-1]).any():
         raise RuntimeError("a sample was evaluated twice: the loaders of the processes overlap")
     return arrays, paths
+
+
+def require_images(number: int, unreadable: Sequence[str]) -> None:
+    """Raise a UserError if the `number` of readable images is 0."""
+    if not number and unreadable:
+        raise UserError(f"none of the {len(unreadable)} validation images can be read; check {unreadable[0]}")
+    if not number:
+        raise UserError("there is no validation image; check data.root")
 
 
 def _unwrap_ddp(model: nn.Module) -> nn.Module:

@@ -1,11 +1,11 @@
 """Picture of the most confident mistakes of a classifier."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL.Image import Image
 
 from dat_train.data.images import UnreadableImage, read_rgb
 from dat_train.evaluation.classification import Evaluation
@@ -48,8 +48,9 @@ def write_mistakes_picture(
     """
     tiles = []
     for position in most_confident_mistakes(evaluation, number):
-        image = _read_thumbnail(samples[evaluation.indices[position]][0])
-        if image is not None:
+        with contextlib.suppress(UnreadableImage, OSError):
+            image = read_rgb(samples[evaluation.indices[position]][0])
+            image.thumbnail((320, 320))
             tiles.append((image, position))
     path.unlink(missing_ok=True)
     if not tiles:
@@ -84,12 +85,3 @@ def _caption(evaluation: Evaluation, classes: Sequence[str], position: int) -> s
     line = f"{true} → {predicted}"
     names = line if len(line) <= NAME_WIDTH + 4 else f"{true}\n→ {predicted}"
     return f"{names}\n{100 * evaluation.confidence[position]:.0f} %"
-
-
-def _read_thumbnail(path: str) -> Image | None:
-    try:
-        image = read_rgb(path)
-    except (UnreadableImage, OSError):
-        return None
-    image.thumbnail((320, 320))
-    return image

@@ -1,25 +1,25 @@
 """Pictures of scenes: label maps in color, boxes and masks of objects, grids of pictures."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dat_train.models.detection.boxes import Detections
 from dat_train.models.detection.masks import paste_masks
 from dat_train.models.segmentation import IGNORED
-from dat_train.runtime.display_text import one_line
+from dat_train.runtime.display_text import NAME_WIDTH, one_line
 from dat_train.runtime.figure_file import new_figure, save_figure
 
 BACKGROUND = "background"  # pixels of a class of this name are not colored
 FONT = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+ALPHA = 0.55  # weight of the colors of an overlay
 SHORT_SIDE = 320  # smaller pictures are enlarged
-NAME_WIDTH = 24
 MAX_TAGS = 16  # names written into the areas of a picture
 LEAST_AREA = 0.004  # of an area with its name, relative to the picture
 
@@ -40,7 +40,7 @@ def label_picture(labels: np.ndarray, number: int) -> Image.Image:
     return picture
 
 
-def overlay(image: Image.Image, labels: np.ndarray, classes: Sequence[str], alpha: float = 0.55) -> Image.Image:
+def overlay(image: Image.Image, labels: np.ndarray, classes: Sequence[str]) -> Image.Image:
     """Image with its classes laid over it in color. Background and ignored pixels stay as they are.
 
     Args:
@@ -52,23 +52,41 @@ def overlay(image: Image.Image, labels: np.ndarray, classes: Sequence[str], alph
     plain = labels == IGNORED
     if BACKGROUND in classes:
         plain |= labels == list(classes).index(BACKGROUND)
-    mixed = np.where(plain[..., None], pixels, (1 - alpha) * pixels + alpha * colors)
+    mixed = np.where(plain[..., None], pixels, (1 - ALPHA) * pixels + ALPHA * colors)
     return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+class Area(NamedTuple):
+    """Connected pixels of one class: their number, their rows and columns in the label map, and a mask inside these."""
+
+    pixels: int
+    label: int
+    rows: slice
+    columns: slice
+    mask: np.ndarray
+
+
+def connected_areas(labels: np.ndarray, classes: Sequence[str]) -> Iterator[Area]:
+    """Areas of a label map (H, W), without background and ignored pixels."""
+    from scipy.ndimage import find_objects, label
+
+    for number in np.unique(labels[labels != IGNORED]).tolist():
+        if classes[number] != BACKGROUND:
+            parts, _ = label(labels == number)
+            for k, place in enumerate(find_objects(parts), start=1):
+                mask = parts[place] == k
+                yield Area(int(mask.sum()), number, *place, mask)
 
 
 def named_overlay(image: Image.Image, labels: np.ndarray, classes: Sequence[str]) -> Image.Image:
     """`overlay` with the names of the largest areas written into them; small images are enlarged."""
-    from scipy.ndimage import distance_transform_edt, find_objects, label
+    from scipy.ndimage import distance_transform_edt
 
-    found = []  # area, middle (x, y), class
-    for number in np.unique(labels[labels != IGNORED]):
-        if classes[number] == BACKGROUND:
-            continue
-        parts, _ = label(labels == number)
-        for k, place in enumerate(find_objects(parts), start=1):
-            part = np.pad(parts[place] == k, 1)  # the border of the picture is a border of the area
-            row, column = np.unravel_index(np.argmax(distance_transform_edt(part)), part.shape)
-            found.append((int(part.sum()), (place[1].start + column - 0.5, place[0].start + row - 0.5), int(number)))
+    found = []  # pixels, middle (x, y), class
+    for area in connected_areas(labels, classes):
+        part = np.pad(area.mask, 1)  # the border of the picture is a border of the area
+        row, column = np.unravel_index(np.argmax(distance_transform_edt(part)), part.shape)
+        found.append((area.pixels, (area.columns.start + column - 0.5, area.rows.start + row - 0.5), area.label))
     picture, factor = _enlarged(overlay(image, labels, classes))
     draw, font = ImageDraw.Draw(picture), _font(picture)
     colors = palette(len(classes))
@@ -107,16 +125,11 @@ def draw_objects(
 
 def draw_detections(image: Image.Image, found: Detections, classes: Sequence[str], least_score: float) -> Image.Image:
     """Image with the detected boxes and masks with a score of at least `least_score`, best on top."""
-    kept = (found.scores >= least_score).nonzero()[:, 0].flip(0)
-    boxes = found.boxes[kept].float().cpu()
-    labels = found.labels[kept].tolist()
-    masks = None
-    if found.mask_logits is not None:
-        logits = [part[kept].float().cpu() for part in found.mask_logits]
-        masks = paste_masks(logits, boxes, (image.height, image.width))
-    scores = found.scores[kept].tolist()
-    names = [f"{classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
-    return draw_objects(image, boxes, names, labels, masks)
+    found = found.selected((found.scores >= least_score).nonzero()[:, 0].flip(0))
+    masks = found.mask_logits and paste_masks(found.mask_logits, found.boxes, (image.height, image.width))
+    labels = found.labels.tolist()
+    names = [f"{classes[label]} {score:.2f}" for label, score in zip(labels, found.scores.tolist(), strict=True)]
+    return draw_objects(image, found.boxes, names, labels, masks)
 
 
 def _enlarged(image: Image.Image) -> tuple[Image.Image, int]:
@@ -130,7 +143,7 @@ def _font(picture: Image.Image) -> ImageFont.FreeTypeFont:
 
 
 def _tag(
-    draw: ImageDraw.ImageDraw, font, place: tuple[float, float], text: str, color: np.ndarray, anchor: str
+    draw: ImageDraw.ImageDraw, font, place: tuple[float, float], text: str, color: np.ndarray, *, anchor: str
 ) -> None:
     """Write text on a rectangle of a color, black or white for contrast; inside the picture.
 
@@ -147,13 +160,6 @@ def _tag(
     draw.rectangle((x, y, x + width, y + height), fill=tuple(color.tolist()))
     light = float(color @ np.array([0.299, 0.587, 0.114])) > 140
     draw.text((x + margin - left, y + height / 2), text, fill="black" if light else "white", font=font, anchor="lm")
-
-
-def denormalized(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
-    """Normalized image (3, H, W) as a picture."""
-    shape = (-1, 1, 1)
-    values = image.float() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
-    return Image.fromarray((values.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 def write_grid(pictures: Sequence[Image.Image], path: Path, columns: int, titles: Sequence[str] = ()) -> None:

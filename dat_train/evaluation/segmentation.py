@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dat_train.errors import UserError
-from dat_train.evaluation.inference import inference
+from dat_train.evaluation.inference import inference, require_images
 from dat_train.models.segmentation import IGNORED, segmentation_logits, segmentation_probabilities
 
 if TYPE_CHECKING:
@@ -94,12 +93,7 @@ def evaluate_segmentation(
     shares = processes.gather((confusion, rows, unreadable)) if processes else [(confusion, rows, unreadable)]
     rows = sorted(row for _, share, _ in shares for row in share)
     unreadable = sorted(path for *_, share in shares for path in share)
-    if not rows:
-        raise UserError(
-            f"none of the {len(unreadable)} validation images can be read; check {unreadable[0]}"
-            if unreadable
-            else "there is no validation image; check data.root"
-        )
+    require_images(len(rows), unreadable)
     confusion = sum(share for share, *_ in shares)
     return SegmentationEvaluation(
         miou=mean_iou(confusion),

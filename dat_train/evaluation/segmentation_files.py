@@ -9,10 +9,10 @@ from PIL import Image
 
 from dat_train.atomic import write_csv, write_json
 from dat_train.evaluation.confusion_picture import write_confusion_counts
-from dat_train.evaluation.scenes_picture import NAME_WIDTH, overlay, palette
+from dat_train.evaluation.scenes_picture import overlay, palette
 from dat_train.evaluation.segmentation import SegmentationEvaluation
 from dat_train.models.segmentation import IGNORED
-from dat_train.runtime.display_text import one_line
+from dat_train.runtime.display_text import NAME_WIDTH, lowest_classes, one_line
 from dat_train.runtime.figure_file import new_figure, save_figure
 
 WORST = 8  # images in worst.png
@@ -64,21 +64,13 @@ def per_class(evaluation: SegmentationEvaluation, classes: Sequence[str]) -> Ite
         yield number, name, pixels, float(evaluation.class_iou[number]), float(accuracy)
 
 
-def segmentation_text(evaluation: SegmentationEvaluation, classes: Sequence[str], most: int = 12) -> str:
+def segmentation_text(evaluation: SegmentationEvaluation, classes: Sequence[str]) -> str:
     """Metrics and the classes with the lowest intersection over union, as lines for the terminal."""
-    lines = [
+    numbers = (
         f"mIoU {evaluation.miou:.2f} %   pixel accuracy {evaluation.pixel_accuracy:.2f} %   "
-        f"mean accuracy {evaluation.mean_accuracy:.2f} %   "
-        f"{evaluation.count:,} images",
-        "",
-    ]
-    known = [i for i in np.argsort(evaluation.class_iou, kind="stable") if not np.isnan(evaluation.class_iou[i])]
-    title = "class" if len(known) <= most else f"class (lowest {most} of {len(known)})"
-    names = [one_line(classes[i], NAME_WIDTH) for i in known[:most]]
-    width = max(len(text) for text in (title, *names))
-    lines.append(f"{title:<{width}}      IoU")
-    lines += [f"{name:<{width}}   {evaluation.class_iou[i]:>6.2f}" for name, i in zip(names, known, strict=False)]
-    return "\n".join(lines)
+        f"mean accuracy {evaluation.mean_accuracy:.2f} %   {evaluation.count:,} images"
+    )
+    return "\n".join([numbers, "", *lowest_classes(classes, evaluation.class_iou, "IoU")])
 
 
 def write_scenes_picture(

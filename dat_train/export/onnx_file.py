@@ -43,15 +43,8 @@ def write_onnx(
 
     graph = trace(model, input_size, smallest)
     with torch.no_grad(), quiet():
-        program = torch.onnx.export(
-            graph,
-            (),
-            dynamo=True,
-            input_names=[INPUT],
-            output_names=list(outputs),
-            verbose=False,
-            optimize=True,
-        )
+        names = {"input_names": [INPUT], "output_names": list(outputs)}
+        program = torch.onnx.export(graph, (), dynamo=True, verbose=False, **names)
     proto = program.model_proto
     onnx.helper.set_model_props(proto, notes)
     with staged_file(path) as temporary:

@@ -34,7 +34,8 @@ def apply_running_averages(model: nn.Module, total: Callable[[Tensor], Tensor]) 
     if not layers:
         return
     # mean, variance, and the number of forwards: with gradient checkpointing, each micro-batch has two
-    sums = [torch.cat([torch.stack(module.pending).sum(0), _full(module, len(module.pending))]) for module in layers]
+    counts = [module.running_mean.new_full((1,), len(module.pending)) for module in layers]
+    sums = [torch.cat([torch.stack(m.pending).sum(0), count]) for m, count in zip(layers, counts, strict=True)]
     sums = total(torch.cat(sums)).split([len(part) for part in sums])
     for module, values in zip(layers, sums, strict=True):
         module.pending = []
@@ -66,10 +67,6 @@ def _collect(module: _BatchNorm, inputs: tuple[Tensor, ...], output: Tensor) -> 
 def _factor(module: _BatchNorm) -> float:
     """Weight of new statistics, also of layers with the average of all steps (momentum=None)."""
     return 1 / int(module.num_batches_tracked) if module.momentum is None else module.momentum
-
-
-def _full(module: _BatchNorm, value: float) -> Tensor:
-    return module.running_mean.new_full((1,), value)
 
 
 def _layers(model: nn.Module) -> list[_BatchNorm]:

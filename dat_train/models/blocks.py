@@ -84,6 +84,7 @@ class Block(nn.Module):
         attn: nn.Module,
         mlp: nn.Module,
         drop_path: float = 0.0,
+        *,
         layer_scale: float | None = None,
         local_perception: bool = False,
     ) -> None:

@@ -148,16 +148,6 @@ class Checkpoint:
         return states
 
     @property
-    def state(self) -> dict[str, Tensor] | None:
-        """Plain weights by parameter name, as named in the file; None if it has averaged ones only."""
-        return self.states.plain
-
-    @property
-    def averaged(self) -> dict[str, Tensor] | None:
-        """Averaged weights (EMA) by parameter name, or None."""
-        return self.states.averaged
-
-    @property
     def config(self) -> dict[str, Any]:
         """Configuration of the dat-train run that wrote the file; {} for other files."""
         config = self.content.get("config")

@@ -32,7 +32,7 @@ def count_macs(model: nn.Module, img_size: int | tuple[int, int], in_chans: int 
     counter = FlopCounterMode(
         display=False,
         custom_mapping={  # the counter counts 2 for a multiply-accumulate
-            torch.ops.aten.native_layer_norm: lambda x, *_, **__: 2 * 5 * _elements(x),
+            torch.ops.aten.native_layer_norm: lambda x, *_, **__: 2 * 5 * torch.Size(x).numel(),
             torch.ops.aten.grid_sampler_2d: lambda x, grid, *_, **__: 2 * 4 * x[0] * x[1] * grid[1] * grid[2],
         },
     )
@@ -81,7 +81,3 @@ def _neighbors(size: int, k: int, device: torch.device) -> Tensor:
     """(size, k) positions of each query's neighbors along one axis."""
     first = (torch.arange(size, device=device) - k // 2).clamp(0, size - k)
     return first[:, None] + torch.arange(k, device=device)
-
-
-def _elements(shape: torch.Size) -> int:
-    return torch.Size(shape).numel()

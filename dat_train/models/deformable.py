@@ -59,6 +59,7 @@ class DeformableAttention(nn.Module):
         groups: int,
         size: tuple[int, int],
         kernel_size: int = 5,
+        *,
         stride: int = 1,
         offset_range_factor: float | None = 2.0,
         position_bias: str = "table",

@@ -1,7 +1,8 @@
 """Recording the sampling positions and the inputs of deformable attention by forward hooks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -36,18 +37,12 @@ def record_sampling(model: nn.Module) -> Iterator[dict[str, Sampling]]:
     layers["stages.2.blocks.1.attn"].positions
     """
     layers: dict[str, Sampling] = {}
-    hooks = [
-        module.register_forward_hook(
-            lambda _module, _inputs, output, name=name: layers.__setitem__(name.rpartition(".")[0], Sampling(*output))
-        )
-        for name, module in model.named_modules()
-        if isinstance(module, SamplingPositions)
-    ]
-    try:
+
+    def note(name: str, _module: nn.Module, _inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+        layers[name.rpartition(".")[0]] = Sampling(*output)
+
+    with _after_forward(model, SamplingPositions, note):
         yield layers
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager
@@ -59,16 +54,20 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, AttentionInputs]]:
     layers: dict[str, AttentionInputs] = {}
     with record_sampling(model) as sampled:
 
-        def note(name: str, attention: DeformableAttention, inputs: tuple[Tensor]) -> None:
+        def note(name: str, attention: DeformableAttention, inputs: tuple[Tensor], _output: Tensor) -> None:
             layers[name] = AttentionInputs(attention, inputs[0], sampled[name])
 
-        hooks = [
-            module.register_forward_hook(lambda module, inputs, _output, name=name: note(name, module, inputs))
-            for name, module in model.named_modules()
-            if isinstance(module, DeformableAttention)
-        ]
-        try:
+        with _after_forward(model, DeformableAttention, note):
             yield layers
-        finally:
-            for hook in hooks:
-                hook.remove()
+
+
+@contextmanager
+def _after_forward(model: nn.Module, kind: type, note: Callable[..., None]) -> Iterator[None]:
+    """Call `note` with name, module, inputs and output after each forward pass of a module of this class."""
+    modules = [(name, module) for name, module in model.named_modules() if isinstance(module, kind)]
+    hooks = [module.register_forward_hook(partial(note, name)) for name, module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -40,7 +40,7 @@ SIZES = {
     | {"dims": (96, 192, 384, 768), "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24), "groups": (1, 1, 3, 6)},
     "dat_base": CVPR
     | {"dims": (128, 256, 512, 1024), "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "groups": (1, 1, 4, 8)},
-    # for small images: 2-pixel patches, deformable attention from stage 2 on (an 8x8 map at 32 pixels)
+    # for small images: patches of 2 pixels; deformable attention from stage 2 on, an 8x8 map for 32 pixels
     "dat_nano": CVPR
     | {
         "dims": (32, 64, 96, 160),
@@ -56,13 +56,14 @@ SIZES = {
     "datpp_base": DATPP | {"dims": (128, 256, 512, 1024), "num_heads": (4, 8, 16, 32), "groups": (2, 4, 8, 16)},
 }
 SIZES["dat_base_384"] = SIZES["dat_base"] | {"window_size": 12}
-# the model of 224 pixels at 384: bias tables of 224, larger input
+# for inputs of 384 pixels, with the bias tables of the model for 224
 SIZES["datpp_base_384"] = SIZES["datpp_base"] | {"img_size": 224}
 # DAT++ with the CVPR stem, downsampling and MLP
 SIZES["datp_tiny"] = SIZES["datpp_tiny"] | {"conv_stem": False, "dwconv_mlp": False, "local_perception": False}
 
 
 def _cfg(size: int = 224, **kwargs) -> dict:
+    """Default configuration of timm for a model with inputs of `size` pixels."""
     return {
         "url": "",
         "num_classes": 1000,
@@ -125,7 +126,7 @@ def _create(
 
 
 def _register(name: str, description: str) -> None:
-    """Make a size a model of timm: timm.create_model(name, ...)."""
+    """Register a size in timm, for timm.create_model(name, ...)."""
 
     def create(pretrained: bool = False, **kwargs) -> DAT:
         return _create(name, pretrained, **kwargs)

@@ -39,6 +39,7 @@ class WindowAttention(nn.Module):
         dim: int,
         num_heads: int,
         window_size: int,
+        *,
         shifted: bool = False,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
@@ -53,10 +54,6 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", relative_position_index(window_size), persistent=False)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
-        self.reset_bias()
-
-    def reset_bias(self) -> None:
-        """Initialize the bias table from a truncated normal, std 0.01."""
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:

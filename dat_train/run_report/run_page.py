@@ -1,6 +1,7 @@
 """HTML page that compares runs: results, curves, settings, evaluation, classes, confusions, mistakes, faults."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,21 +44,16 @@ def write_run_page(runs: Sequence[RunRecord], path: Path) -> Path:
 def results(runs: Sequence[RunRecord]) -> str:
     """Final numbers of every run. The best of each row is marked if values differ; runs may have different tasks."""
 
-    def best(score: str) -> Callable[[RunRecord], float | None]:
-        def highest(run: RunRecord) -> float | None:
-            if run.score != score:
-                return None
-            values = [value(row, score) for row in run.validations]
-            return run.summary.get(f"best_{score}", max((v for v in values if v is not None), default=None))
+    def known(run: RunRecord, metric: str) -> list[float]:
+        return [found for row in run.validations if (found := value(row, metric)) is not None]
 
-        return highest
+    def best(run: RunRecord, score: str) -> float | None:
+        if run.score != score:
+            return None
+        return run.summary.get(f"best_{score}", max(known(run, score), default=None))
 
-    def last(metric: str) -> Callable[[RunRecord], float | None]:
-        def final(run: RunRecord) -> float | None:
-            values = [value(row, metric) for row in run.validations]
-            return next((v for v in reversed(values) if v is not None), None)
-
-        return final
+    def last(run: RunRecord, metric: str) -> float | None:
+        return next(reversed(known(run, metric)), None)
 
     def named(prefix: str, metric: str) -> str:
         return f"{prefix} {title(metric)}" + (f",{unit(metric)}" if unit(metric) else "")
@@ -65,13 +61,13 @@ def results(runs: Sequence[RunRecord]) -> str:
     scores = [score for score in dict.fromkeys(run.score for run in runs) if score]
     metrics = validation_metrics(row for run in runs for row in run.validations)
     measures: list[tuple[str, Callable[[RunRecord], float | None], str, int]] = [  # heading, value, format, better
-        *((named("best", score), best(score), number_format(score), 1) for score in scores),
+        *((named("best", score), partial(best, score=score), number_format(score), 1) for score in scores),
         *(
-            (named("last", metric), last(metric), number_format(metric), 1)
+            (named("last", metric), partial(last, metric=metric), number_format(metric), 1)
             for metric in metrics
             if not metric.startswith("loss")
         ),
-        ("last validation loss", last("loss"), ".4f", -1),
+        ("last validation loss", partial(last, metric="loss"), ".4f", -1),
         ("epochs done", lambda run: run.last_step.get("epoch"), ".4g", 0),
         ("parameters", lambda run: run.summary.get("parameters"), ",", 0),
         ("MACs", lambda run: run.summary.get("macs"), ",", 0),
@@ -81,12 +77,12 @@ def results(runs: Sequence[RunRecord]) -> str:
     rows = []
     for heading, read, form, better in measures:
         values = [read(run) for run in runs]
-        known = [better * number for number in values if number is not None]
-        if not known:
+        ranks = [better * number for number in values if number is not None]
+        if not ranks:
             continue
         cells = []
         for number in values:
-            leads = better and len(set(known)) > 1 and number is not None and better * number == max(known)
+            leads = better and len(set(ranks)) > 1 and number is not None and better * number == max(ranks)
             text = "" if number is None else format(number, form)
             cells.append(f'<td class="number{" best" if leads else ""}">{text}</td>')
         rows.append(f'<tr><th scope="row">{heading}</th>{"".join(cells)}</tr>')
@@ -110,12 +106,9 @@ def curves(runs: Sequence[RunRecord]) -> str:
                 found.append(Line(number, x[keep], y[keep]))
         return found
 
-    def validation(metric: str) -> Callable[[RunRecord], tuple[list, list]]:
-        def points(run: RunRecord) -> tuple[list, list]:
-            rows = [row for row in run.validations if value(row, metric) is not None]
-            return [row["epoch"] for row in rows], [value(row, metric) for row in rows]
-
-        return points
+    def validation(run: RunRecord, metric: str) -> tuple[list, list]:
+        rows = [row for row in run.validations if value(row, metric) is not None]
+        return [row["epoch"] for row in rows], [value(row, metric) for row in rows]
 
     def loss(run: RunRecord) -> tuple[np.ndarray, np.ndarray]:
         sound = run.steps[np.isfinite(run.steps[:, 1])]
@@ -132,11 +125,11 @@ def curves(runs: Sequence[RunRecord]) -> str:
     charts = [
         line_chart("training loss, smoothed", lines(loss), names),
         *(
-            line_chart(f"validation {title(score)}", lines(validation(score)), names, unit(score))
+            line_chart(f"validation {title(score)}", lines(partial(validation, metric=score)), names, unit(score))
             for score in dict.fromkeys(run.score for run in runs)
             if score
         ),
-        line_chart("validation loss", lines(validation("loss")), names),
+        line_chart("validation loss", lines(partial(validation, metric="loss")), names),
         line_chart("learning rate", lines(lambda run: (run.steps[:, 0], run.steps[:, 2])), names),
         line_chart("throughput", lines(lambda run: run.throughput.T), names, " images/s"),
         line_chart("sampling points outside the map", lines(outside), names, " %"),

@@ -1,4 +1,4 @@
-"""Batches of this process in order, with restarts of data workers that died, and waits that end."""
+"""Batches of this process in order, with a restart of data workers that died, and a time-out."""
 
 import queue
 import threading
@@ -36,7 +36,7 @@ class Feed:
     Args:
         make_loader: maps a step to an iterable of this process' micro-batches from that step on.
         warn: called with a line when workers are restarted.
-        unit: what `step` counts, for messages.
+        unit: unit of `step` in messages.
         stop: request to stop; None if there is none to watch.
         timeout_minutes: maximum wait for a batch.
     """

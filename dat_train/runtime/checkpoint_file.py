@@ -18,7 +18,7 @@ from dat_train.models.checkpoint import COMMENT_BYTES, MARK
 def canonical(value: object) -> object:
     """Copy nested containers of numbers, strings and tensors so that their pickle depends on the content alone.
 
-    Pickle writes an object it has met before as a reference. Equal states would give different bytes if one of them
+    Pickle writes an object that occurred before as a reference. Equal states would give different bytes if one of them
     shared a string or tuple that the other has twice. In the copy, strings are always shared, containers and tensors
     never. Tensors are copied to the CPU, so that training may continue while the copy is written.
 

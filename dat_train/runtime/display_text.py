@@ -1,10 +1,14 @@
 """Text of unknown content (class names, paths) for one line of a terminal, a picture or a page."""
 
+import math
 import unicodedata
+from collections.abc import Sequence
 
 from rich.cells import cell_len
 
 BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # they change the direction of the text after them
+NAME_WIDTH = 24  # columns of a class name on a terminal or a picture
+MAX_CLASSES = 12  # lines of `lowest_classes`
 
 
 def one_line(text: str, limit: int | None = None) -> str:
@@ -18,6 +22,15 @@ def one_line(text: str, limit: int | None = None) -> str:
     while text and cell_len(text) > limit - 1:
         text = text[:-1]
     return text.rstrip() + "…"
+
+
+def lowest_classes(classes: Sequence[str], values: Sequence[float], heading: str) -> list[str]:
+    """Lines with the names and values of the classes with the lowest values; NaN is left out."""
+    known = sorted((k for k in range(len(classes)) if not math.isnan(values[k])), key=lambda k: values[k])
+    title = "class" if len(known) <= MAX_CLASSES else f"class (lowest {MAX_CLASSES} of {len(known)})"
+    shown = [(one_line(classes[k], NAME_WIDTH), f"{values[k]:.2f}") for k in known[:MAX_CLASSES]]
+    width = max(len(name) for name in (title, *(name for name, _ in shown)))
+    return [f"{name:<{width}}   {value:>6}" for name, value in [(title, heading), *shown]]
 
 
 def _printable(character: str) -> str:

@@ -1,5 +1,6 @@
-"""Versions, device, host and git commit of a run."""
+"""Versions, device, host and git commit of a run, and the cores that it may use."""
 
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -27,6 +28,13 @@ def environment(device: torch.device, processes: int, folder: Path | None = None
         "host": platform.node(),
         "platform": platform.platform(),
     }
+
+
+def usable_cores() -> int:
+    """Return the number of cores this process may use (taskset, Slurm, containers); all cores if this is unknown."""
+    if hasattr(os, "sched_getaffinity"):  # macOS and Windows have none
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def git_commit(folder: Path) -> str | None:

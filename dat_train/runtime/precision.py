@@ -19,7 +19,7 @@ class Precision:
     device: torch.device
 
     def context(self) -> AbstractContextManager:
-        """For the forward pass."""
+        """Autocast context of the forward pass."""
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
     def scaler(self) -> torch.amp.GradScaler:

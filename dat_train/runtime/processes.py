@@ -155,7 +155,7 @@ class Processes:
             return True
         if not self.is_main:
             time.sleep(1.0)
-        count = [1]  # two reports are better than none
+        count = [1]  # if the store does not answer, the report is printed
         _try_for(NOTICE_SECONDS, lambda: count.append(self.store.add(f"reported/{topic}", 1)))
         return count[-1] == 1
 

@@ -8,7 +8,7 @@ import time
 from typing import NoReturn
 
 PREEMPTED = 75  # exit code after a requested stop: EX_TEMPFAIL, "try again later"; schedulers can requeue on it
-# Windows lacks some of them. A closing terminal sends SIGHUP.
+# Windows lacks some of them. A terminal that is closed sends SIGHUP.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name))
 SAME_SECONDS = 1.0  # a signal that comes twice within this time, from the terminal and through torchrun, counts once
 
@@ -17,8 +17,8 @@ class StopRequest:
     """Context manager that records one of `SIGNALS`, so that the loop can stop after the current step.
 
     A second signal exits at once, also while the main thread waits inside a collective operation for another process:
-    Python's handlers do not run there, but a thread reads the signals' numbers from a pipe. SIGHUP is left alone if it
-    is ignored, as nohup arranges.
+    Python's handlers do not run there, but a thread reads the signals' numbers from a pipe. SIGHUP stays
+    ignored if it was ignored before, as by nohup.
 
     Attributes:
         at_once: while True, the first signal exits at once, too. It is set as long as there is nothing to save, because

@@ -27,7 +27,7 @@ class Terminal:
         self._task: TaskID | None = None
 
     def say(self, text: str = "") -> None:
-        """A line, or several."""
+        """Print one or several lines, and append them to the log file."""
         if self.live:
             self._console.print(text)
         elif self.screen:
@@ -36,7 +36,7 @@ class Terminal:
         self.record(text)
 
     def record(self, text: str) -> None:
-        """Lines for the file alone."""
+        """Append lines to the log file only."""
         if self.log_path is not None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
             lines = [f"{stamp}  {line}".rstrip() + "\n" for line in text.splitlines()]
@@ -65,7 +65,7 @@ class Terminal:
         self._bar.update(self._task, completed=step, **({} if text is None else {"text": text}))
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

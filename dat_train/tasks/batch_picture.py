@@ -6,8 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from dat_train.atomic import replacing
+from dat_train.data.batch import denormalize
 from dat_train.runtime.display_text import one_line
-from dat_train.viewer.normalized_images import to_rgb
 
 MAX_IMAGES = 64
 CELL = 160  # side of an image in the picture, pixels
@@ -34,7 +34,7 @@ def write_batch_picture(
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    pixels = to_rgb(images[:MAX_IMAGES], mean, std).permute(0, 2, 3, 1).contiguous().numpy()
+    pixels = denormalize(images[:MAX_IMAGES], mean, std)
     columns = min(8, len(pixels))
     rows = -(-len(pixels) // columns)
     font = ImageFont.load_default(size=13)

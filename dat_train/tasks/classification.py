@@ -1,6 +1,7 @@
 """Image classification with one label per image: mixing, cross-entropy or distillation, top-1 and top-5 accuracy."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from dat_train.data.batch import Batch, prepare_images
-from dat_train.data.mixing import Mixing
+from dat_train.data.mixing import Mixing, MultiHotMixing
 from dat_train.evaluation.classification import evaluate
 from dat_train.evaluation.confusion_picture import write_confusion
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.tasks.batch_picture import write_batch_picture
-from dat_train.tasks.distillation import cross_entropy
+from dat_train.tasks.losses import cross_entropy
 from dat_train.training.task import Draw, Evaluation, Loss, Score
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -38,34 +39,27 @@ class Images(NamedTuple):
         return len(self.mean), self.size, self.size
 
 
+@dataclass(eq=False)
 class ImageClassification:
     """Classification task.
 
     Args:
         classes: names by class number.
-        images: what the model takes.
+        images: input of the model.
         precision: number format of the forward pass and of the loss.
         mixing: mixup, cutmix and label smoothing.
         objective: loss of logits (B, classes), soft targets (B, classes) and images (B, C, H, W). Returns ().
     """
 
+    classes: Sequence[str]
+    images: Images
+    _: KW_ONLY
+    precision: Precision
+    mixing: Mixing | MultiHotMixing
+    objective: Objective = cross_entropy
+
     name = "classification"
     score = Score("top1", "top-1 {:.2f} %")
-
-    def __init__(
-        self,
-        classes: Sequence[str],
-        images: Images,
-        *,
-        precision: Precision,
-        mixing: Mixing,
-        objective: Objective = cross_entropy,
-    ) -> None:
-        self.classes = classes
-        self.images = images
-        self.precision = precision
-        self.mixing = mixing
-        self.objective = objective
 
     def loss(self, forward: nn.Module, batch: Batch, draw: Draw) -> Loss:
         images, targets = self._mixed(batch, draw)

@@ -1,43 +1,24 @@
 """Object detection and instance segmentation: losses of the detector, average precision of COCO."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from dat_train.data.detection_dataset import DetectionScene, pad_batch
+from dat_train.data.batch import SceneList, denormalize
+from dat_train.data.detection_dataset import ObjectBatch, pad_batch
 from dat_train.evaluation.detection import evaluate_detection
-from dat_train.evaluation.scenes_picture import denormalized, draw_objects, write_grid
+from dat_train.evaluation.scenes_picture import draw_objects, write_grid
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.training.task import Draw, Evaluation, Loss, Score
 
 
-class ObjectBatch(NamedTuple):
-    """Images (B, 3, H, W) padded right and below, their sizes before padding, their objects, and unreadable paths."""
-
-    images: Tensor
-    sizes: list[tuple[int, int]]
-    targets: list[dict[str, Any]]
-    unreadable: list[str]
-
-
-class ObjectList(list[DetectionScene]):
-    """Images of one batch of evaluation, not padded."""
-
-    @property
-    def unreadable(self) -> list[str]:
-        return [path for scene in self for path in scene.unreadable]
-
-
-def collate_objects(scenes: Sequence[DetectionScene]) -> ObjectBatch:
-    images, sizes = pad_batch([scene.image for scene in scenes])
-    unreadable = [path for scene in scenes for path in scene.unreadable]
-    return ObjectBatch(images, sizes, [scene.target for scene in scenes], unreadable)
-
-
+@dataclass(eq=False)
 class ObjectDetection:
     """Detection task.
 
@@ -49,29 +30,21 @@ class ObjectDetection:
         with_masks: the detector has masks.
     """
 
+    classes: Sequence[str]
+    size: tuple[int, int]
+    mean: Sequence[float]
+    std: Sequence[float]
+    _: KW_ONLY
+    precision: Precision
+    with_masks: bool
+
     name = "detection"
     score = Score("box_ap", "box AP {:.2f} %")
-
-    def __init__(
-        self,
-        classes: Sequence[str],
-        size: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        *,
-        precision: Precision,
-        with_masks: bool,
-    ) -> None:
-        self.classes = classes
-        self.size = size
-        self.mean, self.std = mean, std
-        self.precision = precision
-        self.with_masks = with_masks
 
     def loss(self, forward: Callable[..., object], batch: ObjectBatch, draw: Draw) -> Loss:
         device = self.precision.device
         images = batch.images.to(device, self.precision.weights, non_blocking=True)
-        targets = [{key: _to(value, device) for key, value in target.items()} for target in batch.targets]
+        targets = tree_map_only(Tensor, lambda part: part.to(device, non_blocking=True), batch.targets)
         with self.precision.context():
             losses = forward(images, batch.sizes, targets)
         return Loss(
@@ -86,7 +59,7 @@ class ObjectDetection:
         images, sizes = pad_batch([torch.zeros(len(self.mean), height, width)] * size)
         return ObjectBatch(images, sizes, [dict(target) for _ in range(size)], [])
 
-    def evaluate(self, model: nn.Module, batches: Iterable[ObjectList], processes: Processes) -> Evaluation:
+    def evaluate(self, model: nn.Module, batches: Iterable[SceneList], processes: Processes) -> Evaluation:
         found = evaluate_detection(model, batches, classes=self.classes, precision=self.precision, processes=processes)
         numbers = {f"box_{name.lower()}": 100 * value for name, value in found.box.items()}
         numbers |= {f"mask_{name.lower()}": 100 * value for name, value in found.mask.items()}
@@ -98,12 +71,8 @@ class ObjectDetection:
     def draw_batch(self, batch: ObjectBatch, draw: Draw, path: Path) -> None:
         pictures = []
         for image, (height, width), target in zip(batch.images, batch.sizes, batch.targets, strict=True):
-            picture = denormalized(image[:, :height, :width], self.mean, self.std)
+            picture = Image.fromarray(denormalize(image[:, :height, :width], self.mean, self.std))
             labels = target["labels"].tolist()
             names = [self.classes[label] for label in labels]
             pictures.append(draw_objects(picture, target["boxes"], names, labels, target.get("masks")))
         write_grid(pictures[:8], path, columns=4)
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value

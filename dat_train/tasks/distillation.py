@@ -1,4 +1,4 @@
-"""Training objective: cross-entropy, optionally combined with the distance to the outputs of a teacher."""
+"""Knowledge distillation: cross-entropy combined with the distance to the outputs of a teacher."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,7 @@ from torch import Tensor, nn
 from dat_train.choices import DISTILLATION
 from dat_train.errors import require_one_of
 from dat_train.runtime.precision import Precision
-
-
-def cross_entropy(logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
-    """Of logits (B, classes) and soft targets (B, classes); () in the targets' number format."""
-    return F.cross_entropy(logits.to(targets.dtype), targets)
+from dat_train.tasks.losses import cross_entropy
 
 
 class Distillation:
@@ -22,15 +18,15 @@ class Distillation:
     (1 - alpha) CE(student, targets) + alpha D, where D is, for kind "soft", tau^2 KL(teacher || student), both
     softmaxes at temperature tau (equation 2), and for "hard" the cross-entropy with the teacher's decision (equation
     3). DeiT gives the student a second classifier on a distillation token; DAT has no tokens to add one to, so one
-    classifier serves both terms, DeiT's "usual distillation". DeiT's code divides the soft term by the number of
-    classes too; the paper, and this, do not.
+    classifier serves both terms, DeiT's "usual distillation". DeiT's code also divides the soft term by the number of
+    classes; the paper and this implementation do not.
 
     The teacher gets the student's mixed and erased images in its own normalization, in evaluation mode: its output is
     a function of them.
 
     Args:
         teacher: with as many classes as the student, on the device; it is frozen here.
-        mean, std: what the student's images are normalised with; teacher_mean, teacher_std: the teacher's.
+        mean, std: normalization of the student's images; teacher_mean, teacher_std: of the teacher's images.
     """
 
     def __init__(

@@ -1,17 +1,19 @@
 """Semantic segmentation: cross-entropy of two heads, mean intersection over union at original size."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from dat_train.data.segmentation_dataset import EvaluationScene, Scene
+from dat_train.data.batch import SceneList, denormalize
+from dat_train.data.segmentation_dataset import SceneBatch
 from dat_train.errors import UserError
 from dat_train.evaluation.confusion_picture import write_confusion_counts
-from dat_train.evaluation.scenes_picture import denormalized, overlay, write_grid
+from dat_train.evaluation.scenes_picture import overlay, write_grid
 from dat_train.evaluation.segmentation import evaluate_segmentation
 from dat_train.models.segmentation import segmentation_loss
 from dat_train.runtime.precision import Precision
@@ -19,33 +21,7 @@ from dat_train.runtime.processes import Processes
 from dat_train.training.task import Draw, Evaluation, Loss, Score
 
 
-class SceneBatch(NamedTuple):
-    """Images (B, 3, H, W), labels (B, H, W) int64 with 255 for ignored pixels, and unreadable paths."""
-
-    images: Tensor
-    labels: Tensor
-    unreadable: list[str]
-
-    def pin_memory(self) -> "SceneBatch":
-        return SceneBatch(self.images.pin_memory(), self.labels.pin_memory(), self.unreadable)
-
-
-class SceneList(list[EvaluationScene]):
-    """Scenes of one batch of evaluation; images of a list may have different sizes."""
-
-    @property
-    def unreadable(self) -> list[str]:
-        return [path for scene in self for path in scene.unreadable]
-
-
-def collate_scenes(scenes: Sequence[Scene]) -> SceneBatch:
-    return SceneBatch(
-        torch.stack([scene.image for scene in scenes]),
-        torch.stack([scene.labels for scene in scenes]),
-        [path for scene in scenes for path in scene.unreadable],
-    )
-
-
+@dataclass(eq=False)
 class SemanticSegmentation:
     """Segmentation task.
 
@@ -62,34 +38,26 @@ class SemanticSegmentation:
         UserError: class weights that are not one for each class.
     """
 
+    classes: Sequence[str]
+    crop: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    _: KW_ONLY
+    precision: Precision
+    aux_weight: float = 0.4
+    class_weights: Sequence[float] | Tensor | None = None
+    flip: bool = False
+
     name = "segmentation"
     score = Score("miou", "mIoU {:.2f} %")
 
-    def __init__(
-        self,
-        classes: Sequence[str],
-        crop: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        *,
-        precision: Precision,
-        aux_weight: float = 0.4,
-        class_weights: Sequence[float] | None = None,
-        flip: bool = False,
-    ) -> None:
-        self.classes = classes
-        self.crop = crop
-        self.mean, self.std = mean, std
-        self.precision = precision
-        self.aux_weight = aux_weight
-        if class_weights is not None and len(class_weights) != len(classes):
-            raise UserError(
-                f"dense.class_weights has {len(class_weights)} numbers for {len(classes)} classes; give one for each"
-            )
-        self.class_weights = None
-        if class_weights is not None:
-            self.class_weights = torch.tensor(list(class_weights), dtype=torch.float32, device=precision.device)
-        self.flip = flip
+    def __post_init__(self) -> None:
+        weights, number = self.class_weights, len(self.classes)
+        if weights is None:
+            return
+        if len(weights) != number:
+            raise UserError(f"dense.class_weights has {len(weights)} numbers for {number} classes; give one for each")
+        self.class_weights = torch.tensor(list(weights), dtype=torch.float32, device=self.precision.device)
 
     def loss(self, forward: Callable[..., object], batch: SceneBatch, draw: Draw) -> Loss:
         images = batch.images.to(self.precision.device, self.precision.weights, non_blocking=True)
@@ -124,6 +92,6 @@ class SemanticSegmentation:
     def draw_batch(self, batch: SceneBatch, draw: Draw, path: Path) -> None:
         pictures = []
         for image, labels in list(zip(batch.images, batch.labels, strict=True))[:8]:
-            picture = denormalized(image, self.mean, self.std)
+            picture = Image.fromarray(denormalize(image, self.mean, self.std))
             pictures += [picture, overlay(picture, np.asarray(labels), self.classes)]
         write_grid(pictures, path, columns=4)

@@ -18,9 +18,7 @@ from dat_train.runtime.processes import Processes, ProcessLost
 from dat_train.runtime.stop_request import PREEMPTED
 from dat_train.runtime.terminal import Terminal
 
-STORE_SECONDS = (
-    3.0  # time for which rank 0 keeps the store alive if torchrun does not, because other ranks still use it
-)
+STORE_SECONDS = 3.0  # for which rank 0 keeps the store alive if torchrun does not: other ranks still use it
 
 
 @contextmanager
@@ -40,7 +38,8 @@ def report_failure(processes: Processes, terminal: Terminal, folder: Path) -> It
         _report(error, str(error), processes, terminal, code=PREEMPTED if isinstance(error, Stopped) else 2)
         raise
     except OSError as error:
-        if not _concerns(error, folder):
+        path = Path(error.filename).absolute() if isinstance(error.filename, str) else None
+        if path is None or not path.is_relative_to(folder.absolute()):
             log_traceback(error, processes, terminal)
             raise
         fixable = UserError(
@@ -52,10 +51,6 @@ def report_failure(processes: Processes, terminal: Terminal, folder: Path) -> It
     except Exception as error:
         log_traceback(error, processes, terminal)
         raise
-
-
-def _concerns(error: OSError, folder: Path) -> bool:
-    return isinstance(error.filename, str) and Path(error.filename).absolute().is_relative_to(folder.absolute())
 
 
 def log_traceback(error: Exception, processes: Processes, terminal: Terminal) -> None:

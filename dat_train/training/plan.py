@@ -38,7 +38,10 @@ class RunPlan:
     pairs: bool = False
 
     def __post_init__(self) -> None:
-        self._check_positive()
+        for name in ("epochs", "batch_size", "micro_batch_size", "max_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value} must be at least 1")
         unit = self.micro_batch_size * self.world_size
         if self.train_size < self.batch_size:
             raise UserError(
@@ -56,12 +59,6 @@ class RunPlan:
                 f"{self._nearest(unit)}"
             )
         self._check_warmup()
-
-    def _check_positive(self) -> None:
-        for name in ("epochs", "batch_size", "micro_batch_size", "max_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name}={value} must be at least 1")
 
     def _check_warmup(self) -> None:
         """Refuse a warm-up that does not end. One that multiplies the rate (`warmup_factor`) may be longer."""
@@ -157,15 +154,12 @@ class RunPlan:
             return step == self.steps or (step > 0 and step % self.eval_steps == 0)
         return step == self.steps or (self.ends_epoch(step) and self.epochs_done(step) % every_epochs == 0)
 
-    def _scheduled_text(self) -> str:
-        steps = f"{self.scheduled_steps:,} steps"
-        return steps if self.length else f"{self.epochs} epochs = {steps}"
-
     def describe(self) -> list[tuple[str, str]]:
         """(topic, text) pairs for the terminal."""
         length = f"{self.steps:,} steps = {self.steps / self.steps_per_epoch:.4g} epochs of {self.steps_per_epoch:,}"
         if self.steps < self.scheduled_steps:
-            length += f" (max_steps; the schedule is that of {self._scheduled_text()})"
+            epochs = "" if self.length else f"{self.epochs} epochs = "
+            length += f" (max_steps; the schedule is that of {epochs}{self.scheduled_steps:,} steps)"
         batch = f"{self.batch_size}"
         if self.micro_batches > 1:
             batch += f" = {self.micro_batches} micro-batches of {self.micro_batch_size}"

@@ -42,6 +42,8 @@ class RunLog:
         """Record the first step and the device of this process. Called after metrics.jsonl was cut to that step."""
         self._metrics, self._timing = _RowFile(self.folder.metrics), _RowFile(self.folder.timing)
         self._first_step = step
+        device = self.processes.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
         self._start = time.monotonic()
         self._skip_time()
         self._write(
@@ -51,7 +53,7 @@ class RunLog:
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "step": step,
                 "host": platform.node(),
-                "device": _device_name(self.processes.device),
+                "device": name,
                 "processes": self.processes.world_size,
                 "torch": torch.__version__,
             },
@@ -93,7 +95,7 @@ class RunLog:
         self._write(self._metrics, *rows)
         for logger in self.loggers:
             for row in rows:
-                logger.log_step(row)
+                logger.log("train", row)
         self._measure(rows)
         self._skip_time()
 
@@ -127,7 +129,7 @@ class RunLog:
             },
         )
         for logger in self.loggers:
-            logger.log_validation(row)
+            logger.log("validation", row)
         ema = f"   EMA {score.text(averaged.numbers[score.name])}" if averaged else ""
         best = "   * best" if is_best else ""
         self.terminal.say(f"epoch {row['epoch']:g}   validation: {evaluation.text}{ema}{best}")
@@ -218,10 +220,6 @@ def _prefixed(prefix: str, evaluation: Evaluation) -> dict[str, float | None]:
 def _finite(value: float) -> float | None:
     """Replace non-finite numbers by None, because JSON has no NaN."""
     return value if math.isfinite(value) else None
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
 
 
 def _memory(device: torch.device) -> float | None:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dat_train.data.batch import denormalize
 from dat_train.models.dat import DAT
 from dat_train.models.deformable import DeformableAttention
 from dat_train.models.recording import AttentionInputs, record_attention
 from dat_train.viewer.image_coordinates import nearest_query, position_to_pixel, query_pixels, splat
-from dat_train.viewer.normalized_images import to_rgb
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,7 @@ def inspect_image(
         logits = model(image[None])
     logits = logits[0].double()
     probabilities = (logits.sigmoid() if multi_label else logits.softmax(0)).cpu().numpy()
-    return Inspection(
-        to_rgb(image, mean, std).permute(1, 2, 0).numpy(), probabilities, recorded_layers(model, attended)
-    )
+    return Inspection(denormalize(image, mean, std), probabilities, recorded_layers(model, attended))
 
 
 def recorded_layers(model: nn.Module, attended: dict[str, AttentionInputs]) -> list[Layer]:

@@ -43,6 +43,7 @@ def show_image(
     axes,
     inspection: Inspection,
     title: str,
+    *,
     dimmed: float = 0.25,
     grey: bool = False,
     picture: np.ndarray | None = None,
@@ -88,6 +89,7 @@ def draw_circles(
     points: np.ndarray,
     weights: np.ndarray,
     fill,
+    *,
     alpha: float = 0.65,
     least: float = MIN_WEIGHT,
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dat_train.runtime.display_text import one_line
 from dat_train.runtime.figure_file import save_figure
-from dat_train.viewer.attention import Inspection, Layer
+from dat_train.viewer.attention import Inspection
 from dat_train.viewer.panels import (
     COLORS,
     color,
@@ -30,7 +30,9 @@ def write_points(inspection: Inspection, folder: Path) -> list[Path]:
     """Write points.png (all layers and groups) and points_stage3_block2.png, ... (one layer each, group by group)."""
     figure, panels = new_panels(len(inspection.layers), inspection)
     for axes, layer in zip(panels, inspection.layers, strict=True):
-        show_image(axes, inspection, f"{layer.title}: {_count(layer)}")
+        keys = layer.points.shape[1]
+        points = f"{keys} points" if layer.groups == 1 else f"{layer.groups} groups of {keys}"
+        show_image(axes, inspection, f"{layer.title}: {points}")
         for group in range(layer.groups):
             draw_points(axes, layer, group)
     groups = max(layer.groups for layer in inspection.layers)
@@ -119,8 +121,3 @@ def write_predictions(inspection: Inspection, classes: Sequence[str], path: Path
     bars.set_box_aspect(1)
     bars.spines[["top", "right", "bottom"]].set_visible(False)
     return save_figure(figure, path)
-
-
-def _count(layer: Layer) -> str:
-    keys = layer.points.shape[1]
-    return f"{keys} points" if layer.groups == 1 else f"{layer.groups} groups of {keys}"

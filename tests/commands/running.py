@@ -22,7 +22,7 @@ def run(
 def run_task(task: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """Run a dat-train whose work is the Python statement `task`, which sees the settings as `config`."""
     imports = "from dat_train.cli.main import run_command\nfrom dat_train.cli.command_table import TRAIN\n"
-    code = f"{imports}def task(config, request):\n    {task}\nrun_command(TRAIN, task)"
+    code = f"{imports}def task(config, command_line):\n    {task}\nrun_command(TRAIN, task)"
     return run_python(["-c", code, *arguments], cwd, 60, environment)
 
 

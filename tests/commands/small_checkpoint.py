@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from commands.composing import composed
 
-from dat_train.commands.build_model import new_model
-from dat_train.commands.build_training import new_state
+from dat_train.commands.build_model import build_model
+from dat_train.commands.build_training import build_state
 from dat_train.runtime.checkpoint_file import write_checkpoint
 from dat_train.runtime.precision import resolve_precision
 
@@ -22,7 +22,7 @@ def write_small_checkpoint(path: Path, *overrides: str, classes=DIGITS, model: s
     """
     config = composed("experiment=digits", *([model] if model else []), *overrides)
     precision = resolve_precision(config.dtype, torch.device("cpu"))
-    state = new_state(config, new_model(config, len(classes)), precision, classes)
+    state = build_state(config, build_model(config, len(classes)), precision, classes)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(state.save(0), path)
     return path

@@ -7,7 +7,7 @@ import torch
 from commands.composing import composed
 
 from dat_train.commands.build_task import task_builders
-from dat_train.commands.build_training import new_state
+from dat_train.commands.build_training import build_state
 from dat_train.runtime.checkpoint_file import write_checkpoint
 from dat_train.runtime.precision import resolve_precision
 
@@ -20,5 +20,5 @@ def write_small_dense_checkpoint(path: Path, task: str, *overrides: str, classes
     precision = resolve_precision(config.dtype, torch.device("cpu"))
     model = task_builders(config).model(config, len(classes))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(new_state(config, model, precision, classes).save(0), path)
+    write_checkpoint(build_state(config, model, precision, classes).save(0), path)
     return path

@@ -10,7 +10,7 @@ from troubleshooting import entry
 from dat_train.cli.command_table import TRAIN
 from dat_train.cli.main import run_command
 from dat_train.cli.settings.train import MAY_CHANGE
-from dat_train.training.changed_settings import differences
+from dat_train.training.resume import differences
 
 OK = ("model=dat_nano", "data=digits")
 WRONG = {
@@ -87,7 +87,7 @@ def train(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # it sets this; taken back after the test
 
-    def train(*arguments, task=lambda config, request: print(config.name)):
+    def train(*arguments, task=lambda config, command_line: print(config.name)):
         monkeypatch.setattr(sys, "argv", ["dat-train", *arguments])
         with pytest.raises(SystemExit) as stop:
             run_command(TRAIN, task)
@@ -163,7 +163,7 @@ def test_every_run_of_a_sweep_has_a_folder_of_its_own(train, tmp_path):
 
 
 def test_a_sweep_over_models_takes_the_recipe_of_each(train):
-    result = train("model=dat_t,dat_b", "data=digits", "-m", task=lambda config, request: print(config.clip_grad))
+    result = train("model=dat_t,dat_b", "data=digits", "-m", task=lambda config, command_line: print(config.clip_grad))
     assert result.out.split() == ["5.0", "1.0"], result.err
 
 
@@ -196,7 +196,7 @@ def test_the_command_line_overrides_an_experiment(train):
 
 
 def test_any_argument_of_the_model_can_be_given(train):
-    result = train(*OK, "model.args.depths=[1,1,1,1]", task=lambda config, request: print(config.model.args))
+    result = train(*OK, "model.args.depths=[1,1,1,1]", task=lambda config, command_line: print(config.model.args))
     assert result.out == "{'depths': [1, 1, 1, 1]}\n", result.err
 
 

@@ -10,7 +10,7 @@ import torch
 from commands.in_process import composed, train
 
 from dat_train.cli.conf import choices
-from dat_train.commands.build_model import new_model
+from dat_train.commands.build_model import build_model
 from dat_train.models import count_macs, count_parameters
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def test_every_experiment_takes_two_steps(experiment, tmp_path):
     if "init: required" in (ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text():
         settings.append(f"init={tmp_path / 'init.pt'}")
         other = composed(*settings, "model.img_size=64")
-        torch.save(new_model(other, 7).state_dict(), tmp_path / "init.pt")
+        torch.save(build_model(other, 7).state_dict(), tmp_path / "init.pt")
     summary = train(tmp_path, "run", *settings)
     assert summary["steps"] == 2 and summary["skipped"] == 0
     assert math.isfinite(summary["final_loss"])
@@ -56,7 +56,7 @@ def test_every_ablation_is_a_model_that_learns(ablation):
     base, config = composed("experiment=ablations"), composed("experiment=ablations", f"ablation={ablation}")
     changed = {key: value for key, value in config.model.args.items() if base.model.args.get(key, "default") != value}
     assert (len(changed) == 0) == (ablation == "base")
-    model, unchanged = new_model(config, 10), new_model(base, 10)
+    model, unchanged = build_model(config, 10), build_model(base, 10)
     assert is_the_same(model, unchanged) == (ablation in {"base", *THE_SAME_IN_DAT_NANO})
     assert count_parameters(model) > 0 and count_macs(model, 32) > 0
     model(torch.randn(2, 3, 32, 32)).logsumexp(1).sum().backward()
@@ -85,7 +85,7 @@ def is_the_same(model, other) -> bool:
 
 
 def test_ablations_are_one_override_of_a_published_model_too():
-    published = new_model(composed("model=dat_t", "data=fake", "ablation=stages_none"), 2)
+    published = build_model(composed("model=dat_t", "data=fake", "ablation=stages_none"), 2)
     assert "sampling" not in "".join(name for name, _ in published.named_parameters())
     both = composed("model=dat_t", "data=fake", "ablation=[offsets_off,bias_none]").model.args
     assert dict(both) == {"offsets": False, "position_bias": "none"}

@@ -11,7 +11,7 @@ from commands.in_process import composed, train
 from commands.running import run_here
 from safetensors.torch import save_file
 
-from dat_train.commands.build_model import new_model
+from dat_train.commands.build_model import build_model
 from dat_train.commands.build_task import objective
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.digits import write_digits
@@ -64,7 +64,7 @@ def start(tmp_path_factory):
     """Weights of a tiny model with seven classes, as this project's checkpoint, safetensors and timm folder."""
     folder = tmp_path_factory.mktemp("start")
     train(folder, "seven", *FAKE, "data.fake_classes=7", "max_steps=1")
-    model = new_model(composed(*FAKE), 7)
+    model = build_model(composed(*FAKE), 7)
     model.load_state_dict(weights(folder / "seven"))
     save_file(model.state_dict(), folder / "weights.safetensors")
     timm.models.save_for_hf(model, folder / "timm")
@@ -88,7 +88,7 @@ def test_every_form_of_weights_starts_a_run_with_other_classes_resolution_and_ch
 
 
 def test_classes_of_other_names_get_a_new_classifier(start, tmp_path, capsys):
-    model = new_model(composed(*FAKE), 4)
+    model = build_model(composed(*FAKE), 4)
     content = {"model": model.state_dict(), "classes": ["a", "b", "c", "d"]}
     torch.save(content, tmp_path / "named.pt")
     train(tmp_path, "run", *FAKE, f"init={tmp_path / 'named.pt'}", "max_steps=1", "seed=3", *STILL)

@@ -27,7 +27,7 @@ def composed(monkeypatch, tmp_path):
         found = []
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         with pytest.raises(SystemExit) as end:
-            run_command(COMMANDS[name], lambda config, request: found.append(config))
+            run_command(COMMANDS[name], lambda config, command_line: found.append(config))
         assert end.value.code == 0
         return found
 

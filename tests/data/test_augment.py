@@ -40,7 +40,8 @@ def prepared(transform, image):
     """The image as a model gets it."""
     augmented = transform(image)
     rectangles = torch.tensor([augmented.rectangle])
-    batch = Batch(augmented.image[None], torch.zeros(1), torch.zeros(1), [], transform.normalization, rectangles)
+    further = {"normalization": transform.normalization, "erasing": rectangles}
+    batch = Batch(augmented.image[None], torch.zeros(1), torch.zeros(1), [], **further)
     return prepare_images(batch)[0]
 
 

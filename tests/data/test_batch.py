@@ -106,9 +106,9 @@ def test_noise_fills_the_rectangle_and_depends_on_the_sample_alone():
 def test_a_gpu_normalizes_to_the_same_bits_and_erases_by_sample():
     images = every_level()
     rectangles = torch.zeros(256, 5, dtype=torch.int64)
-    batch = Batch(images, torch.zeros(256), torch.arange(256), [], NUMBERS, rectangles)
+    batch = Batch(images, torch.zeros(256), torch.arange(256), [], normalization=NUMBERS, erasing=rectangles)
     assert torch.equal(prepare_images(batch, "cuda").cpu(), prepare_images(batch))
     rectangles[5] = torch.tensor(Rectangle(3, 0, 0, 2, 2))
     found = prepare_images(batch, "cuda")
-    alone = Batch(images[5:6], torch.zeros(1), torch.zeros(1), [], NUMBERS, rectangles[5:6])
+    alone = Batch(images[5:6], torch.zeros(1), torch.zeros(1), [], normalization=NUMBERS, erasing=rectangles[5:6])
     assert torch.equal(prepare_images(alone, "cuda")[0], found[5])

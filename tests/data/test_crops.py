@@ -166,7 +166,9 @@ def test_large_photos_are_decoded_reduced_and_crops_are_nearly_the_same(side, re
         with keyed_randomness(i):
             found = crop(content).permute(1, 2, 0).numpy().astype(int)
         left, top, width, height = box
-        exact = F.resized_crop(whole, top, left, height, width, [128, 128], InterpolationMode.BICUBIC)
+        exact = F.resized_crop(
+            whole, top, left, height, width, size=[128, 128], interpolation=InterpolationMode.BICUBIC
+        )
         difference = found - np.asarray(exact).astype(int)
         assert np.abs(difference).mean() < 1.5 and abs(difference.mean()) < 0.1
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 from troubleshooting import entry
 
-from dat_train.data import dataset as module
+from dat_train.data import images as module
 from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.dataset import UNREADABLE, ImageDataset
 from dat_train.data.order import SampleKey
@@ -38,7 +38,7 @@ def test_a_sample_has_image_label_and_index(damaged):
 
 
 @pytest.mark.parametrize(("index", "instead"), [(2, 4), (3, 4), (7, 0)])
-def test_the_next_readable_image_stands_in_with_its_own_label(index, instead, damaged):
+def test_the_next_readable_image_replaces_an_unreadable_one_with_its_own_label(index, instead, damaged):
     """The image of the key alone is reported, so that consecutive unreadable ones are counted once each."""
     sample = damaged[SampleKey(4, index, 0)]
     assert (sample.image == instead).all()
@@ -46,8 +46,8 @@ def test_the_next_readable_image_stands_in_with_its_own_label(index, instead, da
     assert sample.unreadable == (damaged.samples[index][0],)
 
 
-def test_in_evaluation_nothing_stands_in(damaged):
-    damaged.stand_in = False
+def test_in_evaluation_an_unreadable_image_is_not_replaced(damaged):
+    damaged.training = False
     sample = damaged[SampleKey(0, 2, 0)]
     assert (sample.label, sample.index) == (UNREADABLE, 2)
     assert sample.unreadable == (damaged.samples[2][0],)
@@ -57,7 +57,7 @@ def test_in_evaluation_nothing_stands_in(damaged):
 
 
 def test_too_many_consecutive_unreadable_images_end_the_run(damaged, monkeypatch):
-    monkeypatch.setattr(module, "MAX_STAND_INS", 2)
+    monkeypatch.setattr(module, "MAX_REPLACEMENTS", 2)
     with pytest.raises(UserError) as caught:
         damaged[SampleKey(0, 2, 0)]
     first, last = damaged.samples[2][0], damaged.samples[3][0]
@@ -78,7 +78,7 @@ def test_an_image_that_cannot_be_transformed_is_unreadable(error, damaged):
     damaged.transform = transform
     sample = damaged[SampleKey(0, 5, 0)]
     assert (sample.index, sample.label, sample.unreadable) == (6, 60, (damaged.samples[5][0],))
-    damaged.stand_in = False
+    damaged.training = False
     sample = damaged[SampleKey(0, 5, 0)]
     assert (sample.index, sample.label, sample.unreadable) == (5, UNREADABLE, (damaged.samples[5][0],))
     assert not sample.image.any()

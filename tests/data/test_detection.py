@@ -16,8 +16,7 @@ from dat_train.data.detection_dataset import (
     pad_batch,
 )
 from dat_train.data.digit_scenes import write_digit_scenes
-from dat_train.data.grouped_order import GroupedSampler
-from dat_train.data.order import SampleKey
+from dat_train.data.order import GroupedSampler, SampleKey
 from dat_train.errors import UserError
 
 NUMBERS = {"mean": [0.5] * 3, "std": [0.25] * 3}

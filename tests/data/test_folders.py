@@ -49,7 +49,7 @@ def test_split_folders_are_found_under_their_usual_names_in_any_case(train, val,
     assert training.classes == held_out.classes == ["cat", "dog"]
     assert names(training, tmp_path / train)[2:4] == [("cat/2.png", 0), ("dog/0.png", 1)]
     assert names(held_out, tmp_path / val) == [("cat/0.png", 0), ("dog/0.png", 1)]
-    assert training.stand_in and not held_out.stand_in
+    assert training.training and not held_out.training
     assert any("Testing/ is the validation set" in note for note in held_out.notes) == (val == "Testing")
 
 
@@ -88,7 +88,7 @@ def test_images_with_these_suffixes_can_be_read(suffix, tmp_path):
     assert suffix in image_suffixes()
     (tmp_path / "a").mkdir()
     Image.new("RGB", (16, 16), (200, 10, 10)).save(tmp_path / f"a/1{suffix}")
-    image = scan(tmp_path).dataset(stand_in=False).read(0)
+    image = scan(tmp_path).dataset(training=False).read(0)
     assert image.getpixel((8, 8))[0] > 150
 
 
@@ -156,7 +156,7 @@ def test_class_names_that_are_not_utf_8_or_have_a_newline_can_be_printed(tmp_pat
     os.mkdir(folder)  # noqa: PTH102  bytes
     write_images(Path(os.fsdecode(folder)), 2)
     write_images(tmp_path / "two\nlines", 1)
-    dataset = scan(tmp_path).dataset(stand_in=True)
+    dataset = scan(tmp_path).dataset(training=True)
     assert dataset.classes == ["caf\\xe9", "two\\nlines"]
     assert dataset.read(1).getpixel((0, 0)) == (1, 1, 1)
     assert dataset.read(2).getpixel((0, 0)) == (0, 0, 0)

@@ -31,7 +31,7 @@ def test_both_parts_are_found(whole):
     train, val = open_datasets("imagenet", whole)
     assert train.classes == val.classes == SYNSETS
     assert train.samples[999] == (f"{whole}/train/{SYNSETS[999]}/{SYNSETS[999]}_1.JPEG", 999)
-    assert train.stand_in and not val.stand_in
+    assert train.training and not val.training
 
 
 def test_evaluating_does_not_need_or_list_train(whole, tmp_path):

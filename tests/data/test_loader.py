@@ -4,7 +4,7 @@ import pytest
 import torch
 from data.files import photo
 
-from dat_train.data import dataset as module
+from dat_train.data import images as module
 from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.batch import prepare_images
 from dat_train.data.dataset import ImageDataset
@@ -71,7 +71,7 @@ def test_a_later_start_gives_the_rest(batches, photos):
 
 
 def test_evaluation_over_processes_covers_the_set(photos):
-    still = ImageDataset(photos.samples, photos.classes, eval_transform(32, **NORM), stand_in=False)
+    still = ImageDataset(photos.samples, photos.classes, eval_transform(32, **NORM), training=False)
     parts = [evaluation_loader(still, batch_size=4, rank=rank, world_size=2) for rank in (0, 1)]
     batches = [batch for part in parts for batch in part]
     assert [len(part) for part in parts] == [2, 2]
@@ -81,7 +81,7 @@ def test_evaluation_over_processes_covers_the_set(photos):
 
 
 def test_a_user_error_in_a_worker_is_one_line(photos, monkeypatch):
-    monkeypatch.setattr(module, "MAX_STAND_INS", 1)
+    monkeypatch.setattr(module, "MAX_REPLACEMENTS", 1)
     texts = []
     for workers in (0, 1):
         with pytest.raises(UserError) as caught:

@@ -14,7 +14,7 @@ from dat_train.data.order import (
 )
 
 
-def sampler(size=50, batch_size=16, micro_batch_size=4, first_step=0, last_step=7, seed=0, **settings):
+def sampler(size=50, *, batch_size=16, micro_batch_size=4, first_step=0, last_step=7, seed=0, **settings):
     steps = {"first_step": first_step, "last_step": last_step}
     return MicroBatchSampler(
         size, seed=seed, batch_size=batch_size, micro_batch_size=micro_batch_size, **steps, **settings

@@ -120,7 +120,7 @@ def test_fake_images_follow_from_their_index_alone():
     assert np.array_equal(train.read(9), again.read(9))
     assert not np.array_equal(train.read(9), train.read(2))
     assert not np.array_equal(train.read(0), val.read(0))
-    assert train.stand_in and not val.stand_in
+    assert train.training and not val.training
 
 
 def test_fake_classes_can_be_told_apart():

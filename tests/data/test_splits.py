@@ -115,7 +115,7 @@ def evaluated(root, **settings):
 def test_a_split_is_evaluated_without_a_training_set(name, tmp_path):
     write_images(tmp_path / name / "a", 3)
     images = evaluated(tmp_path)
-    assert len(images) == 3 and not images.stand_in
+    assert len(images) == 3 and not images.training
     assert images.notes == (f"{name}/ is evaluated",)
 
 

@@ -46,7 +46,7 @@ def test_samples_batches_and_fingerprint_are_those_of_the_folders(form, roots):
     for one, other in zip(expected, found, strict=True):
         assert other.classes == list(SYNSETS)
         assert samples(other) == samples(one)
-        assert one.stand_in == other.stand_in
+        assert one.training == other.training
     assert data_fingerprint(*found) == data_fingerprint(*expected)
     for one, other in zip(batches(expected[0]), batches(found[0]), strict=True):
         assert torch.equal(one.images, other.images)

@@ -82,7 +82,13 @@ def test_reports_have_every_class_and_pictures_of_the_worst_images(small, tmp_pa
 
 def test_the_worst_images_have_the_lowest_intersection_over_union():
     evaluation = SegmentationEvaluation(
-        0, 0, np.zeros(1), np.zeros((1, 1), np.int64), np.arange(4), np.array([50, np.nan, 10, 30]), []
+        miou=0,
+        pixel_accuracy=0,
+        class_iou=np.zeros(1),
+        confusion=np.zeros((1, 1), np.int64),
+        image_indices=np.arange(4),
+        image_iou=np.array([50, np.nan, 10, 30]),
+        unreadable=[],
     )
     assert evaluation.worst(2).tolist() == [2, 3]
 

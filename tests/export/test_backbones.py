@@ -26,14 +26,15 @@ MODELS = {
 }
 
 
-def new_model(name: str, channels: int) -> tuple[nn.Module, Preprocessing]:
+def build_model(name: str, channels: int) -> tuple[nn.Module, Preprocessing]:
     """A model with random weights and statistics, and its preprocessing."""
     arguments, size = MODELS[name]
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=len(CLASSES), in_chans=channels, **arguments)
     with torch.no_grad():
         model(torch.randn(8, channels, size, size))  # running averages of batch normalization, where there is one
-    steps = Preprocessing(size, "short_side", 0.9, "bicubic", (0.5, 0.4, 0.3)[:channels], (0.2, 0.25, 0.3)[:channels])
+    mean, std = (0.5, 0.4, 0.3)[:channels], (0.2, 0.25, 0.3)[:channels]
+    steps = Preprocessing(size, "short_side", 0.9, "bicubic", mean=mean, std=std)
     return model.eval(), steps
 
 
@@ -41,7 +42,7 @@ def new_model(name: str, channels: int) -> tuple[nn.Module, Preprocessing]:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", MODELS)
 def test_timm_onnxruntime_and_torch_export_give_the_logits_of_the_model(name, channels, tmp_path):
-    model, steps = new_model(name, channels)
+    model, steps = build_model(name, channels)
     images = torch.randn(3, *steps.input_size)
     with torch.inference_mode():
         logits = model(images)
@@ -67,12 +68,12 @@ def test_timm_onnxruntime_and_torch_export_give_the_logits_of_the_model(name, ch
 
 
 def test_the_card_describes_backbone_and_channels():
-    model, steps = new_model("resnet18", 1)
+    model, steps = build_model("resnet18", 1)
     card = model_card(model, name="mine", classes=CLASSES, preprocessing=steps, facts=[])
     assert 'convert("L")' in card and "Greyscale, resized" in card and "(`resnet18`)" in card
     assert "Deformable" not in card and "import dat_train" not in card and "arXiv" not in card
     assert "`line break`" in card
-    model, steps = new_model("dat_nano", 3)
+    model, steps = build_model("dat_nano", 3)
     card = model_card(model, name="mine", classes=CLASSES, preprocessing=steps, facts=[])
     assert (
         'convert("RGB")' in card and "A Deformable Attention Transformer" in card and "import dat_train.models" in card

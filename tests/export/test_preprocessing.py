@@ -25,7 +25,7 @@ VIEWS = [
 def test_the_transform_of_timm_gives_equal_tensors(view):
     size, resize, crop_pct, interpolation = view
     photo = Image.fromarray(load_sample_image("china.jpg"))  # 640 x 427
-    steps = Preprocessing(size, resize, crop_pct, interpolation, MEAN, STD)
+    steps = Preprocessing(size, resize, crop_pct, interpolation, mean=MEAN, std=STD)
     config = json.loads(json.dumps(steps.as_timm()))  # as config.json keeps it
     theirs = create_transform(**resolve_data_config(pretrained_cfg=config))
     ours = eval_transform(size, resize=resize, crop_pct=crop_pct, interpolation=interpolation, mean=MEAN, std=STD)
@@ -35,13 +35,13 @@ def test_the_transform_of_timm_gives_equal_tensors(view):
 def test_timm_rounds_every_crop_to_the_same_side():
     for size in (32, 48, 224, 256, 384):
         for side in range(size, 2 * size):
-            crop_pct = Preprocessing(size, "squash", size / side, "bicubic", MEAN, STD).as_timm()["crop_pct"]
+            crop_pct = Preprocessing(size, "squash", size / side, "bicubic", mean=MEAN, std=STD).as_timm()["crop_pct"]
             assert int(size / crop_pct) == side
 
 
 def test_greyscale_is_in_the_json_and_in_the_transform_of_timm():
     photo = Image.fromarray(load_sample_image("china.jpg"))
-    steps = Preprocessing(64, "short_side", 0.9, "bicubic", (0.4,), (0.2,))
+    steps = Preprocessing(64, "short_side", 0.9, "bicubic", mean=(0.4,), std=(0.2,))
     assert json.loads(steps.as_json(["a"]))["channels"] == "L" and json.loads(steps.as_json(["a"]))["greyscale"]
     assert json.loads(steps.as_json(["a"]))["input"]["shape"] == ["batch", 1, 64, 64]
     theirs = create_transform(**resolve_data_config(pretrained_cfg=steps.as_timm()))
@@ -52,11 +52,11 @@ def test_greyscale_is_in_the_json_and_in_the_transform_of_timm():
 @pytest.mark.parametrize("channels", [2, 4, 6])
 def test_other_numbers_of_channels_are_refused(channels):
     with pytest.raises(UserError, match=rf"data.mean has {channels} values .* 3 channels \(RGB\) or 1 \(greyscale\)"):
-        Preprocessing(64, "short_side", 0.9, "bicubic", (0.5,) * channels, (0.2,) * channels)
+        Preprocessing(64, "short_side", 0.9, "bicubic", mean=(0.5,) * channels, std=(0.2,) * channels)
 
 
 def test_the_json_names_every_step():
-    text = Preprocessing(224, "squash", 0.875, "bicubic", MEAN, STD).as_json(["cat", "dög"])
+    text = Preprocessing(224, "squash", 0.875, "bicubic", mean=MEAN, std=STD).as_json(["cat", "dög"])
     steps = json.loads(text)
     assert steps["resize"] == {
         "keep_aspect_ratio": False,

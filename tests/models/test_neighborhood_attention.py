@@ -11,7 +11,7 @@ CASES = [  # height, width, kernel
 ]  # fmt: skip
 
 
-def inputs(H, W, k, heads=2, d=4, batch=2, dtype=torch.float64):
+def inputs(H, W, k, *, heads=2, d=4, batch=2, dtype=torch.float64):
     torch.manual_seed(0)
     qkv = torch.randn(batch, H, W, 3, heads, d, dtype=dtype)
     return qkv, torch.randn(heads, 2 * k - 1, 2 * k - 1, dtype=dtype)

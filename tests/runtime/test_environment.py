@@ -1,11 +1,13 @@
 """Description of the environment of a run."""
 
+import os
 import subprocess
 
+import pytest
 import torch
 import yaml
 
-from dat_train.runtime.environment import environment, git_commit
+from dat_train.runtime.environment import environment, git_commit, usable_cores
 
 
 def git(folder, *arguments):
@@ -38,3 +40,16 @@ def test_versions_machine_and_device(tmp_path):
     assert found["torch"] == torch.__version__ and found["device"] == "cpu" and found["processes"] == 2
     assert found["git_commit"] is None and found["host"]
     assert yaml.safe_load(yaml.safe_dump(found)) == found, "plain data"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity")
+def test_cores_are_those_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7})
+    assert usable_cores() == 3
+
+
+def test_all_cores_count_without_affinity(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert usable_cores() == os.cpu_count()
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores() == 1

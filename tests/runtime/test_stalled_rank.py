@@ -24,7 +24,7 @@ def stalling_read() -> None:
     count = [0]
 
     def read(self, key):
-        count[0] += self.stand_in  # of training
+        count[0] += self.training  # of training
         if count[0] > 28:  # four images a step in each of two processes
             Path("stalled").touch()
             time.sleep(1000)

@@ -8,7 +8,7 @@ from dat_train.commands.build_task import task_builders
 from dat_train.data.dataset import ImageDataset
 from dat_train.errors import UserError
 from dat_train.runtime.precision import resolve_precision
-from dat_train.tasks.binary_cross_entropy import BinaryCrossEntropy
+from dat_train.tasks.losses import BinaryCrossEntropy
 
 LOGITS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)).double()
 TARGETS = torch.tensor([[0.9, 0.1, 0, 0], [0.3, 0.7, 0, 0], [0, 0, 1, 0], [0.2, 0, 0, 0.8]] * 2)[:6].double()

@@ -14,7 +14,7 @@ from dat_train.commands.build_task import task_builders
 from dat_train.data.dataset import ImageDataset
 from dat_train.errors import UserError
 from dat_train.runtime.precision import resolve_precision
-from dat_train.tasks.class_weights import WeightedCrossEntropy, balanced_weights
+from dat_train.tasks.losses import WeightedCrossEntropy, balanced_weights
 
 LABELS = [0] * 12 + [1] * 3 + [3] * 1  # class 2 has no image
 CPU = torch.device("cpu")

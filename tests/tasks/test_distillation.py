@@ -5,7 +5,8 @@ import torch
 
 from dat_train.errors import UserError
 from dat_train.runtime.precision import resolve_precision
-from dat_train.tasks.distillation import Distillation, cross_entropy
+from dat_train.tasks.distillation import Distillation
+from dat_train.tasks.losses import cross_entropy
 
 CPU = torch.device("cpu")
 STATISTICS = {

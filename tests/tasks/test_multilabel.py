@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from commands.composing import composed
 
 from dat_train.choices import TASKS
-from dat_train.commands.build_multilabel import multilabel, multilabel_datasets
-from dat_train.commands.build_task import task_builders
+from dat_train.commands.build_data import multilabel_datasets
+from dat_train.commands.build_task import multilabel, task_builders
 from dat_train.data.batch import Batch
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.mixing import Mixing, MultiHotMixing
@@ -17,7 +17,7 @@ from dat_train.data.randomness import keyed_randomness
 from dat_train.errors import UserError
 from dat_train.runtime.precision import resolve_precision
 from dat_train.runtime.processes import Processes
-from dat_train.tasks.multilabel import positive_weights
+from dat_train.tasks.losses import positive_weights
 from dat_train.training.task import Draw
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def test_pairs_are_those_of_single_labels_and_targets_the_shares_of_their_labels
 def test_timm_gives_the_same_targets(images):
     arguments = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "label_smoothing": 0.1}
     for step in range(4):
-        _, targets = MultiHotMixing(0.8, 1.0, label_smoothing=0.1)(images, LABELS, "mixup", step)
+        _, targets = MultiHotMixing(mixup=0.8, cutmix=1.0, label_smoothing=0.1)(images, LABELS, "mixup", step)
         with keyed_randomness("mixup", step):
             _, expected = timm.data.Mixup(**arguments, num_classes=3, multi_label=True)(images.clone(), LABELS)
         torch.testing.assert_close(targets, expected)

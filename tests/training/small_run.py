@@ -20,7 +20,7 @@ from dat_train.runtime.processes import Processes, start_processes, stop_process
 from dat_train.runtime.stop_request import StopRequest
 from dat_train.runtime.terminal import Terminal
 from dat_train.tasks.classification import ImageClassification, Images
-from dat_train.tasks.distillation import cross_entropy
+from dat_train.tasks.losses import cross_entropy
 from dat_train.training.checkpoint_writer import CheckpointWriter
 from dat_train.training.ema import Ema
 from dat_train.training.loop import LoopOptions, Training

@@ -47,10 +47,10 @@ def events(folder) -> dict[str, list[tuple[int, float]]]:
 
 def test_tensorboard_shows_the_rows(tmp_path):
     logger = TensorBoardLogger(tmp_path)
-    logger.log_step(row(1))
-    logger.log_step(row(2, loss=None))  # skipped
-    logger.log_step(row(3, loss=0.5))
-    logger.log_validation({"step": 3, "epoch": 0.3} | VALIDATION)
+    logger.log("train", row(1))
+    logger.log("train", row(2, loss=None))  # skipped
+    logger.log("train", row(3, loss=0.5))
+    logger.log("validation", {"step": 3, "epoch": 0.3} | VALIDATION)
     logger.close()
     found = events(tmp_path)
     assert set(found) == {f"train/{name}" for name in ("loss", "lr", "skipped")} | {
@@ -63,11 +63,11 @@ def test_tensorboard_shows_the_rows(tmp_path):
 def test_tensorboard_has_every_step_once_after_a_kill_and_after_going_back(tmp_path):
     killed = TensorBoardLogger(tmp_path)
     for step in range(1, 6):
-        killed.log_step(row(step, loss=step))
+        killed.log("train", row(step, loss=step))
     killed.sync()  # a checkpoint; then nothing is closed
     resumed = TensorBoardLogger(tmp_path, step=3)
     for step in (4, 5, 6, 4, 5, 6, 7):  # it went back once
-        resumed.log_step(row(step, loss=step))
+        resumed.log("train", row(step, loss=step))
     resumed.close()
     assert events(tmp_path)["train/loss"] == [(step, float(step)) for step in range(1, 8)]
 
@@ -149,9 +149,9 @@ def history(file) -> list[dict]:
 def test_wandb_writes_offline_without_a_login_and_continues_under_the_same_id(offline):
     lines = []
     first = opened(offline, lines)
-    first.log_step(row(1, loss=2.0))
-    first.log_step(row(2, loss=None))
-    first.log_validation({"step": 2, "epoch": 0.2} | VALIDATION)
+    first.log("train", row(1, loss=2.0))
+    first.log("train", row(2, loss=None))
+    first.log("validation", {"step": 2, "epoch": 0.2} | VALIDATION)
     first.sync()
     first.close()
     assert lines[0] == "W&B: no login is known; logging offline"
@@ -161,7 +161,7 @@ def test_wandb_writes_offline_without_a_login_and_continues_under_the_same_id(of
     time.sleep(1)  # W&B names folders by the second
     second = opened(offline, lines, mode="offline")
     assert second._run.id == identity
-    second.log_step(row(3, loss=1.0))
+    second.log("train", row(3, loss=1.0))
     second.close()
 
     files = written(offline)
@@ -203,15 +203,15 @@ def test_mlflow_continues_the_same_run_and_has_every_step_once(tmp_path, picture
         return MlflowLogger(tmp_path / "run", ABOUT, experiment="e", uri=None)
 
     killed = logger()
-    killed.log_step(row(1, loss=2.0))
-    killed.log_step(row(2, loss=None))
-    killed.log_validation({"step": 2, "epoch": 0.2} | VALIDATION)
-    killed.log_step(row(3, loss=3.0))
+    killed.log("train", row(1, loss=2.0))
+    killed.log("train", row(2, loss=None))
+    killed.log("validation", {"step": 2, "epoch": 0.2} | VALIDATION)
+    killed.log("train", row(3, loss=3.0))
     killed.sync()  # a checkpoint; step 4 is not sent any more
-    killed.log_step(row(4, loss=4.0))
+    killed.log("train", row(4, loss=4.0))
     resumed = logger()  # from a checkpoint of step 2
     for step in (3, 4, 5):
-        resumed.log_step(row(step, loss=float(step)))
+        resumed.log("train", row(step, loss=float(step)))
     resumed.log_picture("confusion", picture, 5)
     resumed.close()
 
@@ -232,7 +232,7 @@ def test_an_unreachable_mlflow_server_gives_one_warning(tmp_path, monkeypatch):
     lines = []
     settings = OFF | {"mlflow": True, "mlflow_uri": "http://127.0.0.1:9"}
     (logger,) = open_loggers(tmp_path, ABOUT, terminal(lines), step=0, **settings)
-    logger.log_step(row(1))
+    logger.log("train", row(1))
     logger.close()
     assert len(lines) == 1 and lines[0].startswith("MLflow failed (MlflowException: ")
 
@@ -241,10 +241,8 @@ def test_an_unreachable_mlflow_server_gives_one_warning(tmp_path, monkeypatch):
 
 
 class Broken:
-    def log_step(self, row):
+    def log(self, group, row):
         raise ValueError("the server refused\nand more")
-
-    log_validation = log_step
 
     def sync(self):
         raise OSError(28, "No space left on device")
@@ -252,12 +250,12 @@ class Broken:
     close = sync
 
 
-@pytest.mark.parametrize("call", ["log_step", "log_validation"])
-def test_a_failing_logger_is_reported_once_and_not_used_again(call):
+@pytest.mark.parametrize("group", ["train", "validation"])
+def test_a_failing_logger_is_reported_once_and_not_used_again(group):
     warnings = []
     logger = FailSafeLogger("W&B", Broken, warnings.append)
     for _ in range(2):
-        getattr(logger, call)({})
+        logger.log(group, {})
     logger.log_picture("curves", None, 1)
     logger.sync()
     logger.close()
@@ -269,7 +267,7 @@ def test_a_logger_that_cannot_be_opened_is_left_out(tmp_path):
     warnings = []
     settings = OFF | {"tensorboard": True}
     (logger,) = open_loggers(tmp_path, ABOUT, terminal(warnings), step=0, **settings)
-    logger.log_step(row(1))
+    logger.log("train", row(1))
     logger.close()
     assert len(warnings) == 1 and warnings[0].startswith("TensorBoard failed (FileExistsError")
 

@@ -35,11 +35,8 @@ class Recorder:
     def __init__(self) -> None:
         self.calls = []
 
-    def log_step(self, row):
-        self.calls.append(("step", row))
-
-    def log_validation(self, row):
-        self.calls.append(("validation", row))
+    def log(self, group, row):
+        self.calls.append((group, row))
 
     def sync(self):
         self.calls.append("sync")
@@ -170,7 +167,7 @@ def test_loggers_get_the_rows_of_the_file_in_order(tmp_path):
     validate(log, 2)
     log.sync()
     log.close()
-    kinds = ["step", "step", "validation"]
+    kinds = ["train", "train", "validation"]
     assert recorder.calls == [*zip(kinds, read_rows(log.folder.metrics), strict=True), "sync", "close"]
 
 

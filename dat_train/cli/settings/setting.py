@@ -12,18 +12,18 @@ MISSING = "???"  # OmegaConf's mark of a value that must be given
 
 
 def setting(
-    meaning: str, limit: Limit | None = None, *, harmless: bool = False, path: bool = False, default: Any = MISSING
+    meaning: str, limit: Limit | None = None, *, may_change: bool = False, path: bool = False, default: Any = MISSING
 ) -> Any:
     """Dataclass field of a setting.
 
     Args:
         meaning: text of --help.
         limit: values it may take beyond its type.
-        harmless: whether it may change when a run is continued.
-        path: whether it is a path, or a list of paths, in which `~` is expanded.
+        may_change: may differ when a run is continued.
+        path: a path or a list of paths, in which `~` is expanded.
         default: default value; without one, conf/ must have it.
     """
-    metadata = {"help": meaning, "limit": limit, "harmless": harmless, "path": path}
+    metadata = {"help": meaning, "limit": limit, "may_change": may_change, "path": path}
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -56,7 +56,7 @@ class Setting:
     type: Any
     help: str
     limit: Limit | None
-    harmless: bool
+    may_change: bool
     path: bool
     default: Any  # MISSING if conf/ has the default
 

@@ -41,7 +41,7 @@ class ModelConfig:
     drop_path_rate: float = setting("stochastic depth of the last block; grows linearly from 0", BELOW_ONE)
     args: dict[str, Any] = setting("further arguments of the model, e.g. model.args.depths=[2,2,2,2]", default={})
     grad_checkpointing: bool = setting(
-        "recompute activations in the backward pass: less memory, more time", harmless=True
+        "recompute activations in the backward pass: less memory, more time", may_change=True
     )
 
 
@@ -50,24 +50,24 @@ class DataConfig:
     name: str = setting("configuration name, as in data=NAME")
     kind: str = setting("storage and layout of the images", KIND)
     root: str | None = setting(
-        "folder, archive or table of the images; for hf also a name on the Hub", harmless=True, path=True
+        "folder, archive or table of the images; for hf also a name on the Hub", may_change=True, path=True
     )
-    image_column: str | None = setting("hf, csv: column of the images; null: found by type or name", harmless=True)
-    label_column: str | None = setting("hf, csv, shards: column or key of the label; null: found", harmless=True)
+    image_column: str | None = setting("hf, csv: column of the images; null: found by type or name", may_change=True)
+    label_column: str | None = setting("hf, csv, shards: column or key of the label; null: found", may_change=True)
     workers: int | None = setting(
         "data processes of each training process; null: its share of cores, at most 8",
         NOT_NEGATIVE,
-        harmless=True,
+        may_change=True,
     )
     split: str | None = setting(
-        "split to evaluate, by name in any case; all: no part held out; null: val, else test", harmless=True
+        "split to evaluate, by name in any case; all: no part held out; null: val, else test", may_change=True
     )
     val_fraction: float = setting("share held out where there is no val/ folder", SHARE)
     split_seed: int = setting("seed of that split", NOT_NEGATIVE)
     split_by: str = setting("name: each image by its name, for growing data; order: as before version 0.2", SPLIT_BY)
     sampling: str = setting("uniform, or balanced: every class equally often in an epoch", SAMPLING)
     shuffle: str = setting("full, or blocks: neighboring images in long reads, for slow disks", SHUFFLE)
-    max_unreadable: float = setting("stop when a larger share of images cannot be read", SHARE, harmless=True)
+    max_unreadable: float = setting("stop when a larger share of images cannot be read", SHARE, may_change=True)
     repeats: int = setting("consecutive augmented copies of a sample (repeated augmentation); 1: off", POSITIVE)
     mean: list[float] | None = setting("channel means for the normalization", CHANNELS)
     std: list[float] | None = setting("channel standard deviations for the normalization", CHANNELS)
@@ -166,7 +166,7 @@ class EmaConfig:
 class ValidationConfig:
     every_epochs: int = setting("epochs between validations", POSITIVE)
     every_steps: int | None = setting("steps between validations, in place of epochs", POSITIVE, default=None)
-    batch_size: int = setting("validation images per device at a time", POSITIVE, harmless=True)
+    batch_size: int = setting("validation images per device at a time", POSITIVE, may_change=True)
     resize: str = setting(
         "short_side: keeps the aspect ratio (timm, torchvision); squash: to a square (the DAT authors)", RESIZE
     )
@@ -176,26 +176,26 @@ class ValidationConfig:
 
 @dataclass
 class CheckpointConfig:
-    every_minutes: float = setting("minutes between checkpoints inside an epoch", NOT_NEGATIVE, harmless=True)
+    every_minutes: float = setting("minutes between checkpoints inside an epoch", NOT_NEGATIVE, may_change=True)
     keep: int = setting(
-        "number of older checkpoints kept in addition to last.pt and best.pt", NOT_NEGATIVE, harmless=True
+        "number of older checkpoints kept in addition to last.pt and best.pt", NOT_NEGATIVE, may_change=True
     )
 
 
 @dataclass
 class LogConfig:
-    every: int = setting("steps between progress lines and writes of metrics.jsonl", POSITIVE, harmless=True)
-    tensorboard: bool = setting("write TensorBoard files into the run's folder", harmless=True)
-    wandb: bool = setting("log to Weights & Biases", harmless=True)
-    wandb_project: str = setting("its project", harmless=True)
+    every: int = setting("steps between progress lines and writes of metrics.jsonl", POSITIVE, may_change=True)
+    tensorboard: bool = setting("write TensorBoard files into the run's folder", may_change=True)
+    wandb: bool = setting("log to Weights & Biases", may_change=True)
+    wandb_project: str = setting("its project", may_change=True)
     wandb_mode: str | None = setting(
-        "null: online where a login is known, else offline", one_of("online", "offline"), harmless=True
+        "null: online where a login is known, else offline", one_of("online", "offline"), may_change=True
     )
-    mlflow: bool = setting("log to MLflow", harmless=True)
+    mlflow: bool = setting("log to MLflow", may_change=True)
     mlflow_uri: str | None = setting(
-        "its server or database; null: MLFLOW_TRACKING_URI, else runs_dir/mlflow.db", harmless=True
+        "its server or database; null: MLFLOW_TRACKING_URI, else runs_dir/mlflow.db", may_change=True
     )
-    mlflow_experiment: str = setting("its experiment", harmless=True)
+    mlflow_experiment: str = setting("its experiment", may_change=True)
 
 
 @dataclass
@@ -203,16 +203,16 @@ class InspectConfig:
     every: int = setting(
         "steps between measurements of the offsets (length, share at the limit, share outside); 0: never",
         NOT_NEGATIVE,
-        harmless=True,
+        may_change=True,
     )
 
 
 @dataclass
 class TrainConfig:
     name: str | None = setting(
-        "folder of the run in runs_dir; null: MODEL-DATA; a sweep adds its values", FOLDER, harmless=True
+        "folder of the run in runs_dir; null: MODEL-DATA; a sweep adds its values", FOLDER, may_change=True
     )
-    runs_dir: str = setting("folder of all runs", harmless=True, path=True)
+    runs_dir: str = setting("folder of all runs", may_change=True, path=True)
     task: str = setting("task of the training", TASK)
     dense: DenseConfig = field(default_factory=DenseConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -221,14 +221,14 @@ class TrainConfig:
     mixing: MixingConfig = field(default_factory=MixingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     img_size: int | None = setting("training resolution, pixels; null: as in timm", POSITIVE)
-    epochs: int = setting("length of the schedule; may only grow when a run is continued", POSITIVE, harmless=True)
+    epochs: int = setting("length of the schedule; may only grow when a run is continued", POSITIVE, may_change=True)
     steps: int | None = setting("length of the schedule in steps, in place of epochs", POSITIVE, default=None)
     max_steps: int | None = setting(
-        "number of steps after which the run stops; the schedule stays that of `epochs`", POSITIVE, harmless=True
+        "number of steps after which the run stops; the schedule stays that of `epochs`", POSITIVE, may_change=True
     )
     batch_size: int = setting("images of one update, over all devices and micro-batches", POSITIVE)
     micro_batch_size: int = setting(
-        "images one device computes at a time; the rest is gradient accumulation", POSITIVE, harmless=True
+        "images one device computes at a time; the rest is gradient accumulation", POSITIVE, may_change=True
     )
     optim: OptimConfig = field(default_factory=OptimConfig)
     clip_grad: float = setting("largest gradient norm; 0: no clipping", NOT_NEGATIVE)
@@ -236,10 +236,10 @@ class TrainConfig:
     ema: EmaConfig = field(default_factory=EmaConfig)
     seed: int = setting("key of all random draws", NOT_NEGATIVE)
     resume: str = setting(
-        "auto: continue the run's folder; never: start a new run; or a checkpoint's path", harmless=True, path=True
+        "auto: continue the run's folder; never: start a new run; or a checkpoint's path", may_change=True, path=True
     )
     resume_changed: bool = setting(
-        "continue a run although settings or data have changed; the changes are written into the log", harmless=True
+        "continue a run although settings or data have changed; the changes are written into the log", may_change=True
     )
     init: str | None = setting(
         "weights to start from: a file, a run's folder, local-dir:FOLDER, hf-hub:OWNER/NAME, published or timm",
@@ -247,20 +247,20 @@ class TrainConfig:
     )
     freeze: list[str] = setting("parts of the model that are not trained, as in [stem,stages.0]")
     distill: DistillConfig = field(default_factory=DistillConfig)
-    device: str = device_setting(harmless=True)
+    device: str = device_setting(may_change=True)
     dtype: str = setting("auto: bf16 on CUDA, else fp32", DTYPE)
-    compile: bool = setting("torch.compile the model", harmless=True)
-    kernels: str = kernels_setting(harmless=True)
+    compile: bool = setting("torch.compile the model", may_change=True)
+    kernels: str = kernels_setting(may_change=True)
     deterministic: bool = setting("bit-exact on a GPU too, slower")
     eval: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
     inspect: InspectConfig = field(default_factory=InspectConfig)
     nonfinite_limit: int = setting(
-        "stop after this number of consecutive skipped (non-finite) steps", POSITIVE, harmless=True
+        "stop after this number of consecutive skipped (non-finite) steps", POSITIVE, may_change=True
     )
-    timeout_minutes: float = setting("longest wait for images or another process, minutes", POSITIVE, harmless=True)
-    show_batch: bool = setting("write a picture of one augmented batch and stop", harmless=True)
+    timeout_minutes: float = setting("longest wait for images or another process, minutes", POSITIVE, may_change=True)
+    show_batch: bool = setting("write a picture of one augmented batch and stop", may_change=True)
 
 
-MAY_CHANGE = frozenset(item.key for item in settings(TrainConfig) if item.harmless)  # when a run is continued
+MAY_CHANGE = frozenset(item.key for item in settings(TrainConfig) if item.may_change)  # when a run is continued

@@ -1,12 +1,13 @@
-"""Settings shared by the commands that use a trained model."""
+"""Settings of dat-eval, dat-predict, dat-export, dat-average and dat-visualize, the commands with a trained model."""
 
 import dataclasses
 import typing
 from dataclasses import dataclass, field
+from typing import Any
 
 from dat_train.cli.settings.dense import DenseConfig
-from dat_train.cli.settings.limits import DTYPE, POSITIVE
-from dat_train.cli.settings.setting import device_setting, setting
+from dat_train.cli.settings.limits import AVERAGE, DTYPE, POSITIVE, SHARE, SIZES, one_of
+from dat_train.cli.settings.setting import device_setting, kernels_setting, score_setting, setting
 from dat_train.cli.settings.train import DataConfig, ModelConfig, ValidationConfig
 
 
@@ -64,4 +65,75 @@ class EvaluatingConfig(RunningModelConfig):
     batch_size: int | None = setting("images per device at a time; null: as in training", POSITIVE, default=None)
     timeout_minutes: float | None = setting(
         "longest wait for images or another process, minutes; null: as in training", POSITIVE, default=None
+    )
+
+
+@dataclass
+class EvalConfig(EvaluatingConfig):
+    img_sizes: list[int] | None = setting(
+        "several resolutions, one after the other, and a table of them", SIZES, default=None
+    )
+    score: float = score_setting()
+    kernels: str = kernels_setting()
+    output: str | None = setting(
+        "folder of the reports; null: eval/ in the run's folder, or ./eval", default=None, path=True
+    )
+
+
+@dataclass
+class PredictConfig(RunningModelConfig):
+    images: list[str] = setting("files, folders, quoted patterns, or - for a list on standard input", path=True)
+    top: int = setting("number of classes for each image", POSITIVE)
+    threshold: float = setting("task=multilabel: probability from which a class is named, in place of top", SHARE)
+    score: float = score_setting()
+    format: str = setting("output format", one_of("table", "csv", "jsonl"))
+    kernels: str = kernels_setting()
+    output: str | None = setting("file to write; null: standard output", default=None, path=True)
+    batch_size: int = setting("images at a time", POSITIVE)
+    timeout_minutes: float | None = setting(
+        "longest wait for images, minutes; null: as in training", POSITIVE, default=None
+    )
+
+
+@dataclass
+class ExportConfig(TrainedModelConfig):
+    format: str = setting("file format", one_of("safetensors", "onnx", "torch_export"))
+    output: str | None = setting(
+        "folder to write; null: export/FORMAT in the run's folder, or ./export", default=None, path=True
+    )
+    int8: bool = setting("format=onnx: a second file with weights in 8 bits")
+    validate: bool | None = setting(
+        "measure accuracy on the validation set, before and after; null: with int8=true", default=None
+    )
+    data: OptionalDataConfig = field(default_factory=OptionalDataConfig)
+    batch_size: int | None = setting("validation images at a time; null: as in training", POSITIVE, default=None)
+
+
+@dataclass
+class AverageConfig(EvaluatingConfig):
+    ckpt: list[str] = setting(
+        "checkpoints to average: two or more, of one architecture and the same classes", path=True
+    )
+    kind: str = setting(
+        "uniform: all; greedy: the best, and each other that does not lower validation accuracy", AVERAGE
+    )
+    output: str = setting("checkpoint to write", path=True)
+
+
+@dataclass
+class VisualizeConfig(RunningModelConfig):
+    image: str = setting("image file, folder of images, or quoted pattern", path=True)
+    query: list[Any] | None = setting(
+        "pixel [x,y] whose attention is drawn, or [[x,y],...]: of the model's input; of the image for segmentation and "
+        "detection; null: the most attended pixels",
+        default=None,
+    )
+    score: float = score_setting()
+    pictures: bool = setting("write the pictures (PNG)")
+    page: bool = setting("write attention.html, an interactive page that needs no network")
+    most_images: int = setting("of a folder; the others are left out", POSITIVE)
+    output: str | None = setting(
+        "folder for the results, with a folder for each image; null: visualize/ in the run's folder, or ./visualize",
+        default=None,
+        path=True,
     )

@@ -11,10 +11,10 @@ REQUIRED = "required"  # value of `init` in a recipe for fine-tuning
 
 
 def validate(config: dict, schema: type = TrainConfig, *, images: bool = True) -> None:
-    """Check the values of resolved settings, types being right.
+    """Check the values of resolved settings, which have the right types.
 
     Args:
-        images: whether the data's images are going to be read, so that data.root must be there.
+        images: images of the data set will be read: data.root is required.
 
     Raises:
         UserError: the first setting with an impossible value, and the values it may take.

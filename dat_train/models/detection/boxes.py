@@ -34,6 +34,11 @@ class Detections:
     labels: Tensor
     mask_logits: list[Tensor] | None = None
 
+    def selected(self, chosen: Tensor | slice) -> "Detections":
+        """Some detections, in this order, in float32 on the CPU."""
+        masks = self.mask_logits and [logits[chosen].float().cpu() for logits in self.mask_logits]
+        return Detections(self.boxes[chosen].float().cpu(), self.scores[chosen].cpu(), self.labels[chosen].cpu(), masks)
+
 
 class Anchors(AnchorGenerator):
     """Anchors of every pyramid level: torchvision's generator without rounding and with fixed strides.

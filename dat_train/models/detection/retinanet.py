@@ -82,14 +82,7 @@ class RetinaNet(DenseModel):
     def forward(
         self, images: Tensor, sizes: Sequence[Size] | None = None, targets: Sequence[dict] | None = None
     ) -> dict[str, Tensor] | list[Detections]:
-        """Losses in training mode, detections otherwise.
-
-        Args:
-            images: (B, 3, H, W), padded right and below.
-            sizes: (height, width) of each image before padding; None: no padding.
-            targets: per image `boxes` (M, 4) and `labels` (M,); in evaluation mode `original`, its size (h, w) before
-                resizing, if it differs.
-        """
+        """Losses in training mode, detections otherwise. Arguments as of `MaskRCNN`, without masks."""
         sizes = sizes or [tuple(images.shape[-2:])] * len(images)
         levels = self.neck(self.backbone(images))
         scores, deltas = self.bbox_head(levels)

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dat_train.runtime.terminal import Terminal
-from dat_train.training.loggers.fail_safe import FailSafeLogger
-from dat_train.training.loggers.logger import About, Logger
+from dat_train.training.loggers.logger import About, FailSafeLogger, Logger
 from dat_train.training.loggers.mlflow import MlflowLogger
 from dat_train.training.loggers.tensorboard import TensorBoardLogger
 from dat_train.training.loggers.wandb import WandbLogger

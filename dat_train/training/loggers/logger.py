@@ -1,5 +1,6 @@
-"""Interface of loggers."""
+"""Interface of loggers, and protection of a run from those that fail."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -21,10 +22,43 @@ def named_values(group: str, row: dict) -> dict[str, float]:
 
 
 class Logger(Protocol):
-    """A receiver of the rows of metrics.jsonl, in order. After resuming, some rows may come a second time."""
+    """A receiver of the rows of metrics.jsonl, in order, of the groups "train" (steps) and "validation".
 
-    def log_step(self, row: dict) -> None: ...
-    def log_validation(self, row: dict) -> None: ...
+    After resuming, some rows may come a second time.
+    """
+
+    def log(self, group: str, row: dict) -> None: ...
     def log_picture(self, name: str, path: Path, step: int) -> None: ...
     def sync(self) -> None: ...
     def close(self) -> None: ...
+
+
+class FailSafeLogger:
+    """A logger whose first failure is reported and which is not used afterwards.
+
+    Args:
+        title: name for the report.
+        make: opens the logger.
+        warn: called with the report.
+    """
+
+    def __init__(self, title: str, make: Callable[[], Logger], warn: Callable[[str], None]) -> None:
+        self.title = title
+        self.warn = warn
+        self.failed = False
+        self._logger = self._try(make)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """A method of `Logger` that does nothing after a failure."""
+        return lambda *arguments: self._try(lambda: getattr(self._logger, name)(*arguments))
+
+    def _try(self, action: Callable[[], Logger | None]) -> Logger | None:
+        if self.failed:
+            return None
+        try:
+            return action()
+        except Exception as error:  # of any kind: training is more important
+            self.failed = True
+            reason = (str(error).splitlines() or [""])[0]
+            self.warn(f"{self.title} failed ({type(error).__name__}: {reason}); the run continues without it")
+            return None

@@ -85,31 +85,18 @@ class MlflowLogger:
         """Return the last step that the server already has."""
         return max((metric.step for metric in self._client.get_metric_history(self._run, f"{group}/loss")), default=-1)
 
-    def log_step(self, row: dict) -> None:
-        self._log("train", row)
-        if len(self._waiting) >= ROWS:
-            self._send()
-
-    def log_validation(self, row: dict) -> None:
-        self._log("validation", row)
-        self._send()
+    def log(self, group: str, row: dict) -> None:
+        """Skip rows that the server already has. They are identical, because runs are reproducible."""
+        if row["step"] > self._seen[group]:
+            self._waiting.append((group, row, int(time.time() * 1000)))
+        if group == "validation" or len(self._waiting) >= ROWS:
+            self.sync()
 
     def log_picture(self, name: str, path: Path, step: int) -> None:
         self._client.log_artifact(self._run, str(path))
 
     def sync(self) -> None:
-        self._send()
-
-    def close(self) -> None:
-        self._send()
-        self._client.set_terminated(self._run)
-
-    def _log(self, group: str, row: dict) -> None:
-        """Skip rows that the server already has. They are identical, because runs are reproducible."""
-        if row["step"] > self._seen[group]:
-            self._waiting.append((group, row, int(time.time() * 1000)))
-
-    def _send(self) -> None:
+        """Send the waiting rows."""
         from mlflow.entities import Metric
 
         metrics = [
@@ -120,3 +107,7 @@ class MlflowLogger:
         self._waiting.clear()
         for first in range(0, len(metrics), 1000):
             self._client.log_batch(self._run, metrics=metrics[first : first + 1000])
+
+    def close(self) -> None:
+        self.sync()
+        self._client.set_terminated(self._run)

@@ -31,16 +31,16 @@ class TensorBoardLogger:
         self._writer = SummaryWriter(self.folder, purge_step=step + 1)
         self._step = step
 
-    def log_step(self, row: dict) -> None:
-        if row["step"] <= self._step:
-            self._writer.close()
-            self._open(row["step"] - 1)
-        self._step = row["step"]
-        self._add("train", row)
-
-    def log_validation(self, row: dict) -> None:
-        self._add("validation", row)
-        self._writer.flush()  # shows validations without delay
+    def log(self, group: str, row: dict) -> None:
+        if group == "train":
+            if row["step"] <= self._step:
+                self._writer.close()
+                self._open(row["step"] - 1)
+            self._step = row["step"]
+        for name, value in named_values(group, row).items():
+            self._writer.add_scalar(name, value, row["step"])
+        if group == "validation":
+            self._writer.flush()  # shows validations without delay
 
     def log_picture(self, name: str, path: Path, step: int) -> None:
         import numpy as np
@@ -51,10 +51,6 @@ class TensorBoardLogger:
     def sync(self) -> None:
         """Flush the events: those before a checkpoint are not written again."""
         self._writer.flush()
-
-    def _add(self, group: str, row: dict) -> None:
-        for name, value in named_values(group, row).items():
-            self._writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
         self._writer.close()

@@ -62,13 +62,7 @@ class WandbLogger:
             ),
         )
 
-    def log_step(self, row: dict) -> None:
-        self._log("train", row)
-
-    def log_validation(self, row: dict) -> None:
-        self._log("validation", row)
-
-    def _log(self, group: str, row: dict) -> None:
+    def log(self, group: str, row: dict) -> None:
         """Skip rows that W&B already has. They are identical, because runs are reproducible."""
         if row["step"] >= self._run.step:
             self._run.log({"epoch": row["epoch"], **named_values(group, row)}, step=row["step"])

@@ -72,7 +72,7 @@ CASES = {
     "attend cvpr": (lambda: Attend("cvpr"), (3, 3, 4, 8)),
     "attend dat++": (lambda: Attend("dat++"), (3, 3, 4, 8)),
     "deformable cvpr": (lambda: DeformableAttention(8, 4, 2, (3, 5), 3), (3, 3, 4, 8)),
-    "deformable dat++": (lambda: DeformableAttention(8, 4, 2, (3, 5), 3, 2, geometry="dat++"), (3, 5, 6, 8)),
+    "deformable dat++": (lambda: DeformableAttention(8, 4, 2, (3, 5), 3, stride=2, geometry="dat++"), (3, 5, 6, 8)),
     "windows": (lambda: WindowAttention(24, 2, 3), (3, 6, 9, 24)),
     "windows shifted": (lambda: WindowAttention(24, 2, 3, shifted=True), (3, 6, 9, 24)),
     "windows padded": (lambda: WindowAttention(24, 2, 3, shifted=True), (3, 5, 7, 24)),

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Collection, Iterable
 
+NO_COMPILER = "compile=true needs a C++ compiler, and none was found: apt install g++, or compile=false"
+
 
 class UserError(ValueError):
     """An error that the user can fix; one line names the thing, the value and the way out.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dat_train.cli.streams import TORCHRUN
-from dat_train.errors import UserError
+from dat_train.errors import NO_COMPILER, UserError
 
 OTHERS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_TRACKING_URI")
 CACHES = ("TORCH_HOME", "HF_HOME", "XDG_CACHE_HOME", "TMPDIR")
@@ -49,7 +49,7 @@ def environment_error(error: BaseException) -> str | None:
         if TOO_MANY_FILES in text or "received 0 items of ancdata" in text:
             return "too many open files: ulimit -n 65536 allows more, and a smaller data.workers needs fewer"
         if type(cause).__name__ == "InvalidCxxCompiler" or "No working C++ compiler" in text:
-            return "compile=true needs a C++ compiler, and none was found: apt install g++, or compile=false"
+            return NO_COMPILER
         if "Failed to find C compiler" in text:  # Triton
             return "compile=true needs a C compiler, and none was found: apt install gcc, or compile=false"
         if isinstance(cause, OSError) and cause.errno in STORAGE_FAULTS and cause.filename is not None:

@@ -21,6 +21,7 @@ from dat_train.data.fingerprint import class_difference, data_difference, data_f
 from dat_train.errors import UserError
 from dat_train.models import count_macs, count_parameters, load_weights
 from dat_train.models.kernels import accelerate, is_accelerated, prefers_eager
+from dat_train.runtime.environment import require_compiler
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import start_processes, stop_processes
 from dat_train.runtime.stop_request import PREEMPTED, StopRequest
@@ -91,6 +92,8 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
     model = model.to(precision.weights)
     if not config.compile or prefers_eager(model, processes.device, config.kernels):  # else the plain model is compiled
         accelerate(model, processes.device, config.kernels)
+    else:
+        require_compiler(processes.device)
     task = builders.task(config, train_set, precision)
     if terminal.screen:
         topics = data_and_model_topics(config, facts, sets)

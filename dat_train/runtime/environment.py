@@ -2,13 +2,27 @@
 
 import os
 import platform
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import timm
 import torch
 
 from dat_train import __version__
+from dat_train.errors import NO_COMPILER, UserError
+
+
+def require_compiler(device: torch.device) -> None:
+    """Look for the C++ compiler that torch.compile needs on a CPU, which itself looks for it minutes later.
+
+    Raises:
+        UserError: there is none.
+    """
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if device.type == "cpu" and sys.platform != "win32" and not shutil.which(compiler.split()[0]):
+        raise UserError(NO_COMPILER)
 
 
 def environment(device: torch.device, processes: int, folder: Path | None = None) -> dict[str, str | int | None]:

@@ -44,8 +44,9 @@ def digits(run):
 @pytest.fixture(scope="module")
 def logits(run, digits):
     """Logits of PyTorch on the validation set."""
+    model = trained.open_trained(run / "checkpoints/best.pt", device="cpu").model
     with torch.inference_mode():
-        return trained.open_trained(run / "checkpoints/best.pt", device="cpu").model(digits[0])
+        return model(digits[0])
 
 
 def ckpt(run: Path) -> str:

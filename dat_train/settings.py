@@ -89,10 +89,12 @@ class CommandLine:
             checkpoint's path for messages, and True if images of the data set will be read (data.root is then
             required).
         may_change: dotted keys of the settings that may change when a run is continued.
+        computed: dotted keys of the settings that were not set, and that conf/ computes from other settings.
     """
 
     settings_for: Callable[[dict[str, Any], str, bool], Settings]
     may_change: frozenset[str] = frozenset()
+    computed: frozenset[str] = frozenset()
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -25,7 +25,7 @@ from dat_train.cli.settings.value_checks import validate
 from dat_train.cli.settings_for_checkpoint import settings_for_checkpoint
 from dat_train.cli.streams import report_error
 from dat_train.errors import UserError
-from dat_train.settings import CommandLine, Settings
+from dat_train.settings import CommandLine, Settings, flat
 
 FULL_LR_BATCH = 1024  # images of an update that the rate in linear_lr is for
 LARGE_DATA = ("imagenet", "hf", "shards", "fake")  # data.kind of sets with the size of ImageNet
@@ -49,9 +49,10 @@ def launch(command: Command, run: Callable[[Settings, CommandLine], object] | No
         # Hydra would start the other runs of a sweep after a UserError, so it becomes an exit here
         try:
             register(command.name, command.schema)  # a run of a sweep may be in another process
+            computed = computed_settings(config)
             settings = complete(command, config, unnamed, swept)
             work = run or importlib.import_module(f"dat_train.commands.{command.module}").run
-            work(settings, command_line_of(command, settings))
+            work(settings, command_line_of(command, settings, computed))
         except OmegaConfBaseException as error:
             sys.exit(report_error(f"error: {composition_error(command, error)}"))
         except UserError as error:
@@ -108,8 +109,14 @@ def complete(command: Command, config: DictConfig, unnamed: list[str], swept: se
     return Settings(values)
 
 
-def command_line_of(command: Command, config: Settings) -> CommandLine:
-    """Typed settings behind the composed ones."""
+def computed_settings(config: DictConfig) -> frozenset[str]:
+    """Dotted keys whose value is a function of other settings, as ${warmup:20,300,${epochs}} is."""
+    values = flat(OmegaConf.to_container(config))
+    return frozenset(key for key, value in values.items() if isinstance(value, str) and value.startswith("${"))
+
+
+def command_line_of(command: Command, config: Settings, computed: frozenset[str]) -> CommandLine:
+    """Typed settings behind the composed ones; `computed` as from `computed_settings`."""
     job = HydraConfig.get()
     chosen = {group: name for group in ("model", "data") if (name := job.runtime.choices.get(group))}
     typed = [override.lstrip("+").partition("=")[0] for override in job.overrides.task]
@@ -118,7 +125,7 @@ def command_line_of(command: Command, config: Settings) -> CommandLine:
         register("train", TrainConfig)
         return settings_for_checkpoint(config, trained, ckpt, chosen=chosen, typed=typed, images=images)
 
-    return CommandLine(settings_for, MAY_CHANGE)
+    return CommandLine(settings_for, MAY_CHANGE, computed)
 
 
 def linear_lr(rate: float, batch_size: int) -> float:

@@ -1,5 +1,6 @@
 """Checkpoint of a command, and the configuration in a checkpoint or exported model as settings of a training run."""
 
+from collections.abc import Set
 from typing import Any
 
 import timm
@@ -12,8 +13,9 @@ from dat_train.models.checkpoint import TIMM_SCHEME, Checkpoint
 from dat_train.models.published_dense import published_experiment
 from dat_train.models.published_names import is_published
 from dat_train.models.published_weights import PUBLISHED, SCHEME
-from dat_train.settings import ADDED, CommandLine, Settings, upgraded
+from dat_train.settings import ADDED, CommandLine, Settings, flat, upgraded
 
+WARMUP = "schedule.warmup_epochs"
 KEPT = (("data", "split_by"),)  # settings whose default differs from the behavior before they existed
 # arguments in timm's config.json that follow from other settings or from the shapes of the weights
 NOT_ARGUMENTS = ("num_classes", "img_size", "in_chans", "global_pool", "drop_path_rate")
@@ -59,12 +61,14 @@ def trained_with(checkpoint: Checkpoint) -> dict[str, Any]:
     return upgraded(checkpoint.config)
 
 
-def continue_with(config: Settings, saved: dict[str, Any]) -> dict[str, Any]:
-    """Keep the behavior of a run that was started before a setting existed, whenever the run is continued.
+def continue_with(config: Settings, saved: dict[str, Any], computed: Set[str] = frozenset()) -> dict[str, Any]:
+    """Keep the warm-up of a run, and the behavior of one that was started before a setting existed.
 
     Args:
-        config: settings of this start; those in KEPT for which the run has the former behavior are changed in place.
+        config: settings of this start; changed in place: those in KEPT for which the run has the former behavior, and
+            the warm-up unless it was set, because conf/ computes it from `epochs`, which may grow.
         saved: configuration in the run's checkpoint.
+        computed: `CommandLine.computed`.
 
     Returns:
         `saved` with the names and settings of this version.
@@ -73,6 +77,8 @@ def continue_with(config: Settings, saved: dict[str, Any]) -> dict[str, Any]:
     for group, name in KEPT:
         if before[group][name] == ADDED[f"{group}.{name}"]:
             config[group][name] = before[group][name]
+    if WARMUP in computed and WARMUP in (items := flat(before)):
+        config.schedule["warmup_epochs"] = items[WARMUP]
     return before
 
 

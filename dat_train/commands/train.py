@@ -136,7 +136,8 @@ def take_folder(config: Settings, command_line: CommandLine, context: RunContext
     saved = open_run(context, config.resume)
     changed = []
     if saved:
-        changed = differences(continue_with(config, saved["config"]), config.plain(), command_line.may_change)
+        before = continue_with(config, saved["config"], command_line.computed)
+        changed = differences(before, config.plain(), command_line.may_change)
     text = ", ".join(f"{key}={was} is {now} now" for key, was, now in changed)
     if changed and not config.resume_changed:
         raise UserError(

@@ -115,7 +115,7 @@ def differences(old: dict, new: dict, may_change: Set[str]) -> list[tuple[str, A
     """List the settings that differ and affect the run's numbers, as (key, old value, new value).
 
     Args:
-        may_change: keys of settings that may change. `epochs` may only grow; the warm-up may change with it.
+        may_change: keys of settings that may change. `epochs` may only grow.
     """
     before, after = flat(_with_current_names(old)), flat(_with_current_names(new))
     changed = []
@@ -124,8 +124,7 @@ def differences(old: dict, new: dict, may_change: Set[str]) -> list[tuple[str, A
             continue  # the run is older than the setting and its value is not in `settings.ADDED`
         was, now = before.get(key), after.get(key)
         shorter = key == "epochs" and was is not None and now is not None and now < was
-        scaled = key == "schedule.warmup_epochs" and before.get("epochs") != after.get("epochs")
-        if was != now and (key not in may_change or shorter) and not scaled:
+        if was != now and (key not in may_change or shorter):
             changed.append((key, was, now))
     return changed
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from commands.running import MODULES, run_here, torchrun
 from commands.small_checkpoint import TINY
 from PIL import Image
@@ -122,6 +123,8 @@ def test_a_finished_run_is_reported_and_a_longer_schedule_continues_it(copy):
     longer = run_here("dat-train", *DIGITS, "epochs=3", cwd=copy)
     assert longer.returncode == 0 and "continuing after step 10 of 15" in longer.stdout
     assert json.loads((copy / "runs" / "digits" / "summary.json").read_text())["steps"] == 15
+    config = yaml.safe_load((copy / "runs" / "digits" / "config.yaml").read_text())
+    assert config["schedule"]["warmup_epochs"] == 0.33  # that of two epochs
     shorter = run_here("dat-train", *DIGITS, "epochs=3", "max_steps=3", cwd=copy)
     assert shorter.returncode == 0 and "already at step 15; 3 were requested" in shorter.stdout
 

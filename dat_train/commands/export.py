@@ -63,7 +63,7 @@ def run(config: Settings, command_line: CommandLine) -> None:
     output = output_folder(config.output, checkpoint.path, f"export/{config.format}")
     terminal = Terminal()
     terminal.say(str(trained.weights))
-    for note in val_set.notes if val_set else ():
+    for note in getattr(val_set, "notes", ()):
         terminal.say(note)
 
     with output_errors(output), staged_folder(output, EXPORTED) as folder:

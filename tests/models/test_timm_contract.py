@@ -165,8 +165,13 @@ def test_drop_path_grows_linearly_over_the_blocks():
     assert rates == [getattr(block.drop_path2, "drop_prob", 0.0) for block in blocks]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(("name", "backend"), [("dat_nano", "aot_eager"), ("datpp_tiny", "eager")])
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        pytest.param("dat_nano", "aot_eager", marks=pytest.mark.long),
+        pytest.param("datpp_tiny", "eager", marks=pytest.mark.slow),
+    ],
+)
 def test_compiles_as_one_graph(name, backend):
     model = timm.create_model(name, num_classes=3, depths=(2, 2, 2, 2)).eval()
     x = images(model)

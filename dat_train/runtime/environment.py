@@ -15,7 +15,7 @@ from dat_train.errors import NO_COMPILER, UserError
 
 
 def require_compiler(device: torch.device) -> None:
-    """Look for the C++ compiler that torch.compile needs on a CPU, which itself looks for it minutes later.
+    """Check that the C++ compiler exists that torch.compile needs on a CPU. torch itself checks minutes later.
 
     Raises:
         UserError: there is none.

@@ -93,6 +93,7 @@ def test_compiling_without_a_compiler_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "")
     result = run_here("dat-train", *FAKE, "compile=true", "kernels=plain", cwd=tmp_path)
     assert result.returncode == 2 and entry("compiler").fullmatch(result.stderr.strip()), result.stderr
+    assert not result.stdout  # found before the plan of the run, not by torch minutes later
     error = RuntimeError("in a worker")
     error.__cause__ = type("InvalidCxxCompiler", (RuntimeError,), {})()  # torch's own search
     assert environment_error(error) == NO_COMPILER

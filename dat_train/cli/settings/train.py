@@ -143,7 +143,9 @@ class DistillConfig:
 @dataclass
 class ScheduleConfig:
     name: str = setting("learning rate over the run", SCHEDULE)
-    warmup_epochs: float = setting("epochs of linear warm-up, counted inside `epochs`", NOT_NEGATIVE)
+    warmup_epochs: float = setting(
+        "epochs of linear warm-up, counted inside `epochs`; unless set, a continued run keeps its own", NOT_NEGATIVE
+    )
     warmup_steps: int | None = setting("steps of warm-up, in place of epochs", NOT_NEGATIVE)
     warmup_lr: float = setting("learning rate at the start of the warm-up", NOT_NEGATIVE)
     warmup_factor: float | None = setting(

@@ -12,7 +12,7 @@ from dat_train.benchmark.input_pipeline import cores_needed, loader_speeds, rati
 from dat_train.benchmark.tables import data_tables, write_json
 from dat_train.data.augment import train_transform
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.sources import open_datasets
+from dat_train.data.storages.sources import open_datasets
 from dat_train.errors import UserError
 from dat_train.settings import Settings
 

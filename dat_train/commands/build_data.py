@@ -12,7 +12,7 @@ from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import Batch, evaluation_loader, train_loader
 from dat_train.data.order import GroupedSampler, MicroBatchSampler
-from dat_train.data.sources import open_datasets
+from dat_train.data.storages.sources import open_datasets
 from dat_train.errors import UserError
 from dat_train.runtime.environment import usable_cores
 from dat_train.runtime.processes import Processes

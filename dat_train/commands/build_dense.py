@@ -10,12 +10,12 @@ from torch import nn
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.choices import DETECTORS
 from dat_train.commands.build_data import opened_by_all, sets_of_all
-from dat_train.data.coco import CocoFile, open_coco, trainable
-from dat_train.data.dense_transforms import segmentation_train_transform
-from dat_train.data.detection_dataset import DetectionEvalTransform, DetectionImages, DetectionTrainTransform
 from dat_train.data.randomness import keyed_seed
-from dat_train.data.segmentation_dataset import EvaluationImages, SegmentationImages
-from dat_train.data.segmentation_sources import open_segmentation
+from dat_train.data.scenes.coco import CocoFile, open_coco, trainable
+from dat_train.data.scenes.dense_transforms import segmentation_train_transform
+from dat_train.data.scenes.detection_dataset import DetectionEvalTransform, DetectionImages, DetectionTrainTransform
+from dat_train.data.scenes.segmentation_dataset import EvaluationImages, SegmentationImages
+from dat_train.data.scenes.segmentation_sources import open_segmentation
 from dat_train.errors import UserError
 from dat_train.models.detection.rcnn import create_detector
 from dat_train.models.segmentation import create_segmentation

@@ -14,12 +14,12 @@ from dat_train.choices import CLASSIFICATION_KINDS, TEST_SETS
 from dat_train.commands.output_folder import output_errors
 from dat_train.data.checking import CheckedImage, Part, check_images, imagenet_problems
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.digits import write_digits
-from dat_train.data.image_files import first_named
+from dat_train.data.generated.digits import write_digits
 from dat_train.data.images import printable
-from dat_train.data.scene_checking import open_scene_parts
-from dat_train.data.sources import open_evaluation_set, open_storage
-from dat_train.data.split_names import find_split
+from dat_train.data.reading.image_files import first_named
+from dat_train.data.scenes.scene_checking import open_scene_parts
+from dat_train.data.storages.sources import open_evaluation_set, open_storage
+from dat_train.data.storages.split_names import find_split
 from dat_train.errors import UserError
 from dat_train.runtime.environment import usable_cores
 from dat_train.settings import CommandLine, Settings

@@ -12,9 +12,9 @@ from dat_train.atomic import write_csv, write_json
 from dat_train.commands.evaluating import common_facts, print_result, result_topics, run_evaluation
 from dat_train.commands.evaluation_data import evaluation_set
 from dat_train.commands.trained_dense import TrainedDense, assemble_dense
-from dat_train.data.detection_dataset import DetectionImages
 from dat_train.data.images import UnreadableImage
-from dat_train.data.segmentation_dataset import EvaluationImages
+from dat_train.data.scenes.detection_dataset import DetectionImages
+from dat_train.data.scenes.segmentation_dataset import EvaluationImages
 from dat_train.evaluation.detection import DetectionEvaluation
 from dat_train.evaluation.scenes_picture import draw_detections, draw_objects, write_grid
 from dat_train.evaluation.segmentation import SegmentationEvaluation

@@ -10,11 +10,11 @@ from dat_train.commands.build_data import evaluation_transform, opened_by_all, r
 from dat_train.commands.build_dense import validation_set
 from dat_train.commands.checkpoint_settings import trained_with
 from dat_train.commands.trained import classifier_size
-from dat_train.data.class_names import IMAGENET_CLASSES, imagenet_numbers
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.fake import FakeImages
-from dat_train.data.sources import open_evaluation_set
-from dat_train.data.splits import HoldOut
+from dat_train.data.generated.fake import FakeImages
+from dat_train.data.storages.class_names import IMAGENET_CLASSES, imagenet_numbers
+from dat_train.data.storages.sources import open_evaluation_set
+from dat_train.data.storages.splits import HoldOut
 from dat_train.errors import UserError
 from dat_train.home_folder import expand_home
 from dat_train.models.checkpoint import Checkpoint

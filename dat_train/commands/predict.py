@@ -23,8 +23,8 @@ from dat_train.commands.trained_dense import assemble_dense
 from dat_train.data.batch import prepare_images
 from dat_train.data.dataset import UNREADABLE, ImageDataset
 from dat_train.data.images import UnreadableImage, printable
-from dat_train.data.listing import list_images
 from dat_train.data.loader import evaluation_loader
+from dat_train.data.reading.listing import list_images
 from dat_train.errors import UserError
 from dat_train.models.kernels import accelerate
 from dat_train.runtime.batch_feed import feed_once

@@ -15,7 +15,7 @@ from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import evaluation_transform
 from dat_train.commands.build_model import build_model, classifiers
 from dat_train.commands.checkpoint_settings import trained_with
-from dat_train.data.class_names import IMAGENET_CLASSES
+from dat_train.data.storages.class_names import IMAGENET_CLASSES
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.weights import LoadReport, count_classes, load_weights

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dat_train.commands.build_task import task_builders
 from dat_train.commands.trained import TrainedModel
-from dat_train.data.dense_transforms import Normalized, scaled_views
+from dat_train.data.scenes.dense_transforms import Normalized, scaled_views
 from dat_train.errors import UserError
 from dat_train.evaluation.detection import detect
 from dat_train.evaluation.segmentation import predict_scene

@@ -14,7 +14,7 @@ from dat_train.commands.output_folder import folder_names, output_errors, output
 from dat_train.commands.trained import Trained, assemble
 from dat_train.commands.trained_dense import TrainedDense, assemble_dense
 from dat_train.data.images import UnreadableImage, printable, read_rgb
-from dat_train.data.listing import list_images
+from dat_train.data.reading.listing import list_images
 from dat_train.errors import UserError
 from dat_train.models import DeformableAttention
 from dat_train.runtime.display_text import one_line

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.image_files import first_named
-from dat_train.data.imagenet_tests import synsets
 from dat_train.data.images import UnreadableImage, printable, read_rgb
-from dat_train.data.scene_checking import CheckedMasks, CheckedObjects
+from dat_train.data.reading.image_files import first_named
+from dat_train.data.scenes.scene_checking import CheckedMasks, CheckedObjects
+from dat_train.data.storages.imagenet_tests import synsets
 from dat_train.errors import UserError
 
 Part = ImageDataset | CheckedMasks | CheckedObjects

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from dat_train.data.class_names import composed
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.image_files import first_named
+from dat_train.data.reading.image_files import first_named
+from dat_train.data.storages.class_names import composed
 
 MAX_CLASSES = 8  # classes with changed counts that are named
 

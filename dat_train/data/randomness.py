@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -38,6 +38,13 @@ def keyed_randomness(*key: int | str) -> Iterator[None]:
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])
+
+
+def held_out_by_order(items: Sequence, label: int, fraction: float, seed: int) -> list:
+    """The same share of every class, chosen by a seeded shuffle of its sorted list; one at least is not chosen."""
+    shuffled = list(items)
+    random.Random(keyed_seed("split", seed, label)).shuffle(shuffled)
+    return shuffled[: min(round(len(shuffled) * fraction), len(shuffled) - 1)]
 
 
 def _seed_generators(*key: int | str) -> None:

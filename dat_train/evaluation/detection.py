@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from dat_train.data.detection_dataset import pad_batch
+from dat_train.data.scenes.detection_dataset import pad_batch
 from dat_train.errors import UserError
 from dat_train.evaluation.inference import inference, require_images
 from dat_train.models.detection.boxes import Detections
 from dat_train.models.detection.masks import paste_masks
 
 if TYPE_CHECKING:
-    from dat_train.data.detection_dataset import DetectionScene
+    from dat_train.data.scenes.detection_dataset import DetectionScene
     from dat_train.runtime.precision import Precision
     from dat_train.runtime.processes import Processes
 

@@ -14,7 +14,7 @@ from dat_train.evaluation.inference import inference, require_images
 from dat_train.models.segmentation import IGNORED, segmentation_logits, segmentation_probabilities
 
 if TYPE_CHECKING:
-    from dat_train.data.segmentation_dataset import EvaluationScene
+    from dat_train.data.scenes.segmentation_dataset import EvaluationScene
     from dat_train.runtime.precision import Precision
     from dat_train.runtime.processes import Processes
 

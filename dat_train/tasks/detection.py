@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from dat_train.data.batch import SceneList, denormalize
-from dat_train.data.detection_dataset import ObjectBatch, pad_batch
+from dat_train.data.scenes.detection_dataset import ObjectBatch, pad_batch
 from dat_train.evaluation.detection import evaluate_detection
 from dat_train.evaluation.scenes_picture import draw_objects, write_grid
 from dat_train.runtime.precision import Precision

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dat_train.data.batch import SceneList, denormalize
-from dat_train.data.segmentation_dataset import SceneBatch
+from dat_train.data.scenes.segmentation_dataset import SceneBatch
 from dat_train.errors import UserError
 from dat_train.evaluation.confusion_picture import write_confusion_counts
 from dat_train.evaluation.scenes_picture import overlay, write_grid

@@ -6,8 +6,8 @@ import torch
 from commands.small_checkpoint import write_small_checkpoint
 
 from dat_train.commands.trained import open_trained
-from dat_train.data.digits import write_digits
-from dat_train.data.sources import open_datasets
+from dat_train.data.generated.digits import write_digits
+from dat_train.data.storages.sources import open_datasets
 from dat_train.models import Checkpoint
 from dat_train.runtime.checkpoint_file import write_checkpoint
 

@@ -10,8 +10,8 @@ from commands.running import run_here
 from data.files import write_images
 from PIL import Image
 
-from dat_train.data.digit_scenes import write_digit_scenes
-from dat_train.data.image_files import first_named
+from dat_train.data.generated.digit_scenes import write_digit_scenes
+from dat_train.data.reading.image_files import first_named
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from commands.running import run_here
 from commands.small_dense_checkpoint import SMALL, write_small_dense_checkpoint
 
-from dat_train.data.digit_scenes import CLASSES, write_digit_scenes
+from dat_train.data.generated.digit_scenes import CLASSES, write_digit_scenes
 from dat_train.models import Checkpoint
 
 TASKS = {"segmentation": CLASSES, "detection": CLASSES[1:]}

@@ -8,7 +8,7 @@ from commands.running import run_here
 from commands.small_checkpoint import write_small_checkpoint
 from data.files import write_image
 
-from dat_train.data.imagenet_tests import synsets
+from dat_train.data.storages.imagenet_tests import synsets
 
 HERE = ["data.workers=0", "device=cpu"]
 FAKE = ["data=fake", "data.fake_images=40", "data.fake_classes=10", "data.val_fraction=0.5"]

@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from dat_train.commands import trained
-from dat_train.data.sources import open_datasets
+from dat_train.data.storages.sources import open_datasets
 
 pytestmark = pytest.mark.long
 

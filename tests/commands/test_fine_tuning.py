@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from dat_train.commands.build_model import build_model
 from dat_train.commands.build_task import objective
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.digits import write_digits
+from dat_train.data.generated.digits import write_digits
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.runtime.precision import resolve_precision

@@ -12,7 +12,7 @@ from commands.small_checkpoint import write_small_checkpoint
 from troubleshooting import entry
 
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.digits import write_digits
+from dat_train.data.generated.digits import write_digits
 
 SMALL = (
     "experiment=digits",

@@ -11,7 +11,7 @@ from commands.running import run_here
 from commands.small_dense_checkpoint import SMALL
 from PIL import Image
 
-from dat_train.data.digit_scenes import write_digit_scenes
+from dat_train.data.generated.digit_scenes import write_digit_scenes
 
 pytestmark = pytest.mark.long
 COMMON = ["dense.channels=8", "data.workers=0", "device=cpu", "batch_size=2", "micro_batch_size=2", "max_steps=1"]

@@ -5,7 +5,7 @@ import json
 from data.files import write_images
 
 from dat_train.data.fingerprint import data_difference, data_fingerprint, describe_data
-from dat_train.data.sources import open_datasets
+from dat_train.data.storages.sources import open_datasets
 
 
 def made(root, cats=6, dogs=5, val=2, suffix=".png"):

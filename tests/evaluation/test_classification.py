@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from training.small_run import in_processes
 
 from dat_train.data.loader import Batch, evaluation_loader
-from dat_train.data.sources import open_datasets
+from dat_train.data.storages.sources import open_datasets
 from dat_train.errors import UserError
 from dat_train.evaluation.classification import evaluate
 from dat_train.runtime.precision import resolve_precision

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from dat_train.data.coco import open_coco
-from dat_train.data.detection_dataset import DetectionEvalTransform, DetectionImages
-from dat_train.data.digit_scenes import write_digit_scenes
+from dat_train.data.generated.digit_scenes import write_digit_scenes
 from dat_train.data.order import SampleKey
+from dat_train.data.scenes.coco import open_coco
+from dat_train.data.scenes.detection_dataset import DetectionEvalTransform, DetectionImages
 from dat_train.evaluation.detection import average_precision, detect, evaluate_detection, run_lengths
 from dat_train.models.detection.rcnn import create_detector
 from dat_train.runtime.precision import resolve_precision

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dat_train.data.digit_scenes import write_digit_scenes
+from dat_train.data.generated.digit_scenes import write_digit_scenes
 from dat_train.data.order import SampleKey
-from dat_train.data.segmentation_dataset import EvaluationImages
-from dat_train.data.segmentation_sources import open_segmentation
+from dat_train.data.scenes.segmentation_dataset import EvaluationImages
+from dat_train.data.scenes.segmentation_sources import open_segmentation
 from dat_train.evaluation.scenes_picture import label_picture
 from dat_train.evaluation.segmentation import (
     SegmentationEvaluation,

@@ -9,7 +9,7 @@ import torch
 from training.real_run import RealRun, content, ended, ranks
 from troubleshooting import entry
 
-from dat_train.data.fake import FakeImages
+from dat_train.data.generated.fake import FakeImages
 from dat_train.data.mixing import Mixing
 from dat_train.models.checkpoint import Checkpoint
 from dat_train.runtime.stop_request import PREEMPTED

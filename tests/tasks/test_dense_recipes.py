@@ -8,7 +8,7 @@ from commands.composing import composed
 
 from dat_train.cli.conf import choices, conf_dir
 from dat_train.commands.build_task import task_builders
-from dat_train.data.digit_scenes import CLASSES
+from dat_train.data.generated.digit_scenes import CLASSES
 from dat_train.errors import UserError
 from dat_train.runtime.precision import resolve_precision
 from dat_train.tasks.segmentation import SemanticSegmentation

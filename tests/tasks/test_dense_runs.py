@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from training.real_run import RealRun
 
-from dat_train.data.digit_scenes import write_digit_scenes
+from dat_train.data.generated.digit_scenes import write_digit_scenes
 
 pytestmark = pytest.mark.long
 TINY = [

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from training.real_run import RealRun, ended, ranks, steps_done
 
-from dat_train.data.sources import open_datasets
+from dat_train.data.storages.sources import open_datasets
 from dat_train.training.run_folder import read_rows
 
 pytestmark = pytest.mark.long

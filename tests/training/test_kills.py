@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from training.real_run import RealRun, content, ended
 
-from dat_train.data.fake import FakeImages
+from dat_train.data.generated.fake import FakeImages
 
 pytestmark = pytest.mark.long
 

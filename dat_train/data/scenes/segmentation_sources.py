@@ -1,0 +1,148 @@
+"""Segmentation sets on disk: ADE20K as published, own images with masks, digit scenes."""
+
+import contextlib
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dat_train.choices import SEGMENTATION_KINDS
+from dat_train.data.generated.digit_scenes import write_digit_scenes
+from dat_train.data.generated.nuclei import write_nuclei
+from dat_train.data.images import UnreadableImage, printable
+from dat_train.data.randomness import keyed_seed
+from dat_train.data.reading.image_files import is_image, suffix_list
+from dat_train.data.scenes.ade20k_classes import ADE20K_CLASSES
+from dat_train.data.scenes.dense_transforms import IGNORED
+from dat_train.data.scenes.segmentation_dataset import LabelEncoding, SegmentationImages
+from dat_train.data.storages.folders import existing_folder
+from dat_train.errors import UserError, require_one_of
+from dat_train.home_folder import expand_home
+
+PARTS = ("train", "val")
+ADE20K_FOLDERS = {"train": "training", "val": "validation"}
+CHECKED = 8  # masks that are read on opening, from all over the set
+
+
+def open_segmentation(
+    kind: str,
+    root: str | None,
+    *,
+    classes: str | None = None,
+    val_fraction: float = 0.1,
+    split_seed: int = 0,
+    parts: Sequence[str] = PARTS,
+    check: bool = True,
+) -> list[SegmentationImages]:
+    """Sets of the parts, without transforms.
+
+    Args:
+        kind: one of SEGMENTATION_KINDS.
+        root: folder.
+        classes: of kind "masks": file with one class name a line, in the order of the mask values; None:
+            classes.txt in `root`.
+        val_fraction, split_seed: of kind "masks" without train and val folders.
+        parts: "train", "val" or both; only these are read.
+        check: read some images and masks.
+
+    Raises:
+        UserError: unknown kind, or a folder or mask that is not as described.
+    """
+    require_one_of("task=segmentation needs other data: data.kind", kind, SEGMENTATION_KINDS)
+    if root is None:
+        raise UserError(f"data.root is not set: data={kind} needs data.root=PATH")
+    if kind == "ade20k":
+        sets = _open_ade20k(Path(root), parts)
+    else:
+        if kind == "digit_scenes":
+            write_digit_scenes(root)
+        if kind == "nuclei":
+            write_nuclei(root, split_seed)
+        sets = _open_masks(Path(root), classes, parts, val_fraction=val_fraction, split_seed=split_seed)
+    for images in sets if check else ():
+        _check_some(images)
+    return sets
+
+
+def _check_some(images: SegmentationImages) -> None:
+    """Read some images and masks from all over the set; unreadable ones are counted by the run.
+
+    Raises:
+        UserError: a mask that does not fit its image or the classes; masks of one class and ignored pixels.
+    """
+    found: set[int] = set()
+    for i in range(0, len(images), max(1, len(images) // CHECKED)):
+        with contextlib.suppress(UnreadableImage):
+            found |= set(np.unique(images.read_both(i)[1]).tolist())
+    if found == {0, IGNORED}:
+        raise UserError(
+            f"the masks of {printable(Path(images.masks[0][0]).parent)} have the values 0 and 255 alone, and 255 is "
+            f"ignored: write the number of the class, 1 to {len(images.classes) - 1}, in place of 255"
+        )
+
+
+def _open_ade20k(root: Path, parts: Sequence[str]) -> list[SegmentationImages]:
+    """ADEChallengeData2016: value 0 is ignored, 1 to 150 are the classes; no other values."""
+    root = existing_folder(root)
+    if not (root / "annotations").is_dir() and (root / "ADEChallengeData2016").is_dir():
+        root = root / "ADEChallengeData2016"
+    folders = [ADE20K_FOLDERS[part] for part in parts]
+    missing = [folder for folder in folders if not (root / "annotations" / folder).is_dir()]
+    if missing:
+        raise UserError(
+            f"{root} has no annotations/{missing[0]}: data=ade20k needs ADEChallengeData2016 with images/ and "
+            "annotations/ (the full ADE20K release is laid out and encoded differently)"
+        )
+    encoding = LabelEncoding(first=1, classes=len(ADE20K_CLASSES), ignores_255=False)
+    pairs = [_pairs(root / "images" / folder, root / "annotations" / folder) for folder in folders]
+    return [SegmentationImages(of_part, ADE20K_CLASSES, encoding) for of_part in pairs]
+
+
+def _open_masks(
+    root: Path, classes: str | None, parts: Sequence[str], *, val_fraction: float, split_seed: int
+) -> list[SegmentationImages]:
+    """images/ and masks/ of the same stems, each with train/ and val/ or without; value k is line k of the classes."""
+    root = existing_folder(root)
+    path = expand_home(classes) if classes else root / "classes.txt"
+    if not path.is_file():
+        raise UserError(
+            f"{path} is not there: data=masks needs a class list, one name a line, in the order of the values"
+        )
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not 2 <= len(names) <= 255 or len(set(names)) < len(names):
+        raise UserError(
+            f"{path} has {len(names)} names ({len(set(names))} different): 2 to 255 different ones are needed"
+        )
+    encoding = LabelEncoding(first=0, classes=len(names))
+    if any((root / "images" / part).is_dir() for part in PARTS):
+        of_parts = {part: _pairs(root / "images" / part, root / "masks" / part) for part in parts}
+    else:
+        pairs = _pairs(root / "images", root / "masks")
+        random.Random(keyed_seed("split", split_seed)).shuffle(pairs)
+        held_out = min(max(1, round(len(pairs) * val_fraction)), len(pairs) - 1)
+        if held_out < 1:
+            raise UserError(f"{root}/images has {len(pairs)} image: at least two are needed, one of them to validate")
+        of_parts = {"train": sorted(pairs[held_out:]), "val": sorted(pairs[:held_out])}
+    return [SegmentationImages(of_parts[part], names, encoding) for part in parts]
+
+
+def _pairs(images: Path, masks: Path) -> list[tuple[str, str]]:
+    """(image, mask) of every image in a folder, sorted; the mask is the PNG of the same stem.
+
+    Raises:
+        UserError: a missing folder, no images, an image without a mask.
+    """
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not there: images and masks lie in folders of the same name")
+    found = sorted(path for path in images.iterdir() if is_image(path.name))
+    if not found:
+        raise UserError(f"{images} has no images ({suffix_list()}, ...)")
+    available = {path.stem for path in masks.iterdir() if path.suffix.lower() == ".png"}
+    missing = [path for path in found if path.stem not in available]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(found)} images have no mask: {printable(masks / missing[0].stem)}.png is not there"
+        )
+    return [(str(path), str(masks / f"{path.stem}.png")) for path in found]

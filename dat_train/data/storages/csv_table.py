@@ -1,0 +1,249 @@
+"""Images listed in a CSV table with columns for path, label and, optionally, split."""
+
+import codecs
+import csv
+import io
+import os
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from dat_train.data.images import printable
+from dat_train.data.reading.image_files import first_named, subfolders
+from dat_train.data.reading.image_source import Paths
+from dat_train.data.storages.catalog import Catalog, sorted_catalog
+from dat_train.errors import UserError
+
+PATH_COLUMNS = ("path", "image", "file", "filename", "file_name", "filepath", "image_path", "image_name", "image_id")
+LABEL_COLUMNS = ("label", "labels", "class", "classes", "target", "category", "tags")
+SPLIT_COLUMNS = ("split", "subset", "set", "fold")
+# Between the labels of one image: the first of these that occurs in the column, so that "traffic light;car" has two.
+SEPARATORS = (r"[;|]", r",", r"\s")
+MAX_SEARCHED = 1000  # files, and folders, that are looked for before all paths count as missing
+YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")  # cells of a column for one class, lower case
+
+
+class CsvTable:
+    """Images of a CSV file. Paths are relative to its folder.
+
+    Args:
+        path: the file, or a folder with one CSV file in it.
+        image_column, label_column: headings; None: the usual ones.
+        multi_label: any number of labels per image. The label column holds them separated by ";" or "|"; in a column
+            without these by commas, or else by spaces. A table without a label column has a column of 0 and 1 for each
+            class.
+    """
+
+    def __init__(
+        self, path: Path, image_column: str | None = None, label_column: str | None = None, multi_label: bool = False
+    ) -> None:
+        self.path = _csv_file(path)
+        self.name = str(self.path)
+        self.multi_label = multi_label
+        rows = read_table(self.path)
+        self.headings = [name.strip() for name in rows[0]] if rows else []
+        header = [name.lower() for name in self.headings]
+        image = self._column(header, image_column, PATH_COLUMNS, "data.image_column")
+        split = next((header.index(name) for name in SPLIT_COLUMNS if name in header), None)
+        short = next((number for number, row in enumerate(rows, start=1) if len(row) < len(header)), None)
+        if short:
+            raise UserError(f"{self.path}, line {short}: {len(rows[short - 1])} fields, the heading has {len(header)}")
+        del rows[0]
+        self.images = [row[image].strip() for row in rows]
+        self.parts = [row[split].strip() if split is not None else "" for row in rows]
+        self.notes: tuple[str, ...] = ()
+        if multi_label and not label_column and not any(name in header for name in LABEL_COLUMNS):
+            self.classes, self.targets = self._class_columns(rows, {image, split})
+            return
+        label = self._column(header, label_column, LABEL_COLUMNS, "data.label_column")
+        self.labels = [row[label].strip() for row in rows]
+        self.classes = self.targets = None
+
+    def splits(self) -> list[str]:
+        """Values in the split column."""
+        return [part for part in dict.fromkeys(self.parts) if part]
+
+    def open(self, split: str | None) -> Catalog:
+        """Return the images of a split, or all.
+
+        Raises:
+            UserError: no images, one without a label, or paths of which none exists.
+        """
+        rows = [row for row, part in enumerate(self.parts) if split is None or part == split]
+        if not rows:
+            raise UserError(f"{self.path} lists no images{f' of {split}' if split else ''}")
+        empty = next((row for row in rows if not self.images[row] or not (self.multi_label or self.labels[row])), None)
+        if empty is not None:
+            raise UserError(f"{self.path}, line {empty + 2}: no path or no label")
+        names = [self.images[row] for row in rows]
+        files = [str(self.path.parent / _with_slashes(name, self.path.parent)) for name in names]
+        source, base = Paths(files), str(self.path.parent)
+        names = [str(PurePosixPath(name.replace("\\", "/"))).lstrip("/") for name in names]
+        if self.multi_label:
+            catalog = self._multi_label(names, rows, source)
+        else:
+            labels = [self.labels[row] for row in rows]
+            notes = self._repeated(names, labels)
+            catalog = sorted_catalog(names, labels, base=base, source=source, notes=notes)
+        self._require_files(files, names[0])
+        return catalog
+
+    def _repeated(self, names: Sequence[str], labels: Sequence[str]) -> list[str]:
+        """Note about images with several rows in a table of one label per image; every row is a sample."""
+        images = len(set(names))
+        if images == len(names):
+            return []
+        several = len(set(zip(names, labels, strict=True))) - images
+        differ = f"; {several:,} further labels of the same images: task=multilabel combines them" if several else ""
+        return [f"{self.path}: {len(names):,} rows of {images:,} images{differ}"]
+
+    def _require_files(self, files: Sequence[str], first: str) -> None:
+        """Raise a UserError if none of `files` exists; a few missing ones are unreadable images.
+
+        Args:
+            first: path of the first of them in the table.
+        """
+        if any(os.path.exists(file) for file in files[:MAX_SEARCHED]):  # noqa: PTH110  no error for a wrong name
+            return
+        folder = self.path.parent
+        places = [folder, folder.parent, *(folder / name for name in subfolders(folder)[:MAX_SEARCHED])]
+        near = [f"{place / first}{suffix}" for place in places for suffix in ("", ".jpg", ".png", ".jpeg")]
+        found = next((path for path in near if os.path.exists(path)), None)  # noqa: PTH110
+        meant = f"; did you mean {printable(found)}?" if found else ""
+        raise UserError(
+            f"none of the {len(files):,} paths in data.root={self.path} exists; the first is {printable(files[0])}"
+            f"{meant}; write paths relative to {folder}, the folder of the table, or absolute ones"
+        )
+
+    def _multi_label(self, names: Sequence[str], rows: Sequence[int], source: Paths) -> Catalog:
+        """Images sorted by name; the first of an image's labels, or class 0, is its single label."""
+        whole = sorted_catalog(names, [""] * len(names), base=str(self.path.parent), source=source, notes=self.notes)
+        classes, targets = self.classes, self.targets
+        if targets is None:
+            classes, targets = _targets(_label_sets(self.labels), rows)
+        else:
+            targets = targets[list(rows)]
+        if not classes:
+            raise UserError(f"{self.path} has no label: the label column is empty; set data.label_column=NAME")
+        targets = targets[sorted(range(len(names)), key=lambda row: names[row])]
+        return _merged(whole, classes, targets, self.path)
+
+    def _class_columns(
+        self, rows: Sequence[Sequence[str]], others: Collection[int | None]
+    ) -> tuple[list[str], np.ndarray]:
+        """Return the class names and targets (rows, classes) of a table with a column of 0 and 1 for each class.
+
+        Args:
+            others: numbers of the columns that are no class.
+
+        Raises:
+            UserError: no column of 0 and 1.
+        """
+        found, left_out = [], []
+        for number, name in enumerate(self.headings):
+            if number in others:
+                continue
+            cells = [row[number].strip().lower() for row in rows]
+            other = next((cell for cell in cells if cell not in YES and cell not in NO), None)
+            if other is None and any(cells):
+                found.append((name, [cell in YES for cell in cells]))
+            else:
+                left_out.append(f"{name} ({other or 'empty'})")
+        if not found:
+            raise UserError(
+                f"{self.path} has neither a column of labels ({', '.join(LABEL_COLUMNS)}) nor a column of 0 and 1 for "
+                f"each class; its columns are {first_named(self.headings)}: set data.label_column=NAME"
+            )
+        if left_out:
+            self.notes = (f"{self.path}: columns that are not 0 and 1 are not used: {first_named(left_out)}",)
+        found.sort()
+        names = [name for name, _ in found]
+        twice = next((name for name in names if names.count(name) > 1 or not name), None)
+        if twice is not None:
+            raise UserError(f"{self.path}: {twice!r} is not the name of one class; rename the columns of 0 and 1")
+        return names, np.array([cells for _, cells in found], bool).T.reshape(len(rows), len(names))
+
+    def _column(self, header: Sequence[str], wanted: str | None, usual: Sequence[str], setting: str) -> int:
+        for name in (wanted.strip().lower(),) if wanted else usual:
+            if name in header:
+                return header.index(name)
+        raise UserError(
+            f"{self.path} has the columns {', '.join(header) or 'none'}; none of them is {wanted or usual[0]}: set "
+            f"{setting}=NAME"
+        )
+
+
+def _merged(whole: Catalog, classes: list[str], targets: np.ndarray, table: Path) -> Catalog:
+    """Combine the rows of the same image, as in a table with one row for each label.
+
+    Args:
+        whole: images sorted by name, without labels.
+        targets: (images, classes) bool.
+    """
+    paths = [path for path, _ in whole.samples]
+    first = [row for row, path in enumerate(paths) if not row or path != paths[row - 1]]
+    if len(first) < len(paths):
+        targets = np.logical_or.reduceat(targets, first, axis=0)
+        whole = whole.select(np.array(first))
+    notes = [f"{table}: {len(paths):,} rows of {len(first):,} images"] if len(first) < len(paths) else []
+    unlabelled = int((~targets.any(1)).sum())
+    notes += [f"{table}: {unlabelled:,} images without a label"] if unlabelled else []
+    samples = whole.samples.with_labels(targets.argmax(1))
+    return Catalog(classes, samples, whole.base, whole.source, (*whole.notes, *notes), targets=targets)
+
+
+def _label_sets(cells: Sequence[str]) -> list[list[str]]:
+    """Labels of each row of a label column. The separator is that of the whole column."""
+    separator = next((pattern for pattern in SEPARATORS if any(re.search(pattern, cell) for cell in cells)), r"\s")
+    return [[label.strip() for label in re.split(separator, cell) if label.strip()] for cell in cells]
+
+
+def _targets(sets: Sequence[Sequence[str]], rows: Sequence[int]) -> tuple[list[str], np.ndarray]:
+    """Class names of `rows`, sorted, and targets (rows, classes)."""
+    classes = sorted({label for row in rows for label in sets[row]})
+    position = {name: number for number, name in enumerate(classes)}
+    targets = np.zeros((len(rows), len(classes)), bool)
+    for place, row in enumerate(rows):
+        targets[place, [position[label] for label in sets[row]]] = True
+    return classes, targets
+
+
+def _with_slashes(name: str, folder: Path) -> str:
+    """Path of a table that may have been written on Windows, with "/" as separator."""
+    if "\\" not in name or os.path.exists(folder / name):  # noqa: PTH110  no error for a name that is too long
+        return name
+    return name.replace("\\", "/")
+
+
+def read_table(path: Path) -> list[list[str]]:
+    """Rows of a CSV file separated by commas, semicolons or tabs, in UTF-8, UTF-16 or Windows-1252.
+
+    A first line "sep=;", as Excel writes it, names the separator.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if wide else "utf-8-sig", "replace" if wide else "strict")
+    except UnicodeDecodeError:  # as spreadsheets in Western Europe write it
+        text = content.decode("cp1252", "replace")
+    first, _, rest = text.partition("\n")
+    if named := re.fullmatch(r'"?sep=([,;\t|])"?\s*', first, re.IGNORECASE):
+        delimiter, text = named[1], rest
+    else:
+        delimiter = max(",;\t", key=first.count)
+    return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
+
+
+def _csv_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    files = sorted(path.glob("*.csv"))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files[:5])
+        raise UserError(f"data.root={path} has {f'several tables ({names}); name one' if files else 'no .csv file'}")
+    return files[0]

@@ -54,9 +54,14 @@ def write_text(path: Path, text: str, errors: str = "strict") -> None:
     write_bytes(path, text.encode("utf-8", errors))
 
 
+def json_text(value: Any) -> str:
+    """Indented JSON with readable Unicode; bytes of a file name that are not UTF-8 become JSON's \\udcNN."""
+    return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` atomically as indented JSON."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Write `value` to `path` atomically as `json_text`."""
+    write_text(path, json_text(value) + "\n")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

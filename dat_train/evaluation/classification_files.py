@@ -1,6 +1,5 @@
-"""Result files of a classification evaluation: metrics, accuracy of each class, confusions, mistakes."""
+"""Result files of a classification evaluation: metrics, calibration, accuracy of each class, confusions, mistakes."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from rich.cells import cell_len, set_cell_size
 
-from dat_train.atomic import write_bytes, write_csv
-from dat_train.evaluation.calibration import calibration_error, reliability
+from dat_train.atomic import write_csv, write_json
 from dat_train.evaluation.classification import Evaluation
 from dat_train.evaluation.mistakes_picture import most_confident_mistakes, write_mistakes_picture
 from dat_train.runtime.display_text import one_line
 
 NAME_WIDTH = 24  # columns of a class name on the terminal
+BINS = 15  # intervals of confidence
 MAX_CONFUSIONS = 5  # pairs on the terminal; confused.csv has all
 
 
@@ -54,9 +53,7 @@ def write_report(
     rows = mistakes(evaluation, classes, samples)
     write_csv(folder / "wrong.csv", ("path", "true", "predicted", "confidence"), rows)
     write_mistakes_picture(evaluation, classes, samples, folder / "wrong.png")
-    # last: a folder with result.json is complete
-    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(folder / "result.json", text.encode("utf-8", "backslashreplace"))  # \udcNN, JSON's escape too
+    write_json(folder / "result.json", result)  # last: a folder with result.json is complete
     return result
 
 
@@ -101,6 +98,43 @@ def mistakes(
         )
         for place in most_confident_mistakes(evaluation, len(evaluation.labels))
     ]
+
+
+def reliability(evaluation: Evaluation, bins: int = BINS) -> list[dict]:
+    """Number of images, mean confidence and accuracy in each of `bins` equal intervals (low, high] of confidence.
+
+    Confidence and accuracy are in [0, 1], or None for an empty interval. Images without a prediction (NaN) are left
+    out.
+    """
+    confidence = evaluation.confidence
+    correct = evaluation.predicted == evaluation.labels
+    interval = np.maximum(np.ceil(confidence * bins), 1)  # counted from 1; NaN stays NaN
+    rows = []
+    for n in range(1, bins + 1):
+        inside = interval == n
+        count = int(inside.sum())
+        rows.append(
+            {
+                "low": round((n - 1) / bins, 6),
+                "high": round(n / bins, 6),
+                "images": count,
+                "confidence": float(confidence[inside].mean()) if count else None,
+                "accuracy": float(correct[inside].mean()) if count else None,
+            }
+        )
+    return rows
+
+
+def calibration_error(evaluation: Evaluation, bins: int = BINS) -> float | None:
+    """Expected calibration error in percent: |confidence - accuracy| of each interval, weighted by its images.
+
+    Returns None if no image has a prediction. Source: Guo et al., ICML 2017.
+    """
+    rows = [row for row in reliability(evaluation, bins) if row["images"]]
+    count = sum(row["images"] for row in rows)
+    if not count:
+        return None
+    return 100 * sum(row["images"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / count
 
 
 def class_name(classes: Sequence[str], number: int) -> str:

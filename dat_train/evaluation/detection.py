@@ -1,26 +1,21 @@
 """Average precision of a detector, exact for any number of processes; the numbers are those of COCO's evaluation."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
-from dat_train.data.scenes.detection_dataset import pad_batch
+from dat_train.data.scenes.detection_dataset import DetectionScene, pad_batch
 from dat_train.errors import UserError
 from dat_train.evaluation.inference import inference, require_images
 from dat_train.models.detection.boxes import Detections
 from dat_train.models.detection.masks import paste_masks
-
-if TYPE_CHECKING:
-    from dat_train.data.scenes.detection_dataset import DetectionScene
-    from dat_train.runtime.precision import Precision
-    from dat_train.runtime.processes import Processes
+from dat_train.runtime.precision import Precision
+from dat_train.runtime.processes import Processes
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 

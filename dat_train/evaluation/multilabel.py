@@ -1,24 +1,18 @@
 """Average precision, F1 score and binary cross-entropy of a classifier with any number of labels per image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dat_train.data.batch import prepare_images
+from dat_train.data.batch import Batch, prepare_images
 from dat_train.errors import UserError
-from dat_train.evaluation.inference import gather_by_index, inference
-
-if TYPE_CHECKING:
-    from dat_train.data.batch import Batch
-    from dat_train.runtime.precision import Precision
-    from dat_train.runtime.processes import Processes
+from dat_train.evaluation.inference import gather_by_index, inference, require_images
+from dat_train.runtime.precision import Precision
+from dat_train.runtime.processes import Processes
 
 THRESHOLD = 0.5  # probability from which a label counts as predicted
 
@@ -80,12 +74,7 @@ def evaluate_multilabel(
             results.append((batch.indices, batch.labels, logits))
     arrays, unreadable = gather_by_index(results, unreadable, processes)
     readable = (arrays[1] >= 0).all(1) if arrays else np.empty(0, bool)
-    if not readable.any():
-        raise UserError(
-            f"none of the {len(unreadable)} validation images can be read; check {unreadable[0]}"
-            if unreadable
-            else "there is no validation image; check data.root"
-        )
+    require_images(int(readable.sum()), unreadable)
     indices, labels, logits = (array[readable] for array in arrays)
     return _metrics(indices, labels == 1, logits.astype(np.float64), unreadable)
 

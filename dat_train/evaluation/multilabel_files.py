@@ -1,8 +1,5 @@
 """Result files of a multi-label evaluation: metrics, average precision of each class, images with wrong labels."""
 
-import csv
-import io
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.cells import set_cell_size
 
-from dat_train.atomic import write_bytes
+from dat_train.atomic import write_csv, write_json
 from dat_train.evaluation.multilabel import THRESHOLD, MultiLabelEvaluation
 from dat_train.runtime.display_text import one_line
 
@@ -43,30 +40,24 @@ def write_multilabel_report(
     result = {name: value if math.isfinite(value) else None for name, value in numbers.items()}  # JSON has no NaN
     result |= {"threshold": THRESHOLD, "images": evaluation.count, "unreadable": evaluation.unreadable} | (facts or {})
     head = ("index", "name", "images", "ap", "precision", "recall", "f1")
-    write_bytes(folder / "per_class.csv", _csv(head, per_class(evaluation, classes)))
+    write_csv(folder / "per_class.csv", head, per_class(evaluation, classes))
     rows = wrong_labels(evaluation, classes, samples)
-    write_bytes(folder / "wrong.csv", _csv(("path", "true", "predicted", "confidence"), rows))
-    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # last: a folder with result.json is complete
-    write_bytes(folder / "result.json", text.encode("utf-8", "backslashreplace"))
+    write_csv(folder / "wrong.csv", ("path", "true", "predicted", "confidence"), rows)
+    write_json(folder / "result.json", result)  # last: a folder with result.json is complete
     return result
 
 
 def per_class(evaluation: MultiLabelEvaluation, classes: Sequence[str]) -> list[tuple]:
     """(class number, name, images, average precision, precision, recall, F1) of every class.
 
-    Values are in percent. They are None for a class without images; precision also where the class is never predicted.
+    Values are in percent. They are NaN for a class without images; precision also where the class is never predicted.
     """
     labels, predicted = evaluation.labels, evaluation.predicted
-    images, decided, hits = (part.sum(0).tolist() for part in (labels, predicted, labels & predicted))
-    rows = []
-    for number, name in enumerate(classes):
-        precision = 100 * hits[number] / decided[number] if decided[number] and images[number] else None
-        if images[number]:
-            values = evaluation.class_ap[number], precision, 100 * hits[number] / images[number]
-            values = (*values, evaluation.class_f1[number])
-        rows.append((number, name, images[number], *(values if images[number] else (None,) * 4)))
-    return rows
+    images, decided, hits = (part.sum(0) for part in (labels, predicted, labels & predicted))
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        precision, recall = (100 * hits / np.where(images > 0, total, np.nan) for total in (decided, images))
+    values = np.stack([evaluation.class_ap, precision, recall, evaluation.class_f1], axis=1).tolist()
+    return [(k, name, int(images[k]), *values[k]) for k, name in enumerate(classes)]
 
 
 def wrong_labels(
@@ -75,13 +66,13 @@ def wrong_labels(
     """(path, true, predicted, confidence in percent) of every wrong decision, most confident first.
 
     One of true and predicted is a class name, the other "not NAME". A confident one is often an error of the table.
+    The confidence is 0 where the logit is NaN.
     """
     images, numbers = np.nonzero(evaluation.labels != evaluation.predicted)
     probabilities = evaluation.probabilities[images, numbers]
-    confidence = 100 * np.maximum(probabilities, 1 - probabilities)  # NaN stays NaN
-    order = np.argsort(-np.nan_to_num(confidence), kind="stable")
+    confidence = 100 * np.nan_to_num(np.maximum(probabilities, 1 - probabilities))
     rows = []
-    for k in order:
+    for k in np.argsort(-confidence, kind="stable"):
         name = classes[numbers[k]]
         names = (name, f"not {name}") if evaluation.labels[images[k], numbers[k]] else (f"not {name}", name)
         rows.append((samples[evaluation.indices[images[k]]][0], *names, float(confidence[k])))
@@ -103,11 +94,3 @@ def multilabel_text(evaluation: MultiLabelEvaluation, classes: Sequence[str]) ->
         ap, f1 = (f"{values[k]:.1f} %" for values in (evaluation.class_ap, evaluation.class_f1))
         lines.append(f"{name}   {int(evaluation.labels[:, k].sum()):>6,}   {ap:>8}   {f1:>8}")
     return "\n".join(lines)
-
-
-def _csv(header: Sequence[str], rows: Sequence[tuple]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([f"{value:.4f}" if isinstance(value, float) else value for value in row] for row in rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")  # a path may hold any bytes

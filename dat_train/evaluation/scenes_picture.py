@@ -1,12 +1,13 @@
 """Pictures of scenes: label maps in color, boxes and masks of objects, grids of pictures."""
 
 import colorsys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.patches import Patch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -162,8 +163,18 @@ def _tag(
     draw.text((x + margin - left, y + height / 2), text, fill="black" if light else "white", font=font, anchor="lm")
 
 
-def write_grid(pictures: Sequence[Image.Image], path: Path, columns: int, titles: Sequence[str] = ()) -> None:
-    """Write pictures side by side (PNG). The height of a row is that of its highest picture."""
+def write_grid(
+    pictures: Sequence[Image.Image],
+    path: Path,
+    columns: int,
+    titles: Sequence[str] = (),
+    legend: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write pictures side by side (PNG). The height of a row is that of its highest picture.
+
+    Args:
+        legend: names and colors (RGB, 0 to 1).
+    """
     rows = -(-len(pictures) // columns)
     side = 2.6  # width of a picture, inches
     parts = [pictures[row * columns : (row + 1) * columns] for row in range(rows)]
@@ -177,4 +188,7 @@ def write_grid(pictures: Sequence[Image.Image], path: Path, columns: int, titles
         place.imshow(picture, interpolation="nearest" if max(picture.size) < 200 else "antialiased")
     for place, title in zip(axes, titles, strict=False):
         place.set_title(title, fontsize=8)
+    if legend:
+        marks = [Patch(color=color, label=name) for name, color in legend.items()]
+        figure.legend(handles=marks, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
     save_figure(figure, path)

@@ -1,22 +1,17 @@
 """Intersection over union and pixel accuracy of a segmentation model, exact for any number of processes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dat_train.data.scenes.segmentation_dataset import EvaluationScene
 from dat_train.evaluation.inference import inference, require_images
 from dat_train.models.segmentation import IGNORED, segmentation_logits, segmentation_probabilities
-
-if TYPE_CHECKING:
-    from dat_train.data.scenes.segmentation_dataset import EvaluationScene
-    from dat_train.runtime.precision import Precision
-    from dat_train.runtime.processes import Processes
+from dat_train.runtime.precision import Precision
+from dat_train.runtime.processes import Processes
 
 
 @dataclass(frozen=True)

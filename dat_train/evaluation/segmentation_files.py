@@ -4,16 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.patches import Patch
 from PIL import Image
 
 from dat_train.atomic import write_csv, write_json
 from dat_train.evaluation.confusion_picture import write_confusion_counts
-from dat_train.evaluation.scenes_picture import overlay, palette
+from dat_train.evaluation.scenes_picture import overlay, palette, write_grid
 from dat_train.evaluation.segmentation import SegmentationEvaluation
 from dat_train.models.segmentation import IGNORED
 from dat_train.runtime.display_text import NAME_WIDTH, lowest_classes, one_line
-from dat_train.runtime.figure_file import new_figure, save_figure
 
 WORST = 8  # images in worst.png
 
@@ -81,22 +79,10 @@ def write_scenes_picture(
     Args:
         scenes: (intersection over union in percent, image, labels (H, W), predicted (H, W)) of each.
     """
-    number = len(classes)
-    figure = new_figure(7.5, 0.6 + 1.9 * len(scenes))
-    axes = figure.subplots(len(scenes), 3, squeeze=False)
-    for row, (iou, image, labels, predicted) in zip(axes, scenes, strict=True):
-        pictures = (image, overlay(image, labels, classes), overlay(image, predicted, classes))
-        for place, picture, title in zip(row, pictures, ("image", "true", f"predicted, IoU {iou:.0f} %"), strict=True):
-            place.imshow(picture, interpolation="nearest" if max(picture.size) < 200 else "antialiased")
-            place.set_title(title, fontsize=8)
-            place.axis("off")
+    pictures, titles = [], []
+    for iou, image, labels, predicted in scenes:
+        pictures += [image, overlay(image, labels, classes), overlay(image, predicted, classes)]
+        titles += ["image", "true", f"predicted, IoU {iou:.0f} %"]
     shown = sorted({int(c) for _, _, *maps in scenes for labels in maps for c in np.unique(labels)} - {IGNORED})[:24]
-    figure.legend(
-        [Patch(color=tuple(palette(number)[c] / 255)) for c in shown],
-        [one_line(classes[c], NAME_WIDTH) for c in shown],
-        loc="outside lower center",
-        ncols=6,
-        fontsize=7,
-        frameon=False,
-    )
-    save_figure(figure, path)
+    legend = {one_line(classes[c], NAME_WIDTH): palette(len(classes))[c] / 255 for c in shown}
+    write_grid(pictures, path, columns=3, titles=titles, legend=legend)

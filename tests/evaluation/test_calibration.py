@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from evaluation.made_up import made_up
 
-from dat_train.evaluation.calibration import calibration_error, reliability
+from dat_train.evaluation.classification_files import calibration_error, reliability
 
 
 def test_the_error_is_the_weighted_mean_distance_of_the_intervals():

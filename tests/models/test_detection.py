@@ -7,17 +7,15 @@ from golden.dense.weights import masks
 from torchvision.ops import box_iou
 
 from dat_train.models.dense_backbone import PooledLevel, Pyramid, StridedLevels
-from dat_train.models.detection.boxes import MatchRule, match
+from dat_train.models.detection.boxes import match
 from dat_train.models.detection.masks import paste_masks
-from dat_train.models.detection.rcnn import CASCADE_STDS, MaskRCNN, cascade_heads, create_detector
-from dat_train.models.detection.retinanet import RULE, RetinaHead, RetinaNet
-from dat_train.models.detection.roi_heads import BoxHead, MaskHead, RoIHeads, pool_regions
-from dat_train.models.detection.rpn import ProposalLimits, RPNHead
+from dat_train.models.detection.rcnn import MaskRCNN, create_detector
+from dat_train.models.detection.retinanet import RetinaHead, RetinaNet
+from dat_train.models.detection.roi_heads import CASCADE_STDS, BoxHead, MaskHead, RoIHeads, pool_regions
+from dat_train.models.detection.rpn import RPNHead
 from dat_train.models.weights import load_weights
 
 CLASSES, CHANNELS = 5, 32
-LIMITS = ProposalLimits(100, 100, 30, 30)
-SAMPLED = {"rpn": 20_000, "roi": 4_096}
 RCNN = ("det_maskrcnn_micro", "det_cascade_micro")
 
 
@@ -25,21 +23,16 @@ def build_model(record: dict) -> RetinaNet | MaskRCNN:
     body = backbone(record)
     if record["config"]["type"] == "RetinaNet":
         neck = Pyramid(body.channels, CHANNELS, StridedLevels(body.channels[-1], CHANNELS, 2))
-        return RetinaNet(body, neck, RetinaHead(CHANNELS, CLASSES, CHANNELS, convs=2), CLASSES)
+        return RetinaNet(body, neck, RetinaHead(CLASSES, CHANNELS, convs=2), CLASSES)
     if record["config"]["type"] == "MaskRCNN":
         neck = Pyramid(body.channels, CHANNELS, StridedLevels(body.channels[-1], CHANNELS, 1))
-        boxes, segments = [BoxHead(CHANNELS, CLASSES, width=64)], [MaskHead(CHANNELS, CLASSES, 16, convs=2)]
-        roi = RoIHeads(boxes, segments, [MatchRule(0.5, 0.5, 0.5)], sampled=SAMPLED["roi"])
-        return MaskRCNN(body, neck, RPNHead(CHANNELS, LIMITS, SAMPLED["rpn"]), roi)
-    heads = [
-        BoxHead(CHANNELS, CLASSES, convs=2, linears=1, width=64, conv_width=CHANNELS, stds=stds)
-        for stds in CASCADE_STDS
-    ]
+        heads, cascade = [BoxHead(CHANNELS, CLASSES, 64)], False
+    else:
+        neck = Pyramid(body.channels, CHANNELS, PooledLevel())
+        heads, cascade = [BoxHead(CHANNELS, CLASSES, 64, convs=2, stds=stds) for stds in CASCADE_STDS], True
     segments = [MaskHead(CHANNELS, CLASSES, 16, convs=2) for _ in heads]
-    rpn = RPNHead(CHANNELS, LIMITS, SAMPLED["rpn"], beta=1 / 9, inside_only=True)
-    return MaskRCNN(
-        body, Pyramid(body.channels, CHANNELS, PooledLevel()), rpn, cascade_heads(heads, segments, SAMPLED["roi"])
-    )
+    rpn = RPNHead(CHANNELS, cascade, sampled=20_000, per_level=(100, 100), proposals=(30, 30))
+    return MaskRCNN(body, neck, rpn, RoIHeads(heads, segments, sampled=4_096))
 
 
 def target(record: dict) -> dict:
@@ -84,7 +77,7 @@ def test_retinanet_outputs_anchors_assignment_and_detections_agree():
         assert close(scores[i], want[f"cls.{name}"])
         assert close(deltas[i], want[f"reg.{name}"])
         assert close(anchors[i], want[f"anchors.{name}"], 1e-6)
-    assigned = match(target(golden.record)["boxes"], torch.cat(anchors), RULE)
+    assigned = match(target(golden.record)["boxes"], torch.cat(anchors), positive=0.5, negative=0.4, minimum=0.0)
     assert torch.equal(assigned, want["assigned"].long())
     match_detections(model(golden.images, [(128, 160)])[0], want, "det")
 
@@ -123,7 +116,7 @@ def test_proposals_stages_detections_and_masks_agree(name):
         prefix = "roi" if len(stages) == 1 else f"roi{i}"
         if len(stages) > 1:
             assert close(boxes[0], want[f"{prefix}.rois"], 1e-3)
-        assert close(logits[-1], want[f"{prefix}.cls"])
+        assert close(logits, want[f"{prefix}.cls"])
         assert close(box_deltas, want[f"{prefix}.reg"])
     found = model(golden.images, [size])[0]
     index = match_detections(found, want, "det")
@@ -142,11 +135,11 @@ def test_anchors_pooled_regions_and_training_regions_of_mask_rcnn_agree():
     anchors = model.rpn_head.anchors(levels)
     assert close(anchors[0][:6], want["anchors.P2"], 1e-6)
     assert close(anchors[4], want["anchors.P6"], 1e-6)
-    assigned = model.rpn_head.assign(levels, anchors, (128, 160), truth)
+    assigned = model.rpn_head.assign(levels, anchors, (128, 160), truth["boxes"])
     assert torch.equal(assigned, want["rpn.assigned"].long())
     pooled = pool_regions(levels[:4], [want["proposals.boxes"]], 7).mean((2, 3))
     assert close(pooled, want["roi.pooled.mean"])
-    regions = model.roi_head.sample(want["proposals.boxes"], truth, model.roi_head.rules[0])
+    regions = model.roi_head.sample(want["proposals.boxes"], truth)
     positives = len(regions.index)
     assert close(regions.boxes[:positives], want["train.pos_boxes"])
     assert close(regions.boxes[positives:], want["train.neg_boxes"])

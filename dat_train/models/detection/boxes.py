@@ -1,7 +1,7 @@
 """Anchors, box deltas, matching of boxes, and non-maximum suppression."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,15 +66,15 @@ class Anchors(AnchorGenerator):
         strides = [[torch.tensor(stride, device=maps[0].device)] * 2 for stride in self.strides]
         return self.grid_anchors([list(x.shape[-2:]) for x in maps], strides)
 
-    def valid(self, maps: Sequence[Tensor], size: Size) -> list[Tensor]:
-        """Mask (anchors,) of each level: locations within an image's own size, padded to a multiple of 32."""
+    def valid(self, maps: Sequence[Tensor], size: Size) -> Tensor:
+        """Mask (anchors of all levels,): locations within an image's own size, padded to a multiple of 32."""
         masks = []
         for x, stride, count in zip(maps, self.strides, self.num_anchors_per_location(), strict=True):
             inside = torch.zeros(x.shape[-2:], dtype=torch.bool, device=x.device)
             rows, columns = (math.ceil(math.ceil(side / 32) * 32 / stride) for side in size)
             inside[:rows, :columns] = True
             masks.append(inside.flatten().repeat_interleave(count))
-        return masks
+        return torch.cat(masks)
 
 
 class DeltaCoder(BoxCoder):
@@ -93,26 +93,18 @@ class DeltaCoder(BoxCoder):
         return super().decode_single(torch.maximum(rel_codes, low.repeat(rel_codes.shape[1] // 4)), boxes)
 
 
-@dataclass(frozen=True)
-class MatchRule:
-    """Intersection-over-union limits: at least `positive`, under `negative`; `minimum` for low-quality matches."""
-
-    positive: float
-    negative: float
-    minimum: float
-    low_quality: bool = True
-
-
-def match(boxes: Tensor, anchors: Tensor, rule: MatchRule) -> Tensor:
+def match(boxes: Tensor, anchors: Tensor, *, positive: float, negative: float, minimum: float | None = None) -> Tensor:
     """Assignment of anchors (or regions) to ground-truth boxes.
 
     An anchor takes its best box. With low-quality matches every box in turn also takes the anchors that have exactly
-    its best overlap, if this reaches the minimum.
+    its best overlap, if this reaches `minimum`.
 
     Args:
         boxes: (M, 4) ground truth.
         anchors: (N, 4).
-        rule: limits.
+        positive, negative: an anchor with an intersection over union of at least `positive` takes its best box, one
+            under `negative` is background, others are ignored.
+        minimum: smallest overlap of a low-quality match; None: no low-quality matches.
 
     Returns:
         (N,) int64: 0 background, -1 ignored, k box k - 1.
@@ -122,14 +114,23 @@ def match(boxes: Tensor, anchors: Tensor, rule: MatchRule) -> Tensor:
     overlaps = box_iou(boxes, anchors)
     best, index = overlaps.max(dim=0)
     assigned = torch.full_like(index, IGNORED)
-    assigned[best < rule.negative] = BACKGROUND
-    positive = best >= rule.positive
-    assigned[positive] = index[positive] + 1
-    if rule.low_quality:
+    assigned[best < negative] = BACKGROUND
+    assigned = torch.where(best >= positive, index + 1, assigned)
+    if minimum is not None:
         for number, (row, highest) in enumerate(zip(overlaps, overlaps.max(dim=1).values, strict=True), start=1):
-            if highest >= rule.minimum:
+            if highest >= minimum:
                 assigned[row == highest] = number
     return assigned
+
+
+def matched(values: Sequence[Tensor], assigned: Sequence[Tensor]) -> Tensor:
+    """Boxes or labels of the positives of all images.
+
+    Args:
+        values: (M, ...) of the ground truth of each image.
+        assigned: (N,) of each image, as `match` returns them.
+    """
+    return torch.cat([value[index[index > 0] - 1] for value, index in zip(values, assigned, strict=True)])
 
 
 def decode_boxes(coder: DeltaCoder, deltas: Tensor, anchors: Tensor, size: Size) -> Tensor:
@@ -152,7 +153,30 @@ def best_boxes(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float, limit:
     return boxes[keep], scores[keep], labels[keep]
 
 
-def rescale(boxes: Tensor, size: Size, original: Size) -> Tensor:
-    """Boxes of an image of `size` in pixels of its `original` size, each axis by its own factor."""
-    factors = boxes.new_tensor([original[1] / size[1], original[0] / size[0]])
-    return boxes * factors.repeat(2)
+def level_candidates(
+    coder: DeltaCoder,
+    levels: Iterable[tuple[Tensor, Tensor, Tensor]],
+    size: Size,
+    *,
+    least: float,
+    limit: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Candidates of one image before non-maximum suppression: the best `limit` (anchor, class) pairs of every level.
+
+    Args:
+        levels: of each level class logits (N, classes), deltas (N, 4) and anchors (N, 4).
+        size: of the image, to which boxes are clipped.
+        least: pairs with a score over it are candidates.
+
+    Returns:
+        boxes (K, 4); scores, labels and numbers of the levels (K,).
+    """
+    found = []
+    for number, (logits, deltas, anchors) in enumerate(levels):
+        scores = logits.sigmoid()
+        location, label = (scores > least).nonzero(as_tuple=True)
+        score, best = scores[location, label].sort(descending=True, stable=True)
+        location, label = location[best[:limit]], label[best[:limit]]
+        boxes = decode_boxes(coder, deltas[location], anchors[location], size)
+        found.append((boxes, score[:limit], label, torch.full_like(label, number)))
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))

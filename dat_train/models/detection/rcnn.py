@@ -14,12 +14,10 @@ from dat_train.models.dense_backbone import (
     StridedLevels,
     create_backbone,
 )
-from dat_train.models.detection.boxes import Detections, MatchRule, Size
+from dat_train.models.detection.boxes import Detections, Size
 from dat_train.models.detection.retinanet import RetinaHead, RetinaNet
-from dat_train.models.detection.roi_heads import BoxHead, MaskHead, RoIHeads
-from dat_train.models.detection.rpn import ProposalLimits, RPNHead
-
-CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+from dat_train.models.detection.roi_heads import CASCADE_STDS, BoxHead, MaskHead, RoIHeads
+from dat_train.models.detection.rpn import RPNHead
 
 
 class MaskRCNN(DenseModel):
@@ -39,10 +37,7 @@ class MaskRCNN(DenseModel):
         self.rpn_head = rpn_head
         self.roi_head = roi_head
         self.num_classes = roi_head.num_classes
-        heads = [
-            f"roi_head.bbox_head.{i}.{part}" for i in range(len(roi_head.bbox_head)) for part in ("fc_cls", "fc_reg")
-        ]
-        heads += [f"roi_head.mask_head.{i}.conv_logits" for i in range(len(roi_head.mask_head))]
+        heads = [name for name, _ in self.named_modules() if name.endswith(("fc_cls", "fc_reg", "conv_logits"))]
         self.pretrained_cfg = {"classifier": tuple(heads)}
 
     def forward(
@@ -86,25 +81,15 @@ def create_detector(model: str, head: str, num_classes: int, channels: int = 256
     if head == "retinanet":
         backbone = create_backbone(model, (8, 16, 32), **kwargs)
         neck = Pyramid(backbone.channels, channels, StridedLevels(backbone.channels[-1], channels, 2))
-        return RetinaNet(backbone, neck, RetinaHead(channels, num_classes, channels), num_classes)
+        return RetinaNet(backbone, neck, RetinaHead(num_classes, channels), num_classes)
     backbone = create_backbone(model, **kwargs)
-    if head == "mask_rcnn":
-        neck = Pyramid(backbone.channels, channels, StridedLevels(backbone.channels[-1], channels, 1))
-        heads = [BoxHead(channels, num_classes, width=4 * channels)]
-        masks = [MaskHead(channels, num_classes, channels)]
-        roi = RoIHeads(heads, masks, [MatchRule(0.5, 0.5, 0.5)])
-        return MaskRCNN(backbone, neck, RPNHead(channels), roi)
-    neck = Pyramid(backbone.channels, channels, PooledLevel())
-    heads = [
-        BoxHead(channels, num_classes, convs=4, linears=1, width=4 * channels, conv_width=channels, stds=stds)
-        for stds in CASCADE_STDS
-    ]
-    masks = [MaskHead(channels, num_classes, channels) for _ in heads]
-    rpn = RPNHead(channels, ProposalLimits(training=2000), beta=1 / 9, inside_only=True)
-    return MaskRCNN(backbone, neck, rpn, cascade_heads(heads, masks))
-
-
-def cascade_heads(heads: Sequence[BoxHead], masks: Sequence[MaskHead], sampled: int = 512) -> RoIHeads:
-    """Three stages with rising overlap (0.5, 0.6, 0.7) and falling weight (1, 0.5, 0.25)."""
-    rules = [MatchRule(iou, iou, iou, low_quality=False) for iou in (0.5, 0.6, 0.7)]
-    return RoIHeads(heads, masks, rules, weights=(1.0, 0.5, 0.25), sampled=sampled, giou=True)
+    cascade = head == "cascade_mask_rcnn"
+    extra = PooledLevel() if cascade else StridedLevels(backbone.channels[-1], channels, 1)
+    neck = Pyramid(backbone.channels, channels, extra)
+    if cascade:
+        boxes = [BoxHead(channels, num_classes, 4 * channels, convs=4, stds=stds) for stds in CASCADE_STDS]
+    else:
+        boxes = [BoxHead(channels, num_classes, 4 * channels)]
+    masks = [MaskHead(channels, num_classes, channels) for _ in boxes]
+    rpn = RPNHead(channels, cascade, proposals=(2000 if cascade else 1000, 1000))
+    return MaskRCNN(backbone, neck, rpn, RoIHeads(boxes, masks))

@@ -1,6 +1,7 @@
 """Translation of parameter names in released segmentation and detection checkpoints."""
 
 import re
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -60,15 +61,15 @@ def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, T
     if is_published(state):
         state = rename_published(state)
         notes.insert(0, "renamed the published parameters")
-    inner = _inner_prefix(model)
-    body = [name for name in model.state_dict() if name.startswith(inner)]
+    inner = _inner_prefix(own)
+    body = [name for name in own if name.startswith(inner)]
     found = {name: state[name.removeprefix(inner)] for name in body if name.removeprefix(inner) in state}
-    return (model.state_dict() | found if len(found) == len(body) else found), notes
+    return (own | found if len(found) == len(body) else found), notes
 
 
-def _inner_prefix(model: nn.Module) -> str:
-    """Prefix of the timm model's names inside `model`."""
-    wrapped = any(name.startswith("backbone.body.model.") for name in model.state_dict())
+def _inner_prefix(own: Iterable[str]) -> str:
+    """Prefix of the timm model's names among a dense model's own."""
+    wrapped = any(name.startswith("backbone.body.model.") for name in own)
     return "backbone.body.model." if wrapped else "backbone.body."
 
 
@@ -79,25 +80,18 @@ def rename_published_dense(state: dict[str, Tensor], model: nn.Module) -> dict[s
         state: published `state_dict`.
         model: our model of the same architecture.
     """
-    prefix = "backbone."
-    body = {
-        name.removeprefix(prefix): value
-        for name, value in state.items()
-        if name.startswith(prefix) and not name.startswith("backbone.norms.")
-    }
-    inner = _inner_prefix(model)
-    renamed = {inner + name: value for name, value in rename_published(body).items()}
-    first = 4 - len(model.backbone.norms)  # RetinaNet has no norm 0
     laterals = len(model.backbone.norms)
+    cascade = any(name.startswith("roi_head.bbox_head.0.") for name in state)
+    body, renamed = {}, {}
     for name, value in state.items():
-        if name.startswith("backbone.norms."):
-            new = re.sub(r"norms\.(\d+)\.norm\.", lambda m: f"norms.{int(m[1]) - first}.", name)
-        elif not name.startswith(prefix):
-            new = _rename_head(name, laterals, "roi_head.bbox_head.0." in " ".join(state))
+        if norm := re.fullmatch(r"backbone\.norms\.(\d+)\.norm\.(.+)", name):
+            renamed[f"backbone.norms.{int(norm[1]) + laterals - 4}.{norm[2]}"] = value  # RetinaNet has no norm 0
+        elif name.startswith("backbone."):
+            body[name.removeprefix("backbone.")] = value
         else:
-            continue
-        renamed[new] = value
-    return renamed
+            renamed[_rename_head(name, laterals, cascade)] = value
+    inner = _inner_prefix(model.state_dict())
+    return {inner + name: value for name, value in rename_published(body).items()} | renamed
 
 
 def _rename_head(name: str, laterals: int, cascade: bool) -> str:

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import Checkpoint
-from dat_train.models.name_prefixes import take_backbone
 from dat_train.models.published_names import is_published, rename_published
 from dat_train.models.weight_fitting import fit_state
 
 CLASSIFIER = "head.fc"  # of our models, and of a model without timm's pretrained_cfg
 LAST_NORMS = ("norm.", "fc_norm.", "head.norm.")  # after the last stage; the backbone of a dense model has none
 PUBLISHED_ROOTS = {"patch_proj", "stages", "down_projs", "cls_norm"}  # first parts of published names
+DENSE_NORMS = "norms."  # a norm for each feature map, which a classifier does not have
+MAX_DEPTH = 3  # modules around a backbone, as in "model.student.backbone."
 
 
 @dataclass
@@ -67,7 +68,7 @@ def load_weights(
         state, notes = model.adapt_state(state)
         report.notes += notes
     else:
-        state, is_part = _by_model_names(model, state, own, report)
+        state, is_part = _by_model_names(state, set(own), report)
     classifier, stem = _modules(model, "classifier", (CLASSIFIER,)), _modules(model, "first_conv", ("stem.conv",))
     report.classes = _count_rows(state, classifier)
     if classes is not None and len(checkpoint.classes) == len(classes) and checkpoint.classes != list(classes):
@@ -110,18 +111,48 @@ def _choose_state(checkpoint: Checkpoint, ema: bool | None) -> tuple[dict[str, T
     return dict(state), LoadReport(checkpoint.path, source, list(states.notes))
 
 
-def _by_model_names(
-    model: nn.Module, state: dict[str, Tensor], own: dict[str, Tensor], report: LoadReport
-) -> tuple[dict[str, Tensor], bool]:
-    """Weights by the model's parameter names, and True if they are a part of a larger model's."""
-    roots = PUBLISHED_ROOTS | {name.partition(".")[0] for name in own}
-    state, notes, is_part = take_backbone(state, own, roots)
-    report.notes += notes
+def _by_model_names(state: dict[str, Tensor], own: set[str], report: LoadReport) -> tuple[dict[str, Tensor], bool]:
+    """Weights by the model's parameter names `own`, and True if they are a part of a larger model's."""
+    state, is_part = _take_backbone(state, own, report.notes)
     if is_published(state):
         state = rename_published(state)
         report.source = "released checkpoint"
         report.notes.append("renamed the published parameters")
     return state, is_part
+
+
+def _take_backbone(state: dict[str, Tensor], own: set[str], notes: list[str]) -> tuple[dict[str, Tensor], bool]:
+    """Weights under the prefix with which most names agree with the model's, and True if others were left out.
+
+    The prefix is that of a detector, a Lightning module or self-supervised training. Without a matching prefix, or if
+    the names agree already: `state` itself.
+    """
+    if _count_matches(state, own):
+        return state, False
+    roots = PUBLISHED_ROOTS | {name.partition(".")[0] for name in own}
+    parts = [name.split(".") for name in state]
+    depths = range(1, MAX_DEPTH + 1)
+    prefixes = dict.fromkeys(".".join(p[:n]) + "." for p in parts for n in depths if len(p) > n and p[n] in roots)
+    inside = {
+        prefix: {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        for prefix in prefixes
+    }
+    best = max(inside, key=lambda prefix: _count_matches(inside[prefix], own), default=None)
+    if best is None or not _count_matches(inside[best], own):
+        return state, False
+    inner = {name: value for name, value in inside[best].items() if not name.startswith(DENSE_NORMS)}
+    others = [name for name in state if not name.startswith(best)]
+    left_out = len(state) - len(inner)
+    if others:
+        notes.append(f"took the {len(inner)} weights under {best}, left out {left_out} others ({others[0]}, ...)")
+    else:
+        notes.append(f"removed the prefix {best} from all names")
+    return inner, left_out > 0
+
+
+def _count_matches(state: dict[str, Tensor], own: set[str]) -> int:
+    """Number of the model's parameters in `state`, by our names or published ones."""
+    return len(own.intersection(rename_published(state)))
 
 
 def _modules(model: nn.Module, key: str, default: tuple[str, ...]) -> tuple[str, ...]:

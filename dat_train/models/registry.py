@@ -33,14 +33,13 @@ DATPP = {  # arguments of all DAT++ models
     "dwconv_mlp": True,
     "local_perception": True,
 }
-SIZES = {
-    "dat_tiny": CVPR
-    | {"dims": (96, 192, 384, 768), "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24), "groups": (1, 1, 3, 6)},
-    "dat_small": CVPR
-    | {"dims": (96, 192, 384, 768), "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24), "groups": (1, 1, 3, 6)},
-    "dat_base": CVPR
-    | {"dims": (128, 256, 512, 1024), "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "groups": (1, 1, 4, 8)},
-    # for small images: patches of 2 pixels; deformable attention from stage 2 on, an 8x8 map for 32 pixels
+WIDE = {"dims": (96, 192, 384, 768), "num_heads": (3, 6, 12, 24)}
+WIDER = {"dims": (128, 256, 512, 1024), "num_heads": (4, 8, 16, 32)}
+SIZES = {  # CVPR 2022, tables 1 and 2; DAT++, table 1
+    "dat_tiny": CVPR | WIDE | {"depths": (2, 2, 6, 2), "groups": (1, 1, 3, 6)},
+    "dat_small": CVPR | WIDE | {"depths": (2, 2, 18, 2), "groups": (1, 1, 3, 6)},
+    "dat_base": CVPR | WIDER | {"depths": (2, 2, 18, 2), "groups": (1, 1, 4, 8)},
+    # for small images, not published: patches of 2 pixels; deformable attention from stage 2 on, 8x8 map for 32 pixels
     "dat_nano": CVPR
     | {
         "dims": (32, 64, 96, 160),
@@ -52,60 +51,50 @@ SIZES = {
         "window_size": 4,
     },
     "datpp_tiny": DATPP | {"dims": (64, 128, 256, 512), "num_heads": (2, 4, 8, 16), "groups": (1, 2, 4, 8)},
-    "datpp_small": DATPP | {"dims": (96, 192, 384, 768), "num_heads": (3, 6, 12, 24), "groups": (1, 2, 3, 6)},
-    "datpp_base": DATPP | {"dims": (128, 256, 512, 1024), "num_heads": (4, 8, 16, 32), "groups": (2, 4, 8, 16)},
+    "datpp_small": DATPP | WIDE | {"groups": (1, 2, 3, 6)},
+    "datpp_base": DATPP | WIDER | {"groups": (2, 4, 8, 16)},
 }
 SIZES["dat_base_384"] = SIZES["dat_base"] | {"window_size": 12}
 # for inputs of 384 pixels, with the bias tables of the model for 224
 SIZES["datpp_base_384"] = SIZES["datpp_base"] | {"img_size": 224}
-# DAT++ with the CVPR stem, downsampling and MLP
+# DAT-P: DAT-T++ with the CVPR stem, downsampling and MLP (DAT++, roadmap)
 SIZES["datp_tiny"] = SIZES["datpp_tiny"] | {"conv_stem": False, "dwconv_mlp": False, "local_perception": False}
 
-
-def _cfg(size: int = 224, **kwargs) -> dict:
-    """Default configuration of timm for a model with inputs of `size` pixels."""
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, size, size),
-        "pool_size": (size // 32, size // 32),
-        "min_input_size": (3, 32, 32),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv",
-        "classifier": "head.fc",
-        "license": "apache-2.0",
-        "paper_ids": "arXiv:2201.00520",
-    } | kwargs
+CONFIGURATIONS = {  # arguments of `_configuration`
+    "dat_base_384": {"size": 384, "crop_pct": 384 / 438},
+    "dat_nano": {"size": 32, "pool_size": (2, 2), "crop_pct": 1.0, "num_classes": 10},
+    "datpp_base_384": {"size": 384, "crop_pct": 1.0},
+}
 
 
-def _with_weights(cfgs: dict[str, dict]) -> dict[str, dict]:
-    """Add the published weights, which `DAT.load_pretrained` downloads, and the authors' preprocessing.
+def _configuration(name: str, size: int = 224, **entries) -> dict:
+    """timm's configuration for inputs of `size` pixels, with the source of the published weights if there are any.
 
     The authors resize the whole image to a square before the central crop, which timm calls "squash".
     """
-    sources = {name: {"file": f"{SCHEME}{name}", "custom_load": True, "crop_mode": "squash"} for name in PUBLISHED}
-    return {name: cfg | sources.get(name, {}) for name, cfg in cfgs.items()}
-
-
-default_cfgs = generate_default_cfgs(
-    _with_weights(
+    weights = {"file": f"{SCHEME}{name}", "custom_load": True, "crop_mode": "squash"} if name in PUBLISHED else {}
+    return (
         {
-            "dat_tiny": _cfg(),
-            "dat_small": _cfg(),
-            "dat_base": _cfg(),
-            "dat_base_384": _cfg(384, crop_pct=384 / 438),
-            "dat_nano": _cfg(32, pool_size=(2, 2), crop_pct=1.0, num_classes=10),
-            "datpp_tiny": _cfg(paper_ids="arXiv:2309.01430"),
-            "datpp_small": _cfg(paper_ids="arXiv:2309.01430"),
-            "datpp_base": _cfg(paper_ids="arXiv:2309.01430"),
-            "datpp_base_384": _cfg(384, crop_pct=1.0, paper_ids="arXiv:2309.01430"),
-            "datp_tiny": _cfg(paper_ids="arXiv:2309.01430"),
+            "url": "",
+            "num_classes": 1000,
+            "input_size": (3, size, size),
+            "pool_size": (size // 32, size // 32),
+            "min_input_size": (3, 32, 32),
+            "crop_pct": 0.875,
+            "interpolation": "bicubic",
+            "mean": IMAGENET_DEFAULT_MEAN,
+            "std": IMAGENET_DEFAULT_STD,
+            "first_conv": "stem.conv",
+            "classifier": "head.fc",
+            "license": "apache-2.0",
+            "paper_ids": "arXiv:2309.01430" if name.startswith("datp") else "arXiv:2201.00520",
         }
+        | entries
+        | weights
     )
-)
+
+
+default_cfgs = generate_default_cfgs({name: _configuration(name, **CONFIGURATIONS.get(name, {})) for name in SIZES})
 
 
 def _create(
@@ -125,27 +114,15 @@ def _create(
     return model.to(dtype=dtype)
 
 
-def _register(name: str, description: str) -> None:
+def _register(name: str) -> None:
     """Register a size in timm, for timm.create_model(name, ...)."""
 
     def create(pretrained: bool = False, **kwargs) -> DAT:
         return _create(name, pretrained, **kwargs)
 
     create.__name__ = create.__qualname__ = name
-    create.__doc__ = description
     globals()[name] = register_model(create)
 
 
-for _name, _description in {
-    "dat_tiny": "DAT-T (CVPR 2022, table 1).",
-    "dat_small": "DAT-S (CVPR 2022, table 1).",
-    "dat_base": "DAT-B (CVPR 2022, table 1).",
-    "dat_base_384": "DAT-B at 384 x 384 with windows of 12 (CVPR 2022, table 2).",
-    "dat_nano": "A DAT for images of about 32 pixels; not a published size.",
-    "datpp_tiny": "DAT-T++ (DAT++, table 1).",
-    "datpp_small": "DAT-S++ (DAT++, table 1).",
-    "datpp_base": "DAT-B++ (DAT++, table 1).",
-    "datpp_base_384": "DAT-B++ run at 384 x 384 with the tables of 224 (DAT++).",
-    "datp_tiny": "DAT-P: DAT-T++ before the convolutional improvements (DAT++, roadmap).",
-}.items():
-    _register(_name, _description)
+for _name in SIZES:
+    _register(_name)

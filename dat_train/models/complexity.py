@@ -3,8 +3,6 @@
 import copy
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -47,37 +45,10 @@ def count_parameters(model: nn.Module) -> int:
 
 
 class NeighborhoodAttentionByDefinition(NeighborhoodAttention):
-    """Neighborhood attention with a copy of the k*k keys of every query: to count, and to compare with in tests."""
+    """Neighborhood attention as its matrix products alone, k*k keys for every query, for counting: no values."""
 
     def attend(self, qkv: Tensor) -> Tensor:
-        return gathered_attention(qkv, self.rpb, self.kernel_size)
-
-
-def gathered_attention(qkv: Tensor, rpb: Tensor, kernel_size: int) -> Tensor:
-    """Neighborhood attention by its definition (docs/model.md, "Neighborhood attention").
-
-    Args:
-        qkv: (B, H, W, 3, M, C / M), H and W at least k.
-        rpb: (M, 2k-1, 2k-1), bias by key minus query position plus k - 1.
-        kernel_size: odd k.
-
-    Returns:
-        (B, H, W, M, C / M).
-    """
-    _, H, W, _, M, _ = qkv.shape
-    k = kernel_size
-    rows, columns = _neighbors(H, k, qkv.device), _neighbors(W, k, qkv.device)  # (H, k), (W, k)
-    q = rearrange(qkv[:, :, :, 0], "b h w m d -> b (h w) m 1 d")
-    kv = qkv[:, :, :, 1:][:, rows][:, :, :, columns]
-    key, value = rearrange(kv, "b h i w j kv m d -> kv b (h w) m (i j) d")
-    dy = rows - torch.arange(H, device=rows.device)[:, None] + k - 1
-    dx = columns - torch.arange(W, device=rows.device)[:, None] + k - 1
-    bias = rearrange(rpb[:, dy[:, None, :, None], dx[None, :, None, :]], "m h w i j -> 1 (h w) m 1 (i j)")
-    out = F.scaled_dot_product_attention(q, key, value, attn_mask=bias.to(q.dtype))
-    return rearrange(out, "b (h w) m 1 d -> b h w m d", h=H, m=M)
-
-
-def _neighbors(size: int, k: int, device: torch.device) -> Tensor:
-    """(size, k) positions of each query's neighbors along one axis."""
-    first = (torch.arange(size, device=device) - k // 2).clamp(0, size - k)
-    return first[:, None] + torch.arange(k, device=device)
+        B, H, W, _, M, d = qkv.shape
+        keys = qkv.new_empty(B, H * W, M, d, self.kernel_size**2)
+        out = qkv[:, :, :, 0].reshape(B, H * W, M, 1, d) @ keys @ keys.mT
+        return out.view(B, H, W, M, d)

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 
-from dat_train.models.complexity import gathered_attention
 from dat_train.models.neighborhood import NeighborhoodAttention, tiled_attention
 
 CASES = [  # height, width, kernel
@@ -41,6 +42,36 @@ def by_definition(qkv, rpb, k):
             values = torch.stack([value[:, y, x] for y, x in near], -2)  # (B, heads, k*k, d)
             out[:, i, j] = (logits.softmax(-1)[..., None] * values).sum(-2)
     return out
+
+
+def gathered_attention(qkv, rpb, kernel_size):
+    """Neighborhood attention with a copy of the k*k keys of every query.
+
+    Args:
+        qkv: (B, H, W, 3, M, C / M), H and W at least k.
+        rpb: (M, 2k-1, 2k-1), bias by key minus query position plus k - 1.
+        kernel_size: odd k.
+
+    Returns:
+        (B, H, W, M, C / M).
+    """
+    _, H, W, _, M, _ = qkv.shape
+    k = kernel_size
+    rows, columns = _neighbors(H, k, qkv.device), _neighbors(W, k, qkv.device)  # (H, k), (W, k)
+    q = rearrange(qkv[:, :, :, 0], "b h w m d -> b (h w) m 1 d")
+    kv = qkv[:, :, :, 1:][:, rows][:, :, :, columns]
+    key, value = rearrange(kv, "b h i w j kv m d -> kv b (h w) m (i j) d")
+    dy = rows - torch.arange(H, device=rows.device)[:, None] + k - 1
+    dx = columns - torch.arange(W, device=rows.device)[:, None] + k - 1
+    bias = rearrange(rpb[:, dy[:, None, :, None], dx[None, :, None, :]], "m h w i j -> 1 (h w) m 1 (i j)")
+    out = F.scaled_dot_product_attention(q, key, value, attn_mask=bias.to(q.dtype))
+    return rearrange(out, "b (h w) m 1 d -> b h w m d", h=H, m=M)
+
+
+def _neighbors(size, k, device):
+    """(size, k) positions of each query's neighbors along one axis."""
+    first = (torch.arange(size, device=device) - k // 2).clamp(0, size - k)
+    return first[:, None] + torch.arange(k, device=device)
 
 
 @pytest.mark.parametrize(("H", "W", "k"), [(1, 1, 1), (5, 6, 3), (7, 9, 7), (16, 5, 5)])

@@ -7,6 +7,7 @@ import timm
 import torch
 import torch.nn.attention.flex_attention
 from golden import CVPR, DATPP, load_golden
+from models.test_neighborhood_attention import gathered_attention
 from torch import nn
 from torch.autograd import gradcheck
 from torch.func import functional_call
@@ -14,7 +15,6 @@ from torch.func import functional_call
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.errors import UserError
 from dat_train.models.blocks import Mlp
-from dat_train.models.complexity import gathered_attention
 from dat_train.models.deformable import DeformableAttention, SamplingPositions, TableBias, reference_grid
 from dat_train.models.kernels import accelerate, is_accelerated, prefers_eager, restore
 from dat_train.models.kernels.accelerate import DETERMINISTIC, FLEX

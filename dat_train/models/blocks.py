@@ -5,7 +5,7 @@ The residual stream is a (B, H, W, C) tensor, contiguous. Convolutions take a ch
 
 import torch
 from einops import rearrange
-from timm.layers import DropPath
+from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
 
 torch.fx.wrap("rearrange")  # symbolic tracing records the call
@@ -51,17 +51,6 @@ class Mlp(nn.Module):
             x = x + self.dwconv(x)
         x = self.drop(self.act(x))
         return self.drop(self.fc2(x))
-
-
-class LayerScale(nn.Module):
-    """Product with a learned vector of `dim` channels, initialized to `value`."""
-
-    def __init__(self, dim: int, value: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), value))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
 
 
 class Block(nn.Module):

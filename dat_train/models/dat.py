@@ -113,7 +113,6 @@ class DAT(nn.Module):
             "N": (NeighborhoodAttention, common | {"kernel_size": kernel_size}),
             "D": (DeformableAttention, deformable),
         }
-        block = {"drop": proj_drop_rate, "dwconv": dwconv_mlp, "layer_scale": layer_scale, "lpu": local_perception}
         drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         stride = 4 if conv_stem else patch_size
         self.stem = ConvStem(in_chans, dims[0]) if conv_stem else PatchStem(in_chans, dims[0], patch_size)
@@ -126,10 +125,10 @@ class DAT(nn.Module):
             stage_blocks = []
             for j in range(depths[i]):
                 attn = _attention(attentions, blocks[i][j % len(blocks[i])], dim, size, i)
-                of = {name: _of_stage(value, i) for name, value in block.items()}
-                mlp = Mlp(dim, mlp_ratio, of["drop"], of["dwconv"])
-                last = {"layer_scale": of["layer_scale"], "local_perception": of["lpu"]}
-                stage_blocks.append(Block(dim, attn, mlp, drop_paths[i][j], **last))
+                mlp = Mlp(dim, mlp_ratio, proj_drop_rate, _of_stage(dwconv_mlp, i))
+                additions = {"layer_scale": layer_scale, "local_perception": local_perception}
+                additions = {name: _of_stage(value, i) for name, value in additions.items()}
+                stage_blocks.append(Block(dim, attn, mlp, drop_paths[i][j], **additions))
             self.stages.append(Stage(downsample, stage_blocks))
             self.feature_info.append({"num_chs": dim, "reduction": reduction, "module": f"stages.{i}"})
         self.norm = nn.LayerNorm(self.num_features)

@@ -25,16 +25,15 @@ class DenseBackbone(nn.Module):
     Args:
         body: module that turns images into a list of maps (B, C, H, W), as timm's features_only models do.
         channels: channels of each map of `body`.
-        norm: False: no LayerNorm.
 
     Shape: images (B, 3, H, W) -> maps (B, channels[i], ceil(H / stride[i]), ceil(W / stride[i])).
     """
 
-    def __init__(self, body: nn.Module, channels: Sequence[int], norm: bool = True) -> None:
+    def __init__(self, body: nn.Module, channels: Sequence[int]) -> None:
         super().__init__()
         self.body = body
         self.channels = tuple(channels)
-        self.norms = nn.ModuleList(LayerNorm2d(dim, eps=1e-5) if norm else nn.Identity() for dim in channels)
+        self.norms = nn.ModuleList(LayerNorm2d(dim, eps=1e-5) for dim in channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = self.body(images)
@@ -46,13 +45,12 @@ class DenseBackbone(nn.Module):
         getattr(self.body, "model", self.body).set_grad_checkpointing(enable)
 
 
-def create_backbone(name: str, output_strides: Sequence[int] = STRIDES, norm: bool = True, **kwargs) -> DenseBackbone:
+def create_backbone(name: str, output_strides: Sequence[int] = STRIDES, **kwargs) -> DenseBackbone:
     """Dense backbone from a timm model name (the DAT models or any other with feature maps at `output_strides`).
 
     Args:
         name: timm model name, such as "datpp_tiny" or "resnet50".
         output_strides: strides of the outputs, of 4, 8, 16, 32.
-        norm: LayerNorm on each output.
         kwargs: arguments of the timm model.
 
     Raises:
@@ -79,7 +77,7 @@ def create_backbone(name: str, output_strides: Sequence[int] = STRIDES, norm: bo
     for module in body.modules():
         if hasattr(module, "dynamic_img_pad"):  # Swin's patches: images whose sides are not multiples of the patch
             module.dynamic_img_pad = True
-    return DenseBackbone(body, body.feature_info.channels(), norm)
+    return DenseBackbone(body, body.feature_info.channels())
 
 
 class DenseModel(nn.Module):

@@ -68,15 +68,13 @@ class UPerHead(nn.Module):
 class SemanticFPNHead(nn.Module):
     """Semantic FPN decoder: each pyramid level brought to the finest one by convolutions and upsampling, and summed.
 
-    Shape: pyramid levels (B, in_channels, H / 2^i, W / 2^i) -> logits (B, num_classes, H, W).
+    Shape: four pyramid levels (B, in_channels, H / 2^i, W / 2^i) -> logits (B, num_classes, H, W).
     """
 
-    def __init__(
-        self, in_channels: int, channels: int, num_classes: int, dropout: float = 0.1, levels: int = 4
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, num_classes: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.scale_heads = nn.ModuleList()
-        for level in range(levels):
+        for level in range(4):
             layers: list[nn.Module] = []
             for i in range(max(level, 1)):
                 layers.append(ConvNormAct(in_channels if i == 0 else channels, channels, 3))
@@ -207,11 +205,9 @@ def segmentation_probabilities(
     Returns:
         (B, num_classes, *size), float32.
     """
-    total, count = 0, 0
+    total = 0
     for view in views:
         total = total + segmentation_logits(model, view, size).softmax(1)
-        count += 1
         if flip:
             total = total + segmentation_logits(model, view.flip(-1), size).flip(-1).softmax(1)
-            count += 1
-    return total / count
+    return total / (len(views) * (2 if flip else 1))

@@ -8,6 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from timm.layers import gen_relative_position_index
 from torch import Tensor, nn
 
 from dat_train.models.legacy_names import accept_legacy_names
@@ -51,7 +52,9 @@ class WindowAttention(nn.Module):
         self.attn_drop = attn_drop
         self.qkv = nn.Linear(dim, 3 * dim)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
-        self.register_buffer("relative_position_index", relative_position_index(window_size), persistent=False)
+        # (w*w, w*w) row of the table for each query and key: (dy + w - 1) * (2w - 1) + (dx + w - 1)
+        index = gen_relative_position_index((window_size, window_size))
+        self.register_buffer("relative_position_index", index, persistent=False)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
@@ -157,11 +160,3 @@ def window_mask(like: Tensor, w: int, size: tuple[int, int], shift: tuple[int, i
     mask = torch.zeros(rows * columns, w * w, w * w, dtype=like.dtype, device=like.device)
     mask = mask.masked_fill(region[:, :, None] != region[:, None], -100.0)
     return mask.masked_fill(padded[:, None], float("-inf"))
-
-
-def relative_position_index(w: int) -> Tensor:
-    """(w*w, w*w) row of the bias table for each (query, key) of a window: (dy + w - 1) * (2w - 1) + (dx + w - 1)."""
-    y, x = torch.meshgrid(torch.arange(w), torch.arange(w), indexing="ij")
-    y, x = y.flatten(), x.flatten()
-    dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]
-    return (dy + w - 1) * (2 * w - 1) + (dx + w - 1)

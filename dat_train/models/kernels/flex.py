@@ -39,21 +39,15 @@ class FlexNeighborhoodAttention(NeighborhoodAttention):
         return flex_neighborhood_attention(qkv, self.rpb, self.kernel_size)
 
 
-def flex_attention(device: torch.device) -> Callable[..., Tensor]:
+@functools.cache
+def flex_attention(device_type: str) -> Callable[..., Tensor]:
     """torch's function: compiled to a kernel on CUDA; its dense reference elsewhere, for tests."""
-    return _compiled() if device.type == "cuda" else _reference()
-
-
-def _reference() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return flex_attention
-
-
-@functools.cache
-def _compiled() -> Callable[..., Tensor]:
+    if device_type != "cuda":
+        return flex_attention
     allow_graphs(64)  # a kernel for each size of maps, batch and mode; dense beyond the limit
-    return torch.compile(_reference(), dynamic=False)
+    return torch.compile(flex_attention, dynamic=False)
 
 
 def allow_graphs(number: int) -> None:
@@ -83,7 +77,7 @@ def flex_deformable_attention(q: Tensor, kv: Tensor, positions: Tensor, table: T
         lower = lower_left[head, row + 1, column] * (1 - right) + lower_right[head, row + 1, column + 1] * right
         return score + (upper * (1 - down) + lower * down).to(score.dtype)
 
-    out = flex_attention(q.device)(q.view(B, H * W, heads, -1).transpose(1, 2), k, v, score_mod=add_bias)
+    out = flex_attention(q.device.type)(q.view(B, H * W, heads, -1).transpose(1, 2), k, v, score_mod=add_bias)
     return out.transpose(1, 2).reshape(B, H, W, C)
 
 
@@ -110,7 +104,7 @@ def flex_neighborhood_attention(qkv: Tensor, rpb: Tensor, kernel_size: int) -> T
         return score + rpb[h, dy, dx].to(score.dtype)
 
     block_mask = neighborhood_mask(H, W, k, str(qkv.device))
-    out = flex_attention(qkv.device)(q, key, v, score_mod=add_bias, block_mask=block_mask)
+    out = flex_attention(qkv.device.type)(q, key, v, score_mod=add_bias, block_mask=block_mask)
     return out.view(B, heads, H, W, d).permute(0, 2, 3, 1, 4)
 
 

@@ -48,12 +48,12 @@ def main() -> None:
         """Median seconds until the slowest process has finished."""
         seconds = []
         for _ in range(arguments.steps):
-            processes.wait()
+            processes.total(0)  # waits for all processes
             begin = time.monotonic()
             action()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            processes.wait()
+            processes.total(0)  # waits for all processes
             seconds.append(time.monotonic() - begin)
         return statistics.median(seconds)
 

@@ -33,7 +33,7 @@ from dat_train.training.freezing import freeze
 from dat_train.training.memory_estimate import estimate_memory
 from dat_train.training.optimizer import check_name, state_size
 from dat_train.training.plan import RunPlan
-from dat_train.training.resume import differences, make_start_the_last, open_run, restore
+from dat_train.training.resume import differences, open_run, restore
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.summary import memory_text, result_text, summarize, table
@@ -104,8 +104,7 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
         terminal.say(str(load_weights(model, source, classes=train_set.classes)))
     state = build_state(config, model.to(processes.device, precision.weights), precision, train_set.classes)
     state.data = data
-    make_start_the_last(context, config.resume)
-    restore(state, saved, folder, processes)
+    restore(state, saved, context, config.resume)
     if saved:
         continued = f"continuing after step {state.step:,} of {plan.steps:,}"
         done = f"already at step {state.step:,}; {plan.steps:,} were requested"

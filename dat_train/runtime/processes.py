@@ -102,12 +102,6 @@ class Processes:
                 dist.all_reduce(value)
         return value
 
-    def wait(self) -> None:
-        """Wait until all processes have reached this call."""
-        if self.control is not None:
-            with self.collective("barrier"):
-                dist.barrier(group=self.control)
-
     def check_same(self, text: str, what: str) -> None:
         """Check that `text` is equal in all processes.
 

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -30,37 +30,11 @@ from dat_train.viewer.offsets import OffsetMonitor
 MAX_REPORTED = 20  # unreadable files of a step or of a validation that are named one by one
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoopOptions:
-    """Settings of the loop.
-
-    Args:
-        seed: all random draws depend on it.
-        clip_grad: maximum norm of the gradient; 0 disables clipping.
-        eval_every: epochs between validations.
-        log_every: steps between progress lines.
-        max_unreadable: fraction of an epoch's samples that may be unreadable before the run ends.
-        nonfinite_limit: number of consecutive steps with a non-finite loss or gradient (not caused by loss scaling)
-            after which the run goes back to the last good checkpoint once, and then ends.
-        timeout_minutes: maximum wait for a batch.
-        compile: compile the model.
-    """
-
-    seed: int = 0
-    clip_grad: float = 5.0
-    eval_every: int = 1
-    log_every: int = 50
-    max_unreadable: float = 0.01
-    nonfinite_limit: int = 20
-    timeout_minutes: float = TIMEOUT_MINUTES
-    compile: bool = False
-
-
 @dataclass(kw_only=True)
 class Training:
     """A training run; `run()` is the loop.
 
-    The result is a function of state, task, data, plan and options, up to the order of floating-point sums: every
+    The result is a function of state, task, data, plan and settings, up to the order of floating-point sums: every
     random draw is keyed by (seed, step, micro-batch), and the learning rate depends on the step only. With adamw, the
     host waits for the device only once in `log_every` steps, before a checkpoint and before a validation.
 
@@ -72,6 +46,15 @@ class Training:
         checkpoints: in the main process; None in the others.
         offsets: measurement of the offsets, in the main process; None to disable.
         pictures: pictures of the first micro-batch and of the best evaluations, in the main process; None to disable.
+        seed: all random draws depend on it.
+        clip_grad: maximum norm of the gradient; 0 disables clipping.
+        eval_every: epochs between validations.
+        log_every: steps between progress lines.
+        max_unreadable: fraction of an epoch's samples that may be unreadable before the run ends.
+        nonfinite_limit: number of consecutive steps with a non-finite loss or gradient (not caused by loss scaling)
+            after which the run goes back to the last good checkpoint once, and then ends.
+        timeout_minutes: maximum wait for a batch.
+        compile: compile the model.
     """
 
     context: RunContext
@@ -80,11 +63,18 @@ class Training:
     plan: RunPlan
     make_loader: Callable[[int], Iterable[Batch]]
     val_loader: Collection[Batch]
-    options: LoopOptions
     log: RunLog
     checkpoints: CheckpointWriter | None
     offsets: OffsetMonitor | None = None
     pictures: RunPictures | None = None
+    seed: int = 0
+    clip_grad: float = 5.0
+    eval_every: int = 1
+    log_every: int = 50
+    max_unreadable: float = 0.01
+    nonfinite_limit: int = 20
+    timeout_minutes: float = TIMEOUT_MINUTES
+    compile: bool = False
 
     def run(self) -> bool:
         """Train to the end of the plan. Returns False if the run was asked to stop before.
@@ -96,28 +86,30 @@ class Training:
         self.context.stop.at_once = False  # from now on there is something to save
         with self.processes.collective("first all_reduce of gradients"):
             self.forward = self._wrap()
-        self.feed = Feed(self.make_loader, self.terminal.warn, **self._waiting())
+        self.waiting = {"stop": self.context.stop, "timeout_minutes": self.timeout_minutes}  # ends of waits for a batch
+        self.feed = Feed(self.make_loader, self.terminal.warn, **self.waiting)
         self.reported: set[str] = set()  # unreadable files that were reported
         self.went_back = False
         self.log.start(self.state.step)
-        try:
-            return self._run()
-        except Stopped:  # before the update of a step: the state is that of the step before
-            if self.processes.world_size > 1:  # the others wait in this step and cannot be asked to stop
-                raise
-            return self._stop()
-        finally:
-            self.feed.close()
+        with closing(self.feed):
+            finished = False
+            try:
+                self._run()
+                finished = True
+            except _StopAgreed:
+                self._save()
+            except Stopped:  # before the update of a step: the state is that of the step before
+                if self.processes.world_size > 1:  # the others wait in this step and cannot be asked to stop
+                    raise
+                self._save()
+            # all processes wait until the last checkpoint is on the disk
+            self.processes.on_main(lambda: self.checkpoints.finish(self._saved()))
+            return finished
 
-    def _waiting(self) -> dict:
-        """Arguments of feeds: conditions that end the wait for a batch."""
-        return {"stop": self.context.stop, "timeout_minutes": self.options.timeout_minutes}
-
-    def _run(self) -> bool:
+    def _run(self) -> None:
         state, plan, counters = self.state, self.plan, self.state.counters
         if self._validation_is_due():  # the previous process ended between the last step and its validation
-            if not self._validate():
-                return self._stop()
+            self._validate()
             self._save()
 
         while state.step < plan.steps:
@@ -134,29 +126,25 @@ class Training:
             # Exchange between the hosts while the devices compute.
             stopping, count = self.processes.total(self.context.stop.requested, len(unreadable))
             self._count_unreadable(count, unreadable)
-            self.log.step(state.step, plan.learning_rate(state.step - 1), counters["unreadable"], numbers)
-            if parts:
-                self.log.add({f"loss_{name}": value for name, value in parts.items()})
+            further = {f"loss_{name}": value for name, value in parts.items()}
             if self.offsets and self.offsets.is_due(state.step):
-                self.log.add(self.offsets.measure(state.model))
+                further |= self.offsets.measure(state.model)
+            self.log.step(state.step, plan.learning_rate(state.step - 1), counters["unreadable"], numbers, further)
 
             # At intervals: read the numbers, validate, save.
             epoch_ends = plan.ends_epoch(state.step) or state.step == plan.steps
-            if epoch_ends or state.step % self.options.log_every == 0:
+            if epoch_ends or state.step % self.log_every == 0:
                 self.log.flush(counters)
-                if counters["consecutive_failures"] >= self.options.nonfinite_limit:
+                if counters["consecutive_failures"] >= self.nonfinite_limit:
                     self._go_back()
                     counters = state.counters
                     continue
             if stopping:
-                return self._stop()
-            if self._validation_is_due() and not self._validate():
-                return self._stop()
+                raise _StopAgreed
+            if self._validation_is_due():
+                self._validate()
             if epoch_ends or (self.checkpoints and self.checkpoints.due()):
                 self._save()
-
-        self._finish()
-        return True
 
     # Setup
 
@@ -165,7 +153,7 @@ class Training:
         model = self.state.model
         training_mode(model)
         defer_running_averages(model)
-        forward = torch.compile(model) if self.options.compile else model
+        forward = torch.compile(model) if self.compile else model
         if self.processes.world_size == 1:
             return forward
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # newer torch renames broadcast_buffers
@@ -188,7 +176,7 @@ class Training:
         """
         example = self.task.example(self.plan.micro_batch_size)
         for _ in range(2):
-            self.task.loss(forward, example, Draw(self.options.seed, 0, 0)).total.backward()
+            self.task.loss(forward, example, Draw(self.seed, 0, 0)).total.backward()
             forward.zero_grad(set_to_none=False)
 
     # A step
@@ -199,7 +187,7 @@ class Training:
         Returns:
             Loss () and its parts () on the device, and the unreadable files of this process.
         """
-        state, plan, seed = self.state, self.plan, self.options.seed
+        state, plan, seed = self.state, self.plan, self.seed
         micros = plan.micro_batches_of(self.processes.rank)
         losses: list[Tensor] = []  # (1 + parts,) of each micro-batch
         names, unreadable = [], []
@@ -239,7 +227,7 @@ class Training:
         state = self.state
         set_learning_rate(state.optimizer, self.plan.learning_rate(state.step))
         state.scaler.unscale_(state.optimizer)
-        norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.options.clip_grad or math.inf)
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad or math.inf)
         skip = (~torch.isfinite(loss + norm)).float()
         scaled = state.scaler.scale(torch.ones_like(loss)) > 1  # before the scaler is updated with this step
         failed = skip * ~(scaled & torch.isfinite(loss))
@@ -265,10 +253,10 @@ class Training:
         counters["unreadable_in_epoch"] += count
         self._report_unreadable(own, "replaced by another image")
         share = counters["unreadable_in_epoch"] / (plan.steps_per_epoch * plan.batch_size)
-        if share > self.options.max_unreadable:
+        if share > self.max_unreadable:
             raise UserError(
                 f"{share:.1%} of this epoch's images cannot be read ({counters['unreadable_in_epoch']:,} so far), more "
-                f"than data.max_unreadable={self.options.max_unreadable:g}; check the files reported above, or raise it"
+                f"than data.max_unreadable={self.max_unreadable:g}; check the files reported above, or raise it"
             )
 
     def _report_unreadable(self, own: list[str], consequence: str) -> None:
@@ -289,10 +277,14 @@ class Training:
 
     def _validation_is_due(self) -> bool:
         state = self.state
-        return state.validated != state.step and self.plan.validates(state.step, self.options.eval_every)
+        return state.validated != state.step and self.plan.validates(state.step, self.eval_every)
 
-    def _validate(self) -> bool:
-        """Validate and record the result. Returns False, without a record, if asked to stop meanwhile."""
+    def _validate(self) -> None:
+        """Validate and record the result.
+
+        Raises:
+            _StopAgreed: the run is asked to stop meanwhile; nothing is recorded.
+        """
         state, score = self.state, self.task.score
         if self.checkpoints:
             self.checkpoints.wait()  # validation forks data workers, which is safer while no file is being written
@@ -303,8 +295,6 @@ class Training:
             evaluation = self._evaluate(state.model)
             if state.ema:
                 averaged = self._evaluate(state.ema.model)
-        except _Interrupted:
-            return False
         finally:
             training_mode(state.model)
         self._report_unreadable(self.left_out, "left out of the validation")
@@ -316,7 +306,6 @@ class Training:
         self.log.validation(state.step, evaluation, averaged=averaged, score=score, is_best=state.is_best)
         if self.pictures and state.is_best:
             self.pictures.evaluation(decisive, state.step)
-        return True
 
     def _evaluate(self, model: nn.Module) -> Evaluation:
         return self.task.evaluate(model, self._until_stopped(self.val_loader), self.processes)
@@ -327,10 +316,10 @@ class Training:
         Shares may differ by one batch, so the processes exchange the request only as often as all of them have one.
         """
         common = min(self.processes.gather(len(batches)))
-        feed = feed_once(batches, self.terminal.warn, unit="validation batch", **self._waiting())
+        feed = feed_once(batches, self.terminal.warn, unit="validation batch", **self.waiting)
         for number, batch in enumerate(feed):
             if number < common and any(self.processes.total(self.context.stop.requested)):
-                raise _Interrupted
+                raise _StopAgreed
             self.left_out += batch.unreadable
             yield batch
 
@@ -373,15 +362,6 @@ class Training:
     def _saved(self) -> dict:
         return self.state.save(self.plan.epochs_done(self.state.step))
 
-    def _finish(self) -> None:
-        """Wait in all processes until the last checkpoint is on the disk."""
-        self.processes.on_main(lambda: self.checkpoints.finish(self._saved()))
 
-    def _stop(self) -> bool:
-        self._save()
-        self._finish()
-        return False
-
-
-class _Interrupted(Exception):  # noqa: N818  not an error
-    """The validation ended early because the run is asked to stop."""
+class _StopAgreed(Exception):  # noqa: N818  not an error
+    """All processes know that the run is asked to stop."""

@@ -54,60 +54,50 @@ def open_run(context: RunContext, resume: str) -> dict | None:
     return _read(path, context.processes) if path else None
 
 
-def make_start_the_last(context: RunContext, resume: str) -> None:
-    """Make the checkpoint of resume=PATH the run's last.pt, if the run continues from it.
+def restore(state: TrainState, saved: dict | None, context: RunContext, resume: str) -> None:
+    """Restore `state` from a checkpoint's content (None: leave it as new) and cut the folder's metrics to its step.
 
-    If the run is then killed before its next checkpoint, resume=auto continues from the same step. Otherwise it would
-    continue from the former last.pt, whose metrics `restore` removes, or from the beginning. Called before `restore`.
+    The checkpoint of resume=PATH becomes the run's last.pt, if the run continues from it. If the run is then killed
+    before its next checkpoint, resume=auto continues from the same step. Otherwise it would continue from the former
+    last.pt, whose metrics are removed here, or from the beginning.
+
+    Args:
+        resume: as in `open_run`.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the checkpoint does not fit the run, or the folder cannot be written.
     """
     folder, source = context.folder, Path(resume)
-
-    def replace() -> None:
-        if source.resolve() == folder.last.resolve():
-            return
-        empty = not (folder.last.exists() or folder.best.exists() or folder.history())
-        if empty or _rewinds(source, folder):
-            folder.make_last(source.resolve())
-
-    if resume not in ("auto", "never"):
-        context.processes.on_main(replace)
-
-
-def restore(state: TrainState, saved: dict | None, folder: RunFolder, processes: Processes) -> None:
-    """Restore `state` from a checkpoint's content (None: leave it as new) and cut the folder's metrics to its step."""
     if saved is not None:
         state.load(saved)
-    if processes.is_main:
+
+    def adapt_folder() -> None:
+        empty = not (folder.last.exists() or folder.best.exists() or folder.history())
+        if resume not in ("auto", "never") and (empty or _rewinds(source, folder)):
+            folder.make_last(source.resolve())
         folder.truncate_metrics(state.step, state.validated == state.step)
-    processes.wait()
+
+    context.processes.on_main(adapt_folder)
 
 
 def go_back(state: TrainState, context: RunContext, to_restore: bool) -> Path | None:
     """Find the newest checkpoint that was written while loss and gradients were finite. Returns None if there is none.
 
     Args:
-        to_restore: restore `state` from it, and make it the run's last.pt: if the run is killed now, it must not
-            continue from the former last.pt, whose metrics are removed here.
+        to_restore: restore `state` from it, and make it the run's last.pt.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    folder, processes = context.folder, context.processes
 
     def choose() -> Path | None:
-        path = folder.newest_checkpoint(
+        return context.folder.newest_checkpoint(
             context.terminal.warn, lambda saved: saved_counters(saved)["consecutive_failures"] == 0
         )
-        if path and to_restore:
-            folder.make_last(path)
-        return path
 
-    path = processes.on_main(choose)
+    path = context.processes.on_main(choose)
     if path is not None and to_restore:
-        restore(state, _read(path, processes), folder, processes)
+        restore(state, _read(path, context.processes), context, str(path))
     return path
 
 

@@ -152,6 +152,8 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be written.
         """
+        if path == self.last.resolve():
+            return
         replacement = self.last.with_name(".last.pt.new")
         try:
             replacement.unlink(missing_ok=True)

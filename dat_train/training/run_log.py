@@ -9,7 +9,8 @@ import math
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -32,11 +33,9 @@ class RunLog:
         self.folder, self.processes, self.terminal = context.folder, context.processes, context.terminal
         self.plan = plan
         self.loggers = loggers if context.processes.is_main else ()
-        self._waiting: list[tuple[dict, Tensor]] = []  # rows whose numbers are still on the device
-        self._added: dict[int, dict[str, Tensor]] = {}  # further numbers of some steps, on the device too
+        # rows, names of their further numbers, and numbers, which are still on the device
+        self._waiting: list[tuple[dict, tuple[str, ...], Tensor]] = []
         self._since = self._start = time.monotonic()
-        self._first_step: int | None = None
-        self._images_per_second = math.nan
 
     def start(self, step: int) -> None:
         """Record the first step and the device of this process. Called after metrics.jsonl was cut to that step."""
@@ -59,19 +58,18 @@ class RunLog:
             },
         )
 
-    def step(self, step: int, lr: float, unreadable: int, numbers: Tensor) -> None:
+    def step(self, step: int, lr: float, unreadable: int, numbers: Tensor, further: Mapping[str, Tensor] = {}) -> None:
         """Add a step.
 
         Args:
             numbers: (4,) on the device: loss, gradient norm, 1 if the step was skipped, 1 if it failed.
+            further: numbers () on the device for the end of the row, rounded to 6 decimals there.
         """
         row = {"step": step, "epoch": self._epoch(step), "lr": lr, "unreadable": unreadable}
-        self._waiting.append((row, numbers))
+        if further:
+            numbers = torch.cat([numbers, torch.stack(list(further.values())).to(numbers.dtype)])
+        self._waiting.append((row, tuple(further), numbers))
         self.terminal.progress(step, self.plan.steps)
-
-    def add(self, numbers: dict[str, Tensor]) -> None:
-        """Add numbers, () on the device, to the row of the last step."""
-        self._added.setdefault(self._waiting[-1][0]["step"], {}).update(numbers)
 
     def flush(self, counters: dict) -> None:
         """Transfer the waiting numbers from the device at once, count skipped and failed steps, and write rows.
@@ -81,15 +79,19 @@ class RunLog:
         """
         if not self._waiting:
             return
-        values = torch.stack([numbers for _, numbers in self._waiting]).tolist()  # the wait for the device
+        values = iter(torch.cat([numbers for _, _, numbers in self._waiting]).tolist())  # the wait for the device
         rows = []
-        for (row, _), (loss, grad_norm, skipped, failed) in zip(self._waiting, values, strict=True):
+        for row, names, _ in self._waiting:
+            loss, grad_norm, skipped, failed = islice(values, 4)
             counters["skipped"] += int(skipped)
             counters["consecutive_failures"] = counters["consecutive_failures"] + int(failed) if skipped else 0
             rows.append(
                 {"step": row["step"], "epoch": row["epoch"], "loss": _finite(loss), "lr": row["lr"]}
                 | {"grad_norm": _finite(grad_norm), "skipped": counters["skipped"], "unreadable": row["unreadable"]}
-                | self._further(row["step"])
+                | {
+                    name: _finite(round(value, 6))
+                    for name, value in zip(names, islice(values, len(names)), strict=True)
+                }
             )
         self._waiting.clear()
         self._write(self._metrics, *rows)
@@ -98,14 +100,6 @@ class RunLog:
                 logger.log("train", row)
         self._measure(rows)
         self._skip_time()
-
-    def _further(self, step: int) -> dict[str, float | None]:
-        """Numbers of a step from `add`."""
-        numbers = self._added.pop(step, None)
-        if not numbers:
-            return {}
-        values = torch.stack(list(numbers.values())).tolist()
-        return {name: _finite(round(value, 6)) for name, value in zip(numbers, values, strict=True)}
 
     def validation(
         self, step: int, evaluation: Evaluation, *, averaged: Evaluation | None, score: Score, is_best: bool
@@ -155,14 +149,14 @@ class RunLog:
         """Measure the throughput since the last flush, and write the progress line or the text of the progress bar."""
         now = time.monotonic()
         seconds, step = now - self._since, rows[-1]["step"]
-        self._images_per_second = len(rows) * self.plan.batch_size / max(seconds, 1e-9)
+        images_per_second = len(rows) * self.plan.batch_size / max(seconds, 1e-9)
         row = {"elapsed": round(now - self._start, 4), "step": step, "steps": len(rows), "seconds": round(seconds, 4)}
-        row |= {"images_per_second": round(self._images_per_second, 2), "memory_gb": _memory(self.processes.device)}
+        row |= {"images_per_second": round(images_per_second, 2), "memory_gb": _memory(self.processes.device)}
         self._write(self._timing, row)
         losses = [row["loss"] for row in rows if row["loss"] is not None]
         loss = f"{sum(losses) / len(losses):.4f}" if losses else "not finite"
         left = (now - self._start) / max(1, step - self._first_step) * (self.plan.steps - step)
-        text = f"loss {loss}   lr {rows[-1]['lr']:.2e}   {self._images_per_second:,.0f} images/s   ETA {duration(left)}"
+        text = f"loss {loss}   lr {rows[-1]['lr']:.2e}   {images_per_second:,.0f} images/s   ETA {duration(left)}"
         if rows[-1]["skipped"]:
             text += f"   {rows[-1]['skipped']} skipped"
         if self.terminal.live:

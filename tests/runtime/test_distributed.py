@@ -63,7 +63,6 @@ def test_collective_operations_of_a_single_process_return_its_values(monkeypatch
     assert alone.gather("a") == ["a"] and alone.from_main("a") == "a" and alone.on_main(lambda: 5) == 5
     assert alone.sum_(torch.ones(2)).tolist() == [1, 1]
     alone.check_same("a", "configuration")
-    alone.wait()
 
 
 def test_deterministic_refuses_other_algorithms(monkeypatch):

@@ -23,10 +23,10 @@ from dat_train.tasks.classification import ImageClassification, Images
 from dat_train.tasks.losses import cross_entropy
 from dat_train.training.checkpoint_writer import CheckpointWriter
 from dat_train.training.ema import Ema
-from dat_train.training.loop import LoopOptions, Training
+from dat_train.training.loop import Training
 from dat_train.training.optimizer import build_optimizer
 from dat_train.training.plan import RunPlan
-from dat_train.training.resume import make_start_the_last, open_run, restore
+from dat_train.training.resume import open_run, restore
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.run_log import RunLog
@@ -99,8 +99,7 @@ def small_training(
         Ema(model, decay) if decay else None,
         config={"seed": 0},
     )
-    make_start_the_last(context, resume)
-    restore(state, saved, folder, processes)
+    restore(state, saved, context, resume)
     log = RunLog(context, plan)
     layout = {"rank": processes.rank, "world_size": processes.world_size}
 
@@ -129,8 +128,6 @@ def small_training(
         mixing=settings.pop("mixing", None) or Mixing(CLASSES, mixup=0.8, cutmix=1.0, label_smoothing=0.1),
         objective=settings.pop("objective", cross_entropy),
     )
-    options = {"log_every": 2} | settings
-    options = {name: options.pop(name) for name in LoopOptions.__dataclass_fields__ if name in options}
     return Training(
         **{
             "context": context,
@@ -139,11 +136,11 @@ def small_training(
             "make_loader": make_loader,
             "val_loader": evaluation_loader(val_set, batch_size=8, workers=workers, **layout),
             "plan": plan,
-            "options": LoopOptions(**options),
             "log": log,
             "checkpoints": checkpoints,
+            "log_every": 2,
         }
-        | {name: value for name, value in settings.items() if name not in options}
+        | settings
     )
 
 

@@ -99,9 +99,10 @@ def test_all_waiting_steps_are_one_transfer(tmp_path, monkeypatch):
     log, transfers, tolist = a_log(tmp_path), [], torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: transfers.append(tensor.shape) or tolist(tensor))
     for step in range(1, 6):
-        log.step(step, 1e-3, 0, numbers())
+        log.step(step, 1e-3, 0, numbers(), {"loss_part": torch.tensor(step / 3)} if step == 2 else {})
     log.flush(zero())
-    assert transfers == [(5, 4)]
+    assert transfers == [(21,)]
+    assert [row.get("loss_part") for row in read_rows(log.folder.metrics)] == [None, 0.666667, None, None, None]
 
 
 def test_consecutive_failures_are_counted_over_flushes_and_reset_by_a_good_step(tmp_path):

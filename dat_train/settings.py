@@ -54,10 +54,6 @@ class Settings(dict):
         except KeyError:
             raise AttributeError(f"no setting {name!r}") from None
 
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the function that a group configures: all items but the `name` of the choice."""
-        return {key: value for key, value in self.items() if key != "name"}
-
     def only(self, *names: str) -> dict[str, Any]:
         """Some of the items, as keyword arguments."""
         return {name: self[name] for name in names}

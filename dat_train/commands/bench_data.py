@@ -71,7 +71,7 @@ def images(config: Settings) -> ImageDataset:
     number = min(config.images, len(whole))
     chosen = [i * len(whole) // number for i in range(number)]
     colours = {name: value for name, value in data.only("mean", "std", "background").items() if value}
-    transform = train_transform(config.img_size or 224, **config.augment.arguments(), **colours)
+    transform = train_transform(config.img_size or 224, **config.augment.without("name"), **colours)
     dataset = ImageDataset([whole.samples[i] for i in chosen], whole.classes, transform)
     if whole.source is not None:
         dataset.source = whole.source.select(chosen)

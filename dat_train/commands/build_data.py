@@ -31,7 +31,7 @@ def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, Imag
     train_set, val_set = sets_of_all(open_them, processes)
     train_set.seed = config.seed
     colours = data.only("mean", "std", "background")
-    train_set.transform = train_transform(config.img_size, **config.augment.arguments(), **colours)
+    train_set.transform = train_transform(config.img_size, **config.augment.without("name"), **colours)
     val_set.transform = evaluation_transform(config)
     return train_set, val_set
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import timm
@@ -33,13 +34,7 @@ from dat_train.settings import Settings, flat
 from dat_train.tasks.classification import ImageClassification, Images, Objective
 from dat_train.tasks.detection import ObjectDetection
 from dat_train.tasks.distillation import Distillation
-from dat_train.tasks.losses import (
-    BinaryCrossEntropy,
-    WeightedCrossEntropy,
-    balanced_weights,
-    cross_entropy,
-    positive_weights,
-)
+from dat_train.tasks.losses import BinaryCrossEntropy, balanced_weights, cross_entropy, positive_weights
 from dat_train.tasks.multilabel import MultiLabelClassification
 from dat_train.tasks.segmentation import SemanticSegmentation
 from dat_train.training.task import Score, Task
@@ -147,7 +142,7 @@ def objective(config: Settings, train_set: ImageDataset, precision: Precision) -
         if has_teacher:
             raise UserError("loss.class_weights=balanced is not possible with a teacher; data.sampling=balanced is")
         weights = balanced_weights(train_set.samples.labels, len(train_set.classes))
-        return WeightedCrossEntropy(weights.to(precision.device, precision.weights))
+        return partial(cross_entropy, weights=weights.to(precision.device, precision.weights))
     return distillation(config, train_set.classes, precision) if has_teacher else cross_entropy
 
 

@@ -17,7 +17,6 @@ from dat_train.runtime.environment import environment
 from dat_train.runtime.precision import Precision
 from dat_train.settings import Settings
 from dat_train.training.checkpoint_writer import CheckpointWriter
-from dat_train.training.ema import Ema
 from dat_train.training.loggers import About, Logger, open_loggers
 from dat_train.training.loop import Training
 from dat_train.training.optimizer import build_optimizer
@@ -26,7 +25,7 @@ from dat_train.training.run_context import RunContext
 from dat_train.training.run_log import RunLog
 from dat_train.training.run_pictures import RunPictures
 from dat_train.training.schedule import Schedule
-from dat_train.training.state import TrainState
+from dat_train.training.state import Ema, TrainState
 from dat_train.training.task import Task
 from dat_train.viewer.offsets import OffsetMonitor
 

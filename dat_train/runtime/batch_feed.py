@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, wait
 from itertools import islice
 from typing import Any
 
@@ -56,7 +57,7 @@ class Feed:
         self._stop = stop
         self._timeout = 60 * timeout_minutes
         self._batches: Iterator[Any] | None = None
-        self._fetcher: _Fetcher | None = None
+        self._requests: queue.SimpleQueue | None = None  # of the thread that fetches the batches
 
     def next(self, step: int, turn: int) -> Any:
         """Return this process' micro-batch number `turn` of `step`. Called in order.
@@ -85,10 +86,9 @@ class Feed:
 
     def close(self) -> None:
         """End the workers."""
-        self._batches = None
-        if self._fetcher:
-            self._fetcher.close()
-            self._fetcher = None
+        if self._requests:
+            self._requests.put(None)
+        self._requests = self._batches = None
 
     def _start(self, step: int, turn: int) -> None:
         self._batches = iter(self._make_loader(step))
@@ -96,68 +96,47 @@ class Feed:
             self._fetch(step)
 
     def _fetch(self, step: int) -> Any:
-        if self._fetcher is None:
-            self._fetcher = _Fetcher()
-        self._fetcher.request(self._batches)
+        if self._requests is None:
+            self._requests = queue.SimpleQueue()
+            # a daemon, so that a read that does not return ends with the process
+            threading.Thread(target=_fetch_all, args=(self._requests,), name="feed", daemon=True).start()
+        batch: Future = Future()
+        self._requests.put((batch, self._batches))
         start, stopping_since = time.monotonic(), None
-        while True:
-            result = self._fetcher.result(POLL_SECONDS)
-            if result is not None:
-                batch, error = result
-                if error is not None:
-                    raise error
-                return batch
+        while not wait([batch], POLL_SECONDS).done:
             now = time.monotonic()
             if self._stop and self._stop.requested:
                 stopping_since = stopping_since or now
             if stopping_since and now - stopping_since > STOP_SECONDS:
-                self._abandon()
+                self._requests = self._batches = None
                 raise Stopped(f"stopped by {self._stop.name} while no batch arrived at {self._unit} {step:,}")
             if now - start > self._timeout:
-                self._abandon()
+                self._requests = self._batches = None
                 raise UserError(
                     f"no batch arrived within {self._timeout / 60:g} minutes at {self._unit} {step:,}: the storage "
                     f"does not answer, or shared memory is full; check data.root, or {WAYS_OUT}; timeout_minutes=... "
                     "waits longer"
                 )
-
-    def _abandon(self) -> None:
-        """Abandon the thread, whose read does not return. It ends with the process."""
-        self._fetcher = self._batches = None
+        return batch.result()
 
 
-class _Fetcher:
-    """Thread that takes the next item of iterators on request."""
-
-    def __init__(self) -> None:
-        self._requests: queue.SimpleQueue = queue.SimpleQueue()
-        self._results: queue.SimpleQueue = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="feed", daemon=True).start()
-
-    def request(self, batches: Iterator[Any]) -> None:
-        self._requests.put(batches)
-
-    def result(self, seconds: float) -> tuple[Any, BaseException | None] | None:
-        """Return (item, error) of the request, or None if there is none within `seconds`."""
+def _fetch_all(requests: queue.SimpleQueue) -> None:
+    """Set each requested future to the next item of its iterator, or to its error, until a request is None."""
+    while request := requests.get():
+        future, batches = request
+        batch, failure = None, None
         try:
-            return self._results.get(timeout=seconds)
-        except queue.Empty:
-            return None
-
-    def close(self) -> None:
-        self._requests.put(None)
-
-    def _run(self) -> None:
-        while (batches := self._requests.get()) is not None:
-            try:
-                result = next(batches), None
-            except StopIteration as error:
-                result = None, RuntimeError(f"the loader has too few batches: {error}")
-            except BaseException as error:  # raised in the thread that asked
-                result = None, error
-            del batches
-            self._results.put(result)
-            del result
+            batch = next(batches)
+        except StopIteration as error:
+            failure = RuntimeError(f"the loader has too few batches: {error}")
+        except BaseException as error:  # raised in the thread that asked
+            failure = error
+        del request, batches  # workers end with the last reference to their iterator, which is the asking thread's
+        if failure is None:
+            future.set_result(batch)
+        else:
+            future.set_exception(failure)
+        del future, batch, failure
 
 
 def feed_once(

@@ -4,7 +4,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
 BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # they change the direction of the text after them
 NAME_WIDTH = 24  # columns of a class name on a terminal or a picture
@@ -19,9 +19,7 @@ def one_line(text: str, limit: int | None = None) -> str:
     text = " ".join("".join(map(_printable, text)).split())
     if limit is None or cell_len(text) <= limit:
         return text
-    while text and cell_len(text) > limit - 1:
-        text = text[:-1]
-    return text.rstrip() + "…"
+    return set_cell_size(text, limit - 1).rstrip() + "…"
 
 
 def lowest_classes(classes: Sequence[str], values: Sequence[float], heading: str) -> list[str]:

@@ -5,7 +5,6 @@ import platform
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import timm
 import torch
@@ -25,13 +24,10 @@ def require_compiler(device: torch.device) -> None:
         raise UserError(NO_COMPILER)
 
 
-def environment(device: torch.device, processes: int, folder: Path | None = None) -> dict[str, str | int | None]:
-    """Versions, machine and device, and the git commit of `folder` (default: the working directory).
-
-    The commit ends in "+" if tracked files were changed, and is None outside of a repository.
-    """
+def environment(device: torch.device, processes: int) -> dict[str, str | int | None]:
+    """Versions, machine and device, and the git commit of the working directory, see `git_commit`."""
     return {
-        "git_commit": git_commit(folder or Path()),
+        "git_commit": git_commit(),
         "dat_train": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # a subclass of str
@@ -51,17 +47,14 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def git_commit(folder: Path) -> str | None:
-    """Commit checked out in `folder`, with a "+" if tracked files were changed. None without a repository or git."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    if not commit:
-        return None
-    return commit + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+def git_commit() -> str | None:
+    """Commit checked out in the working directory, with a "+" if tracked files were changed.
 
-
-def _git(folder: Path, *arguments: str) -> str | None:
+    None outside of a repository and without git.
+    """
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+"]  # no tags: always the commit
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

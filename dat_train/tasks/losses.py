@@ -13,26 +13,17 @@ from timm import loss
 from torch import Tensor
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
-    """Cross-entropy, mean over the samples."""
-    return F.cross_entropy(logits.to(targets.dtype), targets)
-
-
-class WeightedCrossEntropy:
-    """Cross-entropy with soft targets t and a weight w for each class: the mean over samples of -sum_c w_c t_c log p_c.
+def cross_entropy(logits: Tensor, targets: Tensor, images: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy with soft targets t: the mean over the samples of -sum_c w_c t_c log p_c.
 
     The mean is over the samples of the batch, not over their weights, so that the loss of a batch is the mean of the
     losses of its micro-batches, for any distribution over processes.
 
     Args:
-        weights: (classes,).
+        weights: (classes,) factor w of each class; None: 1.
     """
-
-    def __init__(self, weights: Tensor) -> None:
-        self.weights = weights
-
-    def __call__(self, logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
-        return F.cross_entropy(logits.to(targets.dtype), targets, weight=self.weights.to(targets.dtype))
+    weights = None if weights is None else weights.to(targets.dtype)
+    return F.cross_entropy(logits.to(targets.dtype), targets, weight=weights)
 
 
 class BinaryCrossEntropy:

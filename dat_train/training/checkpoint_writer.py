@@ -116,8 +116,6 @@ class CheckpointWriter:
             self._step_on_disk = snapshot["step"]
         except OSError as error:
             return error
-        except RuntimeError as error:  # torch's writer raises it if the disk is full
-            return OSError(str(error).splitlines()[0])
         return None
 
     def _keep_older(self, step: int) -> None:

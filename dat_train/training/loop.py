@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -198,7 +198,8 @@ class Training:
             if self.pictures and state.step == turn == 0:
                 self.pictures.batch(self.task, batch, draw)
             torch.manual_seed(keyed_seed("dropout", *draw))
-            with nullcontext() if m == micros[-1] else self._without_sync():
+            # DDP sums gradients over the processes once per step, in the backward pass of the last micro-batch
+            with nullcontext() if m == micros[-1] or self.processes.world_size == 1 else self.forward.no_sync():
                 loss, parts = self.task.loss(self.forward, batch, draw)
                 # DDP averages over processes, and each process sums its share of the micro-batches
                 with self.processes.collective("all_reduce of gradients"):
@@ -207,10 +208,6 @@ class Training:
             losses.append(torch.stack([loss.detach(), *(part.detach().to(loss.dtype) for part in parts.values())]))
         mean = self.processes.sum_(sum(losses[1:], losses[0]) / plan.micro_batches)
         return mean[0], dict(zip(names, mean[1:], strict=True)), unreadable
-
-    def _without_sync(self) -> AbstractContextManager:
-        """DDP sums gradients over the processes once per step, in the backward pass of the last micro-batch."""
-        return self.forward.no_sync() if self.processes.world_size > 1 else nullcontext()
 
     def _update(self, loss: Tensor) -> Tensor:
         """Clip the gradient and update weights and their average, unless loss or gradient is not finite.

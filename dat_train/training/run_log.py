@@ -35,7 +35,6 @@ class RunLog:
         self.loggers = loggers if context.processes.is_main else ()
         # rows, names of their further numbers, and numbers, which are still on the device
         self._waiting: list[tuple[dict, tuple[str, ...], Tensor]] = []
-        self._since = self._start = time.monotonic()
 
     def start(self, step: int) -> None:
         """Record the first step and the device of this process. Called after metrics.jsonl was cut to that step."""
@@ -43,8 +42,7 @@ class RunLog:
         self._first_step = step
         device = self.processes.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
-        self._start = time.monotonic()
-        self._skip_time()
+        self._start = self._since = time.monotonic()
         self._write(
             self._timing,
             {
@@ -99,7 +97,7 @@ class RunLog:
             for row in rows:
                 logger.log("train", row)
         self._measure(rows)
-        self._skip_time()
+        self._since = time.monotonic()
 
     def validation(
         self, step: int, evaluation: Evaluation, *, averaged: Evaluation | None, score: Score, is_best: bool
@@ -127,7 +125,7 @@ class RunLog:
         ema = f"   EMA {score.text(averaged.numbers[score.name])}" if averaged else ""
         best = "   * best" if is_best else ""
         self.terminal.say(f"epoch {row['epoch']:g}   validation: {evaluation.text}{ema}{best}")
-        self._skip_time()
+        self._since = time.monotonic()
 
     def sync(self) -> None:
         """Flush the rows to the disk, before a checkpoint is written that relies on them.
@@ -163,10 +161,6 @@ class RunLog:
             self.terminal.progress(step, self.plan.steps, text)
         else:
             self.terminal.say(f"step {step:,}/{self.plan.steps:,}   epoch {self._epoch(step):.2f}   {text}")
-
-    def _skip_time(self) -> None:
-        """Restart the measurement of the throughput."""
-        self._since = time.monotonic()
 
     def _epoch(self, step: int) -> float:
         return round(step / self.plan.steps_per_epoch, 4)

@@ -1,5 +1,6 @@
-"""State of a run, as saved in its checkpoints."""
+"""State of a run, as saved in its checkpoints, and the average of its weights."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -7,11 +8,33 @@ import torch
 from torch import nn
 
 from dat_train.errors import UserError
-from dat_train.training.ema import Ema
 
 FORMAT = 1  # of the checkpoint's keys
 COUNTERS = ("skipped", "consecutive_failures", "unreadable", "unreadable_in_epoch")
 FORMER_COUNTERS = {"in_a_row": "consecutive_failures", "unreadable_now": "unreadable_in_epoch"}  # of version 0.1
+
+
+class Ema:
+    """Copy of `model` with an exponential moving average (EMA) of its weights: w <- d w + (1 - d) w_model per step.
+
+    Args:
+        warmup: d = min(decay, (1 + step) / (10 + step)): the average of the first steps is short, so that a run of a
+            few thousand steps is not dominated by its random initialization. It depends on the step alone and needs no
+            state. Otherwise d = decay, as in timm.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, warmup: bool = True) -> None:
+        self.decay = decay
+        self.warmup = warmup
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Update the average with the weights of `model` after step `step` (0-based)."""
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Cross-entropy weighted by class compared with its formula and with scikit-learn's weights."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from dat_train.commands.build_task import task_builders
 from dat_train.data.dataset import ImageDataset
 from dat_train.errors import UserError
 from dat_train.runtime.precision import resolve_precision
-from dat_train.tasks.losses import WeightedCrossEntropy, balanced_weights
+from dat_train.tasks.losses import balanced_weights, cross_entropy
 
 LABELS = [0] * 12 + [1] * 3 + [3] * 1  # class 2 has no image
 CPU = torch.device("cpu")
@@ -31,7 +32,7 @@ def test_the_loss_is_its_formula_and_the_mean_of_its_micro_batches():
     torch.manual_seed(0)
     logits, targets = torch.randn(6, 4).double(), torch.rand(6, 4).double().softmax(1)
     weights = balanced_weights(LABELS, 4)
-    loss = WeightedCrossEntropy(weights)
+    loss = partial(cross_entropy, weights=weights)
     expected = -(weights * targets * logits.log_softmax(1)).sum(1).mean()
     assert loss(logits, targets, None).item() == pytest.approx(expected.item(), rel=1e-12)
     halves = [loss(logits[part], targets[part], None).item() for part in (slice(0, 3), slice(3, 6))]
@@ -45,7 +46,7 @@ def task(*settings):
 
 
 def test_the_setting_takes_the_counts_of_the_training_set():
-    assert torch.equal(task().objective.weights, balanced_weights(LABELS, 4).float())
+    assert torch.equal(task().objective.keywords["weights"], balanced_weights(LABELS, 4).float())
 
 
 @pytest.mark.parametrize(("settings", "message"), [

@@ -22,7 +22,6 @@ from dat_train.runtime.terminal import Terminal
 from dat_train.tasks.classification import ImageClassification, Images
 from dat_train.tasks.losses import cross_entropy
 from dat_train.training.checkpoint_writer import CheckpointWriter
-from dat_train.training.ema import Ema
 from dat_train.training.loop import Training
 from dat_train.training.optimizer import build_optimizer
 from dat_train.training.plan import RunPlan
@@ -31,7 +30,7 @@ from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.run_log import RunLog
 from dat_train.training.schedule import Schedule
-from dat_train.training.state import TrainState
+from dat_train.training.state import Ema, TrainState
 
 CLASSES = 4
 MEAN, STD = (0.5,) * 3, (0.25,) * 3

@@ -11,9 +11,7 @@ from dat_train.errors import UserError
 from dat_train.settings import flat
 from dat_train.training.loggers.logger import About, named_values
 
-ROWS = 100  # sent at a time, with a handful of numbers each; the server takes 1000 numbers
-PARAMETERS = 100  # the server takes at once
-MAX_LENGTH = 500  # characters of a parameter's value
+ROWS = 100  # sent at a time
 # Defaults that the user's environment overrides: no telemetry, and short waits for a server that does not answer.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -75,9 +73,7 @@ class MlflowLogger:
         if about.environment.get("git_commit"):
             tags["mlflow.source.git.commit"] = about.environment["git_commit"]
         identity = self._client.create_run(experiment, run_name=about.name, tags=tags).info.run_id
-        parameters = [Param(key, str(value)[:MAX_LENGTH]) for key, value in flat(about.config).items()]
-        for first in range(0, len(parameters), PARAMETERS):
-            self._client.log_batch(identity, params=parameters[first : first + PARAMETERS])
+        self._client.log_batch(identity, params=[Param(key, str(value)) for key, value in flat(about.config).items()])
         write_text(path, identity + "\n")
         return identity
 
@@ -105,8 +101,7 @@ class MlflowLogger:
             for name, value in named_values(group, row).items()
         ]
         self._waiting.clear()
-        for first in range(0, len(metrics), 1000):
-            self._client.log_batch(self._run, metrics=metrics[first : first + 1000])
+        self._client.log_batch(self._run, metrics=metrics)
 
     def close(self) -> None:
         self.sync()

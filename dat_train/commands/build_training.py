@@ -1,6 +1,6 @@
 """The training loop of a run from its settings: plan, state, logs and checkpoints."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -17,7 +17,10 @@ from dat_train.runtime.environment import environment
 from dat_train.runtime.precision import Precision
 from dat_train.settings import Settings
 from dat_train.training.checkpoint_writer import CheckpointWriter
-from dat_train.training.loggers import About, Logger, open_loggers
+from dat_train.training.loggers.logger import About, FailSafeLogger, Logger
+from dat_train.training.loggers.mlflow import MlflowLogger
+from dat_train.training.loggers.tensorboard import TensorBoardLogger
+from dat_train.training.loggers.wandb import WandbLogger
 from dat_train.training.loop import Training
 from dat_train.training.optimizer import build_optimizer
 from dat_train.training.plan import RunPlan
@@ -137,9 +140,21 @@ def offset_monitor(config: Settings, val_set: Dataset, precision: Precision) -> 
 
 
 def build_loggers(config: Settings, context: RunContext, step: int) -> Sequence[Logger]:
-    """Open the loggers of the settings, in the main process."""
-    processes = context.processes
+    """Open the loggers of the settings, in the main process.
+
+    Args:
+        step: steps done so far.
+    """
+    log, folder, terminal, processes = config.log, context.folder.path, context.terminal, context.processes
     if not processes.is_main:
         return ()
     about = About(config.name, config.plain(), environment(processes.device, processes.world_size))
-    return open_loggers(context.folder.path, about, context.terminal, step=step, **config.log.without("every"))
+    wanted: dict[str, Callable[[], Logger]] = {}
+    if log.tensorboard:
+        wanted["TensorBoard"] = lambda: TensorBoardLogger(folder / "tensorboard", step, about)
+    if log.wandb:
+        settings = {"project": log.wandb_project, "mode": log.wandb_mode, "say": terminal.say}
+        wanted["W&B"] = lambda: WandbLogger(folder, about, **settings)
+    if log.mlflow:
+        wanted["MLflow"] = lambda: MlflowLogger(folder, about, experiment=log.mlflow_experiment, uri=log.mlflow_uri)
+    return [FailSafeLogger(title, make, terminal.warn) for title, make in wanted.items()]

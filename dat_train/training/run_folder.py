@@ -124,26 +124,23 @@ class RunFolder:
         Raises:
             UserError: checkpoints exist, but all are damaged.
         """
-        whole, damaged = {}, []
-        for path in (self.last, self.best, *self.history()):
-            if not path.exists():
-                continue
+        steps, damaged = {}, False
+        for path in filter(Path.exists, (self.last, self.best, *self.history())):
             try:
                 saved = Checkpoint.open(path).training_state()
             except CheckpointError as error:
                 warn(str(error))
-                damaged.append(path)
+                damaged = True
                 continue
-            if path == self.last and good(saved):
-                return path
             if good(saved):
-                whole[path] = saved["step"]
-        if damaged and not whole:
+                steps[path] = saved["step"]
+                if path == self.last:
+                    return path
+        if damaged and not steps:
             raise UserError(f"all checkpoints in {self.checkpoints} are damaged; resume=never starts a new run")
-        if not whole:
-            return None
-        newest = max(whole, key=whole.get)
-        warn(f"continuing from {newest}, step {whole[newest]:,}")
+        newest = max(steps, key=steps.get, default=None)
+        if newest:
+            warn(f"continuing from {newest}, step {steps[newest]:,}")
         return newest
 
     def make_last(self, path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dat_train.runtime.terminal import duration
-from dat_train.training.loggers import Logger
+from dat_train.training.loggers.logger import Logger
 from dat_train.training.plan import RunPlan
 from dat_train.training.run_context import RunContext
 from dat_train.training.task import Evaluation, Score

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dat_train.run_report.curves import write_curves
-from dat_train.training.loggers import Logger
+from dat_train.training.loggers.logger import Logger
 from dat_train.training.run_context import RunContext
 from dat_train.training.task import Batch, Draw, Evaluation, Task
 

@@ -2,23 +2,34 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
+from training.small_run import ALONE
 
+from dat_train.commands.build_training import build_loggers
+from dat_train.runtime.stop_request import StopRequest
 from dat_train.runtime.terminal import Terminal
-from dat_train.training.loggers import About, FailSafeLogger, MlflowLogger, TensorBoardLogger, WandbLogger, open_loggers
+from dat_train.settings import Settings
+from dat_train.training.loggers.logger import About, FailSafeLogger
+from dat_train.training.loggers.mlflow import MlflowLogger
+from dat_train.training.loggers.tensorboard import TensorBoardLogger
+from dat_train.training.loggers.wandb import WandbLogger
+from dat_train.training.run_context import RunContext
+from dat_train.training.run_folder import RunFolder
 
 
 def row(step: int, loss: float | None = 1.0) -> dict:
     return {"step": step, "epoch": step / 10, "loss": loss, "lr": 1e-3, "skipped": 0}
 
 
-def terminal(lines: list[str]) -> Terminal:
-    """A terminal that collects lines."""
+def built(folder: Path, lines: list[str], **settings) -> list[FailSafeLogger]:
+    """The loggers of a run with the settings `log`; its terminal collects lines."""
     terminal = Terminal(screen=False)
     terminal.say = terminal.warn = lines.append
-    return terminal
+    config = Settings({"name": "a", "log": OFF | settings})
+    return build_loggers(config, RunContext(RunFolder(folder), ALONE, terminal, StopRequest()), step=0)
 
 
 BLOCK = 32768
@@ -230,8 +241,7 @@ def test_mlflow_continues_the_same_run_and_has_every_step_once(tmp_path, picture
 def test_an_unreachable_mlflow_server_gives_one_warning(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     lines = []
-    settings = OFF | {"mlflow": True, "mlflow_uri": "http://127.0.0.1:9"}
-    (logger,) = open_loggers(tmp_path, ABOUT, terminal(lines), step=0, **settings)
+    (logger,) = built(tmp_path, lines, mlflow=True, mlflow_uri="http://127.0.0.1:9")
     logger.log("train", row(1))
     logger.close()
     assert len(lines) == 1 and lines[0].startswith("MLflow failed (MlflowException: ")
@@ -265,8 +275,7 @@ def test_a_failing_logger_is_reported_once_and_not_used_again(group):
 def test_a_logger_that_cannot_be_opened_is_left_out(tmp_path):
     (tmp_path / "tensorboard").write_text("a file")
     warnings = []
-    settings = OFF | {"tensorboard": True}
-    (logger,) = open_loggers(tmp_path, ABOUT, terminal(warnings), step=0, **settings)
+    (logger,) = built(tmp_path, warnings, tensorboard=True)
     logger.log("train", row(1))
     logger.close()
     assert len(warnings) == 1 and warnings[0].startswith("TensorBoard failed (FileExistsError")
@@ -293,5 +302,5 @@ def test_a_server_that_cannot_be_used_leaves_the_run_offline(offline, monkeypatc
 
 
 def test_only_requested_loggers_are_opened(tmp_path):
-    assert not open_loggers(tmp_path, ABOUT, terminal([]), step=0, **OFF)
+    assert not built(tmp_path, [])
     assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, wait
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from typing import Any
 
@@ -27,6 +28,7 @@ class Stopped(UserError):  # noqa: N818  not an error of the run
     """The run is asked to stop, and the next batch does not arrive."""
 
 
+@dataclass(eq=False)
 class Feed:
     """Batches in order, from any step on.
 
@@ -42,20 +44,14 @@ class Feed:
         timeout_minutes: maximum wait for a batch.
     """
 
-    def __init__(
-        self,
-        make_loader: Callable[[int], Iterable[Any]],
-        warn: Callable[[str], None],
-        *,
-        unit: str = "step",
-        stop: StopRequest | None = None,
-        timeout_minutes: float = TIMEOUT_MINUTES,
-    ) -> None:
-        self._make_loader = make_loader
-        self._warn = warn
-        self._unit = unit
-        self._stop = stop
-        self._timeout = 60 * timeout_minutes
+    make_loader: Callable[[int], Iterable[Any]]
+    warn: Callable[[str], None]
+    _: KW_ONLY
+    unit: str = "step"
+    stop: StopRequest | None = None
+    timeout_minutes: float = TIMEOUT_MINUTES
+
+    def __post_init__(self) -> None:
         self._batches: Iterator[Any] | None = None
         self._requests: queue.SimpleQueue | None = None  # of the thread that fetches the batches
 
@@ -74,14 +70,14 @@ class Feed:
             except (RuntimeError, ConnectionError, EOFError) as error:
                 reason = (str(error) or type(error).__name__).splitlines()[0].strip()
                 if any(words in str(error) for words in NO_SHARED_MEMORY):
-                    raise UserError(f"shared memory (/dev/shm) is full at {self._unit} {step:,}; {WAYS_OUT}") from error
+                    raise UserError(f"shared memory (/dev/shm) is full at {self.unit} {step:,}; {WAYS_OUT}") from error
                 if not _is_death(error):
                     raise
                 if death == MAX_DEATHS:
                     raise UserError(
-                        f"data workers keep dying at {self._unit} {step:,} ({reason}); {WAYS_OUT}"
+                        f"data workers keep dying at {self.unit} {step:,} ({reason}); {WAYS_OUT}"
                     ) from error
-                self._warn(f"a data worker died at {self._unit} {step:,} ({reason}); starting the workers again")
+                self.warn(f"a data worker died at {self.unit} {step:,} ({reason}); starting the workers again")
                 self._batches = None
 
     def close(self) -> None:
@@ -91,7 +87,7 @@ class Feed:
         self._requests = self._batches = None
 
     def _start(self, step: int, turn: int) -> None:
-        self._batches = iter(self._make_loader(step))
+        self._batches = iter(self.make_loader(step))
         for _ in range(turn):
             self._fetch(step)
 
@@ -105,15 +101,15 @@ class Feed:
         start, stopping_since = time.monotonic(), None
         while not wait([batch], POLL_SECONDS).done:
             now = time.monotonic()
-            if self._stop and self._stop.requested:
+            if self.stop and self.stop.requested:
                 stopping_since = stopping_since or now
             if stopping_since and now - stopping_since > STOP_SECONDS:
                 self._requests = self._batches = None
-                raise Stopped(f"stopped by {self._stop.name} while no batch arrived at {self._unit} {step:,}")
-            if now - start > self._timeout:
+                raise Stopped(f"stopped by {self.stop.name} while no batch arrived at {self.unit} {step:,}")
+            if now - start > 60 * self.timeout_minutes:
                 self._requests = self._batches = None
                 raise UserError(
-                    f"no batch arrived within {self._timeout / 60:g} minutes at {self._unit} {step:,}: the storage "
+                    f"no batch arrived within {self.timeout_minutes:g} minutes at {self.unit} {step:,}: the storage "
                     f"does not answer, or shared memory is full; check data.root, or {WAYS_OUT}; timeout_minutes=... "
                     "waits longer"
                 )

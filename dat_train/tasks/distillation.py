@@ -1,6 +1,7 @@
 """Knowledge distillation: cross-entropy combined with the distance to the outputs of a teacher."""
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from dat_train.runtime.precision import Precision
 from dat_train.tasks.losses import cross_entropy
 
 
+@dataclass(eq=False)
 class Distillation:
     """Knowledge distillation as in DeiT (Touvron et al., ICML 2021, section 4), onto the class logits.
 
@@ -29,29 +31,24 @@ class Distillation:
         mean, std: normalization of the student's images; teacher_mean, teacher_std: of the teacher's images.
     """
 
-    def __init__(
-        self,
-        teacher: nn.Module,
-        *,
-        kind: str,
-        alpha: float,
-        tau: float,
-        precision: Precision,
-        mean: Sequence[float],
-        std: Sequence[float],
-        teacher_mean: Sequence[float],
-        teacher_std: Sequence[float],
-    ) -> None:
-        require_one_of("distill.kind", kind, DISTILLATION)
-        self.teacher = teacher.eval().requires_grad_(False)
-        self.kind = kind
-        self.alpha = alpha
-        self.tau = tau
-        self.precision = precision
+    teacher: nn.Module
+    _: KW_ONLY
+    kind: str
+    alpha: float
+    tau: float
+    precision: Precision
+    mean: Sequence[float]
+    std: Sequence[float]
+    teacher_mean: Sequence[float]
+    teacher_std: Sequence[float]
+
+    def __post_init__(self) -> None:
+        require_one_of("distill.kind", self.kind, DISTILLATION)
+        self.teacher.eval().requires_grad_(False)
         # (x * std + mean - teacher_mean) / teacher_std = x * scale + shift, per channel
         mean, std, teacher_mean, teacher_std = (
-            torch.tensor(list(values), dtype=precision.weights, device=precision.device).view(1, -1, 1, 1)
-            for values in (mean, std, teacher_mean, teacher_std)
+            torch.tensor(list(values), dtype=self.precision.weights, device=self.precision.device).view(1, -1, 1, 1)
+            for values in (self.mean, self.std, self.teacher_mean, self.teacher_std)
         )
         self.scale = std / teacher_std
         self.shift = (mean - teacher_mean) / teacher_std

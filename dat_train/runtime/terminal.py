@@ -15,13 +15,12 @@ class Terminal:
     Args:
         log_path: log file to which every line is appended with the time; None: no log file.
         screen: write to the screen (rank 0), or only to the log file.
-        live: draw a progress bar; None: if standard output is a terminal.
     """
 
-    def __init__(self, log_path: Path | None = None, screen: bool = True, live: bool | None = None) -> None:
+    def __init__(self, log_path: Path | None = None, screen: bool = True) -> None:
         self.log_path = log_path
         self.screen = screen
-        self.live = screen and (sys.stdout.isatty() if live is None else live)
+        self.live = screen and sys.stdout.isatty()  # with a progress bar
         self._console = Console(soft_wrap=True, highlight=False, markup=False)
         self._bar: Progress | None = None
         self._task: TaskID | None = None

@@ -1,5 +1,6 @@
 """Image classification with one label per image: mixing, cross-entropy or distillation, top-1 and top-5 accuracy."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class ImageClassification:
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch], processes: Processes) -> Evaluation:
         found = evaluate(model, batches, num_classes=len(self.classes), precision=self.precision, processes=processes)
-        loss = "not finite" if not abs(found.loss) < float("inf") else f"{found.loss:.4f}"
+        loss = f"{found.loss:.4f}" if math.isfinite(found.loss) else "not finite"
         return Evaluation(
             numbers={"loss": found.loss, "top1": found.top1, "top5": found.top5},
             text=f"top-1 {found.top1:.2f} %   top-5 {found.top5:.2f} %   loss {loss}",

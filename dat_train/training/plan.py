@@ -167,5 +167,4 @@ class RunPlan:
             batch += f" on {self.world_size} processes"
         if self.micro_batches > self.world_size:
             batch += f", in {self.micro_batches // self.world_size} turns"
-        rate = self.schedule.text(self.warmup_steps)
-        return [("length", length), ("batch", batch), ("lr", rate)]
+        return [("length", length), ("batch", batch), ("lr", self.schedule.text(self.warmup_steps))]

@@ -45,8 +45,9 @@ def test_without_a_terminal_there_is_no_bar(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_other_processes_write_to_their_file_alone(tmp_path, capsys):
-    terminal = Terminal(tmp_path / "log-rank1.txt", screen=False, live=True)
+def test_other_processes_write_to_their_file_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    terminal = Terminal(tmp_path / "log-rank1.txt", screen=False)
     terminal.say("here")
     terminal.progress(1, 10)
     assert capsys.readouterr().out == "" and "here" in (tmp_path / "log-rank1.txt").read_text()

@@ -57,7 +57,7 @@ def events(folder) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_tensorboard_shows_the_rows(tmp_path):
-    logger = TensorBoardLogger(tmp_path)
+    logger = TensorBoardLogger(tmp_path, 0, ABOUT)
     logger.log("train", row(1))
     logger.log("train", row(2, loss=None))  # skipped
     logger.log("train", row(3, loss=0.5))
@@ -72,11 +72,11 @@ def test_tensorboard_shows_the_rows(tmp_path):
 
 
 def test_tensorboard_has_every_step_once_after_a_kill_and_after_going_back(tmp_path):
-    killed = TensorBoardLogger(tmp_path)
+    killed = TensorBoardLogger(tmp_path, 0, ABOUT)
     for step in range(1, 6):
         killed.log("train", row(step, loss=step))
     killed.sync()  # a checkpoint; then nothing is closed
-    resumed = TensorBoardLogger(tmp_path, step=3)
+    resumed = TensorBoardLogger(tmp_path, 3, ABOUT)
     for step in (4, 5, 6, 4, 5, 6, 7):  # it went back once
         resumed.log("train", row(step, loss=step))
     resumed.close()
@@ -86,7 +86,7 @@ def test_tensorboard_has_every_step_once_after_a_kill_and_after_going_back(tmp_p
 def test_tensorboard_has_pictures_configuration_and_environment(tmp_path, picture):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logger = TensorBoardLogger(tmp_path, about=ABOUT)
+    logger = TensorBoardLogger(tmp_path, 0, ABOUT)
     logger.log_picture("batch", picture, 0)
     logger.close()
     reader = EventAccumulator(str(tmp_path)).Reload()

@@ -17,12 +17,11 @@ class TensorBoardLogger:
         about: description of the run, shown as text.
     """
 
-    def __init__(self, folder: Path, step: int = 0, about: About | None = None) -> None:
+    def __init__(self, folder: Path, step: int, about: About) -> None:
         self.folder = folder
         self._open(step)
-        if about:
-            self._writer.add_text("configuration", _block(about.config), step)
-            self._writer.add_text("environment", _block(about.environment), step)
+        self._writer.add_text("configuration", _block(about.config), step)
+        self._writer.add_text("environment", _block(about.environment), step)
 
     def _open(self, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter

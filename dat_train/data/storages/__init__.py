@@ -1,6 +1,7 @@
 """Labelled images where they are stored, for classification. Each storage gives a catalog: class names and samples.
 
 sources: the training and validation set of a run by `data.kind`; splits: training and validation part of a storage.
-folders, archives, hugging_face, csv_table, imagenet: storages. imagenet_tests: ImageNet-V2, -A, -R, -Sketch, -ReaL.
-catalog: classes and samples of a storage. class_names: order and matching of classes. split_names: "train", "val", ...
+folders, archives, hugging_face, csv_table: storages. imagenet_labels: labels of ImageNet's flat validation images.
+imagenet_tests: ImageNet-V2, -A, -R, -Sketch, -ReaL. catalog: classes and samples of a storage.
+class_names: order and matching of classes. split_names: "train", "val", ...
 """

@@ -1,7 +1,11 @@
-"""Image folders: one folder for each class, with or without a folder for each split around them."""
+"""Image folders: one folder for each class, with or without a folder for each split around them.
+
+ImageNet-1K too, as extracted archives or as Kaggle's tree, with validation images that are in no class folders.
+"""
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from dat_train.data.images import printable
@@ -14,22 +18,33 @@ from dat_train.data.reading.image_files import (
     subfolders,
     suffix_list,
 )
-from dat_train.data.reading.image_source import WORDNET_NUMBER, sorting_name
-from dat_train.data.sample_list import SampleList
-from dat_train.data.storages.catalog import Catalog
+from dat_train.data.storages.catalog import Catalog, sorted_catalog
+from dat_train.data.storages.class_names import IMAGENET_CLASSES
+from dat_train.data.storages.imagenet_labels import validation_classes
 from dat_train.data.storages.split_names import find_split, is_split
 from dat_train.errors import UserError
 from dat_train.home_folder import expand_home
 
+FLAT_IMAGE = re.compile(r"ILSVRC2012_(val|test)_\d{8}\.jpe?g$", re.IGNORECASE)
+KAGGLE = ("ILSVRC", "Data", "CLS-LOC")  # folders above train/ and val/
 MAX_SEARCHED = 1000  # folders that are looked into for a hint
 
 
-class FolderStorage:
-    """Labelled images in class folders below `root`, or below a folder for each split in it."""
+class Folders:
+    """Labelled images in class folders below `root`, or below a folder for each split in it.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.name = str(root)
+    ImageNet's validation images in no class folders get their labels from Kaggle's table or the development kit.
+
+    Args:
+        root: of ImageNet, any level of Kaggle's tree.
+        whole: training needs all 1000 classes of ImageNet.
+    """
+
+    def __init__(self, root: Path, whole: bool = False) -> None:
+        below = (root.joinpath(*KAGGLE[number:]) for number in range(len(KAGGLE)))
+        self.root = next((folder for folder in below if folder.is_dir()), root)
+        self.name = str(self.root)
+        self.whole = whole
 
     def splits(self) -> list[str]:
         """Names of the split folders in the root, in their original spelling.
@@ -38,28 +53,41 @@ class FolderStorage:
         """
         names = subfolders(self.root)
         splits = [name for name in names if is_split(name)]
+        flat = {name for name in splits if is_flat(self.root / name)}
         if len(splits) < len(names):
-            splits = [name for name in splits if not self._is_class(name)]
-        return splits
-
-    def _is_class(self, name: str) -> bool:
-        return has_images(self.root / name)
+            splits = [name for name in splits if name in flat or not has_images(self.root / name)]
+        return [name for name in splits if name not in flat or find_split([name], "val")]
 
     def open(self, split: str | None) -> Catalog:
         """Return the images of a split folder, or of the root itself (None).
 
         Raises:
-            UserError: no class folders, an empty one, or folders that hold only folders.
+            UserError: no class folders, an empty one, folders that hold only folders, or flat images without labels.
         """
-        return scan(self.root / split if split else self.root)
+        folder = self.root / split if split else self.root
+        if not is_flat(folder):
+            return scan(folder, whole=self.whole and bool(split) and find_split([split], "train") is not None)
+        names = [path[len(str(folder)) + 1 :] for path in image_paths(folder)]
+        return sorted_catalog(names, validation_classes(names, folder, folder), base=str(folder))
+
+
+def is_flat(folder: Path) -> bool:
+    """Return True for ImageNet's validation or test images in no class folders."""
+    with os.scandir(folder) as entries:
+        return any(FLAT_IMAGE.match(entry.name) for entry in entries)
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Raise a UserError unless there are as many classes as ImageNet-1K has."""
+    if len(classes) != IMAGENET_CLASSES:
+        raise UserError(
+            f"the training set has {len(classes):,} classes, ImageNet-1K has {IMAGENET_CLASSES}; for other data use "
+            "data=folder"
+        )
 
 
 def existing(root: str | Path) -> Path:
-    """Return `root` as a path that exists.
-
-    Raises:
-        UserError: it does not.
-    """
+    """Return `root` as a path that exists; raise a UserError otherwise."""
     root = expand_home(root)
     if not root.exists():
         inside = "" if root.is_absolute() else f" in the current folder {Path.cwd()}"
@@ -68,50 +96,39 @@ def existing(root: str | Path) -> Path:
 
 
 def existing_folder(root: str | Path) -> Path:
-    """Return `root` as a folder that exists.
-
-    Raises:
-        UserError: it does not, or is a file.
-    """
+    """Return `root` as a folder that exists; raise a UserError otherwise."""
     root = existing(root)
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder")
     return root
 
 
-def scan(folder: Path, check: Callable[[list[str]], None] | None = None) -> Catalog:
-    """Return all images in the class folders of `folder`: classes sorted as text, images sorted by class and path.
+def scan(folder: Path, whole: bool = False) -> Catalog:
+    """Return all images in the class folders of `folder`.
 
     Args:
-        check: called with the class names before the files are listed, which may take minutes.
+        whole: require ImageNet's 1000 classes, before the files are listed, which may take minutes.
 
     Raises:
         UserError: no class folders, an empty one, or folders that hold only folders.
     """
-    names = class_folders(folder)
-    classes = [printable(name) for name in names]
-    if check:
-        check(classes)
+    folders = class_folders(folder)
+    if whole:
+        check_classes(folders)
     left_out = LeftOut()
     count_other_files(folder, left_out)
-    samples: list[tuple[str, int]] = []
-    for label, name in enumerate(names):
-        images = image_paths(folder / name, left_out)
+    names: list[str] = []
+    classes: list[str] = []
+    for name in folders:
+        images = image_paths(f"{folder}/{name}", left_out)
         if not images:
             raise UserError(
-                f"class {classes[label]!r} has no images: {printable(folder / name)} ({suffix_list()}, ...); remove "
+                f"class {printable(name)!r} has no images: {printable(folder / name)} ({suffix_list()}, ...); remove "
                 "the folder or add images"
             )
-        samples += [(image, label) for image in sort_images(images, folder, name)]
-    return Catalog(classes, SampleList(samples), str(folder), notes=tuple(left_out.notes(str(folder))))
-
-
-def sort_images(paths: list[str], folder: Path, class_name: str) -> list[str]:
-    """Return the paths of a class, which are sorted as text, in the order of `sorting_name`."""
-    if not WORDNET_NUMBER.fullmatch(class_name):
-        return paths
-    start = len(str(folder)) + 1
-    return sorted(paths, key=lambda path: sorting_name(path[start:], class_name))
+        names += [path[len(str(folder)) + 1 :] for path in images]
+        classes += [printable(name)] * len(images)
+    return sorted_catalog(names, classes, base=str(folder), notes=left_out.notes(str(folder)))
 
 
 def class_folders(folder: Path) -> list[str]:

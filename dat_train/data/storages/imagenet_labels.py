@@ -4,7 +4,8 @@ import csv
 import io
 import re
 import tarfile
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 from dat_train.errors import UserError
 
@@ -15,24 +16,31 @@ SYNSET = re.compile(r"n\d{8}")
 NAME = "ILSVRC2012_val_{:08d}"
 
 
-def validation_labels(folder: Path, images: Path) -> dict[str, str]:
-    """Return the WordNet number of each validation image by its file name without suffix.
+def validation_classes(names: Sequence[str], folder: Path, images: Path) -> list[str]:
+    """Return the WordNet number of each of ImageNet's validation images, by its file name.
 
     LOC_val_solution.csv, ILSVRC2012_devkit_t12.tar.gz or its unpacked folder is looked for in `folder` and above it.
 
     Args:
-        images: the images, for messages.
+        images: folder or archive of the images, for messages.
 
     Raises:
-        UserError: no labels, or a file of another content.
+        UserError: no labels, a file of another content, or an image without a label.
     """
-    for place in [folder, *folder.resolve().parents][:LEVELS]:
-        for path in (place / SOLUTION, place / f"{DEVKIT}.tar.gz", place / DEVKIT):
-            if path.is_file() or path.is_dir():
-                return _from_solution(path) if path.suffix == ".csv" else _from_devkit(path)
-    raise UserError(
-        f"{images} has no class folders and no labels: put {SOLUTION} (Kaggle) or {DEVKIT}.tar.gz next to it"
-    )
+    places = [folder, *folder.resolve().parents][:LEVELS]
+    found = (place / name for place in places for name in (SOLUTION, f"{DEVKIT}.tar.gz", DEVKIT))
+    path = next((path for path in found if path.exists()), None)
+    if path is None:
+        raise UserError(
+            f"{images} has no class folders and no labels: put {SOLUTION} (Kaggle) or {DEVKIT}.tar.gz next to it"
+        )
+    labels = _from_solution(path) if path.suffix == ".csv" else _from_devkit(path)
+    classes = [labels.get(PurePosixPath(name).stem) for name in names]
+    if missing := classes.count(None):
+        raise UserError(
+            f"{images}: {missing:,} images have no label in {path}; the first is {names[classes.index(None)]}"
+        )
+    return classes
 
 
 def _from_solution(path: Path) -> dict[str, str]:
@@ -52,17 +60,13 @@ def _from_devkit(path: Path) -> dict[str, str]:
     """Labels in the development kit: numbers in a text file, and their meaning in meta.mat."""
     from scipy.io import loadmat  # of scikit-learn
 
+    names = ("ILSVRC2012_validation_ground_truth.txt", "meta.mat")
     if path.is_dir():
-        truth, meta = (
-            (path / "data" / name).read_bytes() for name in ("ILSVRC2012_validation_ground_truth.txt", "meta.mat")
-        )
+        truth, meta = ((path / "data" / name).read_bytes() for name in names)
     else:
         try:
             with tarfile.open(path) as archive:
-                truth, meta = (
-                    archive.extractfile(f"{DEVKIT}/data/{name}").read()
-                    for name in ("ILSVRC2012_validation_ground_truth.txt", "meta.mat")
-                )
+                truth, meta = (archive.extractfile(f"{DEVKIT}/data/{name}").read() for name in names)
         except (tarfile.TarError, EOFError, OSError, KeyError) as error:
             raise UserError(f"{path} is not the whole development kit ({error}); copy it again") from error
     synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]

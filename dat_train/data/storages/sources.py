@@ -12,13 +12,11 @@ from dat_train.data.reading.image_files import has_images, subfolders
 from dat_train.data.storages.archives import OFFICIAL, ArchivedFolders, OfficialArchives, Shards, is_archive
 from dat_train.data.storages.class_names import match_classes
 from dat_train.data.storages.csv_table import CsvTable
-from dat_train.data.storages.folders import existing, existing_folder
+from dat_train.data.storages.folders import Folders, check_classes, existing, existing_folder
 from dat_train.data.storages.hugging_face import HuggingFace
-from dat_train.data.storages.imagenet import ImageNetFolders, check_classes
 from dat_train.data.storages.imagenet_tests import open_test_set
 from dat_train.data.storages.splits import HoldOut, Storage, open_evaluation_part, open_pair
 from dat_train.errors import UserError, require_one_of
-from dat_train.home_folder import expand_home
 
 SAVED = ("dataset_dict.json", "state.json")  # files of a data set saved by the package datasets
 
@@ -119,10 +117,9 @@ def open_storage(
     shards, and data sets of Hugging Face; they give the same samples in the same order.
     """
     columns = {"image_column": image_column, "label_column": label_column}
-    path = expand_home(root)
     if kind == "hf":
         return HuggingFace(root, **columns)
-    path = existing(path)
+    path = existing(root)
     if kind == "csv":
         return CsvTable(path, multi_label=multi_label, **columns)
     if kind == "shards":
@@ -142,7 +139,7 @@ def open_storage(
         return HuggingFace(path, **columns)
     if not subfolders_of_images(path) and any(path.rglob("*.tar")):
         return Shards(path, label_column)
-    return ImageNetFolders(path, whole=kind == "imagenet")
+    return Folders(path, whole=kind == "imagenet")
 
 
 def subfolders_of_images(root: Path) -> bool:

@@ -2,9 +2,9 @@
 
 A bias is computed from four cells of the table where it is added, and again in the backward pass. Forward: one program
 for every block of queries of a head, keys in blocks, running softmax (Dao et al., FlashAttention, NeurIPS 2022).
-Backward: one program for every block of keys of a head, queries in blocks. Positions get a gradient from every head,
-the table from every image, summed afterwards. The gradients of the queries and, within an image, of the table are added
-atomically: like that of grid_sample on CUDA, they are not deterministic.
+Backward: one kernel over blocks of queries for their gradient, one over blocks of keys for all other gradients.
+Positions get a gradient from every head, the table from every image, summed afterwards. Within an image the table's
+gradient is added atomically: like that of grid_sample on CUDA, it is not deterministic.
 
 TRITON_INTERPRET=1 runs the kernels on a CPU, which is how their numbers are tested. That they compile for a GPU is
 tested too.
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from dat_train.models.deformable import DeformableAttention, TableBias, query_points
 
-BLOCK_QUERIES, BLOCK_KEYS, WARPS = 32, 32, 4  # larger blocks spill registers in the backward pass
+BLOCK_QUERIES, BLOCK_KEYS, WARPS = 64, 32, 8  # registers spill with fewer warps
 RING = tl.constexpr(2)  # cells of zeros around the table: no read needs a check
 
 
@@ -53,18 +53,22 @@ def _axis(query, position, size):
 
 
 @triton.jit
-def _bias(table, query_y, query_x, key_y, key_x, TH: tl.constexpr, TW: tl.constexpr):
-    """Bias of every (query, key), its slope along both axes of the table, and the address and shares of its cells."""
-    y, share_y = _axis(query_y, key_y, TH)
-    x, share_x = _axis(query_x, key_x, TW)
+def _corners(table, query_y, query_x, position_y, position_x, TH: tl.constexpr, TW: tl.constexpr):
+    """The four cells around every (query, key), the address of the first, and the weights of the second ones."""
+    y, share_y = _axis(query_y, position_y, TH)
+    x, share_x = _axis(query_x, position_x, TW)
     place = y * (TW + 2 * RING) + x
     a = tl.load(table + place)
     b = tl.load(table + place + 1)
     c = tl.load(table + place + TW + 2 * RING)
     d = tl.load(table + place + TW + 2 * RING + 1)
-    upper, lower = a + (b - a) * share_x, c + (d - c) * share_x
-    along_x = (b - a) + (d - c - b + a) * share_y
-    return upper + (lower - upper) * share_y, lower - upper, along_x, place, share_y, share_x
+    return a, b, c, d, place, share_y, share_x
+
+
+@triton.jit
+def _mix(a, b, c, d, share_y, share_x):
+    ab = a + (b - a) * share_x
+    return ab + (c + (d - c) * share_x - ab) * share_y
 
 
 @triton.jit
@@ -111,8 +115,8 @@ def _forward(
         k = _rows(kv, columns, channels, 2 * HEADS * D, M)
         v = _rows(kv + HEADS * D, columns, channels, 2 * HEADS * D, M)
         py, px = _keys(columns, positions, M)
-        bias, _, _, _, _, _ = _bias(table, qy, qx, py, px, TH, TW)
-        logits = tl.dot(block_q, tl.trans(k), input_precision="ieee") * scale + bias
+        a, b, c, d, _, share_y, share_x = _corners(table, qy, qx, py, px, TH, TW)
+        logits = tl.dot(block_q, tl.trans(k), input_precision="ieee") * scale + _mix(a, b, c, d, share_y, share_x)
         logits = tl.where(columns[None, :] < M, logits, float("-inf"))
         new = tl.maximum(largest, tl.max(logits, 1))
         p = tl.exp(logits - new[:, None])
@@ -127,8 +131,43 @@ def _forward(
 
 
 @triton.jit
-def _backward(
-    q, kv, positions, table, query_y, query_x, d_out, lse, delta, d_q, d_kv, d_positions, d_table, scale, N, M,
+def _backward_queries(
+    q, kv, positions, table, query_y, query_x, d_out, lse, delta, d_q, scale, N, M,
+    W: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, HEADS: tl.constexpr, GROUPS: tl.constexpr, D: tl.constexpr,
+    BN: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(1) % HEADS
+    image = (tl.program_id(1) // HEADS).to(tl.int64)
+    rows, channels = tl.program_id(0) * BN + tl.arange(0, BN), tl.arange(0, D)
+    start_q = image * N * HEADS * D + head * D
+    kv += image * M * 2 * HEADS * D + head * D
+    positions += (image * GROUPS + head // (HEADS // GROUPS)) * M * 2
+    table += head * (TH + 2 * RING) * (TW + 2 * RING)
+    qy, qx = _queries(rows, query_y, query_x, N, W)
+    block_q = _rows(q + start_q, rows, channels, HEADS * D, N)
+    block_d = _rows(d_out + start_q, rows, channels, HEADS * D, N)
+    row_stat = tl.program_id(1).to(tl.int64) * N + rows
+    row_lse = tl.load(lse + row_stat, mask=rows < N, other=0.0)
+    row_delta = tl.load(delta + row_stat, mask=rows < N, other=0.0)
+    sums = tl.zeros((BN, D), tl.float32)
+    for start in range(0, M, BM):
+        columns = start + tl.arange(0, BM)
+        k = _rows(kv, columns, channels, 2 * HEADS * D, M)
+        v = _rows(kv + HEADS * D, columns, channels, 2 * HEADS * D, M)
+        py, px = _keys(columns, positions, M)
+        a, b, c, d, _, share_y, share_x = _corners(table, qy, qx, py, px, TH, TW)
+        logits = tl.dot(block_q, tl.trans(k), input_precision="ieee") * scale + _mix(a, b, c, d, share_y, share_x)
+        p = tl.where(columns[None, :] < M, tl.exp(logits - row_lse[:, None]), 0.0)
+        d_p = tl.dot(block_d, tl.trans(v), input_precision="ieee")
+        d_logits = p * (d_p - row_delta[:, None])
+        sums += tl.dot(d_logits.to(k.dtype), k, input_precision="ieee")
+    place = d_q + start_q + rows[:, None] * (HEADS * D) + channels[None, :]
+    tl.store(place, (sums * scale).to(d_q.dtype.element_ty), mask=rows[:, None] < N)
+
+
+@triton.jit
+def _backward_keys(
+    q, kv, positions, table, query_y, query_x, d_out, lse, delta, d_kv, d_positions, d_table, scale, N, M,
     W: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, HEADS: tl.constexpr, GROUPS: tl.constexpr, D: tl.constexpr,
     BN: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
@@ -153,17 +192,17 @@ def _backward(
         row_stat = tl.program_id(1).to(tl.int64) * N + rows
         row_lse = tl.load(lse + row_stat, mask=rows < N, other=0.0)
         row_delta = tl.load(delta + row_stat, mask=rows < N, other=0.0)
-        bias, along_y, along_x, place, share_y, share_x = _bias(table, qy, qx, py, px, TH, TW)
-        logits = tl.dot(block_q, tl.trans(k), input_precision="ieee") * scale + bias
+        a, b, c, d, place, share_y, share_x = _corners(table, qy, qx, py, px, TH, TW)
+        logits = tl.dot(block_q, tl.trans(k), input_precision="ieee") * scale + _mix(a, b, c, d, share_y, share_x)
         inside = (rows[:, None] < N) & (columns[None, :] < M)
         p = tl.where(inside, tl.exp(logits - row_lse[:, None]), 0.0)
         d_v += tl.dot(tl.trans(p.to(block_d.dtype)), block_d, input_precision="ieee")
         d_p = tl.dot(block_d, tl.trans(v), input_precision="ieee")
         d_logits = p * (d_p - row_delta[:, None])
-        d_rows = tl.dot(d_logits.to(k.dtype), k, input_precision="ieee")
-        tl.atomic_add(d_q + start_q + rows[:, None] * (HEADS * D) + channels[None, :], d_rows, mask=rows[:, None] < N)
         d_k += tl.dot(tl.trans(d_logits.to(block_q.dtype)), block_q, input_precision="ieee")
         # along an axis the table is read at t = ((query - position) / 2 + 1) (size - 1) / 2
+        along_y = (c - a) + (d - c - b + a) * share_x
+        along_x = (b - a) + (d - c - b + a) * share_y
         d_py -= tl.sum(d_logits * along_y, 0) * ((TH - 1) / 4)
         d_px -= tl.sum(d_logits * along_x, 0) * ((TW - 1) / 4)
         lower = d_logits * share_y
@@ -206,16 +245,16 @@ class _TritonAttention(torch.autograd.Function):
         d_out = d_out.contiguous()
         single, ringed = positions.float().contiguous(), F.pad(table.float(), (RING.value,) * 4)
         delta = (d_out.float() * out.float()).view(B, N, heads, -1).sum(-1).transpose(1, 2).contiguous()
-        d_q, d_kv = torch.zeros_like(q, dtype=torch.float32), torch.empty_like(kv)
+        d_q, d_kv = torch.empty_like(q), torch.empty_like(kv)
         d_positions = single.new_empty(B, G, heads // G, M, 2)  # of every head
         d_table = single.new_zeros(B, *ringed.shape)  # of every image
-        tensors = (q, kv, single, ringed, *points, d_out, lse, delta, d_q, d_kv, d_positions, d_table)
-        grid = (triton.cdiv(M, BLOCK_KEYS), B * heads)
-        scale = (C // heads) ** -0.5
-        _backward[grid](*tensors, scale, N, M, **_sizes(q, positions, table))
+        given = (q, kv, single, ringed, *points, d_out, lse, delta)
+        sizes, scale = _sizes(q, positions, table), (C // heads) ** -0.5
+        _backward_queries[triton.cdiv(N, BLOCK_QUERIES), B * heads](*given, d_q, scale, N, M, **sizes)
+        _backward_keys[triton.cdiv(M, BLOCK_KEYS), B * heads](*given, d_kv, d_positions, d_table, scale, N, M, **sizes)
         d_positions = d_positions.sum(2).view(positions.shape).to(positions.dtype)
         d_table = F.pad(d_table.sum(0), (-RING.value,) * 4)
-        return (d_q * scale).to(q.dtype), d_kv, d_positions, d_table.to(table.dtype), None
+        return d_q, d_kv, d_positions, d_table.to(table.dtype), None
 
 
 def _sizes(q: Tensor, positions: Tensor, table: Tensor) -> dict[str, int]:

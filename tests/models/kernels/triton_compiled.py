@@ -11,7 +11,7 @@ from triton.compiler import ASTSource
 
 from dat_train.models.kernels import triton_attention as kernels
 
-CUT = {"q", "kv", "out", "d_out", "d_kv"}  # in bfloat16 under autocast
+CUT = {"q", "kv", "out", "d_out", "d_q", "d_kv"}  # in bfloat16 under autocast
 SIZES = {"W": 14, "TH": 27, "TW": 27, "HEADS": 12, "GROUPS": 3, "D": 32,
          "BN": kernels.BLOCK_QUERIES, "BM": kernels.BLOCK_KEYS}  # fmt: skip
 
@@ -39,5 +39,5 @@ def spilled(kernel, capability: int) -> int:
 
 if __name__ == "__main__":
     capability = int(sys.argv[1])
-    for kernel in (kernels._forward, kernels._backward):
+    for kernel in (kernels._forward, kernels._backward_queries, kernels._backward_keys):
         print(kernel.__name__, spilled(kernel, capability))

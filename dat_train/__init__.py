@@ -1,3 +1,3 @@
 """dat-train: train, evaluate and visualize the Deformable Attention Transformer."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

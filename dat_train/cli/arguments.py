@@ -122,4 +122,4 @@ def _check_key(command: Command, override: Override) -> None:
     if key not in known and not any(name.startswith(f"{key}.") for name in known):
         raise UserError(no_such_setting(command, key))
     if override.is_delete():
-        raise UserError(f"~{key}: a setting cannot be taken away, only set; null or 0 often is off")
+        raise UserError(f"~{key}: a setting cannot be deleted; set it to null or 0 to turn it off")

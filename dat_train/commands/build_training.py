@@ -21,7 +21,7 @@ from dat_train.training.loggers.logger import About, FailSafeLogger, Logger
 from dat_train.training.loggers.mlflow import MlflowLogger
 from dat_train.training.loggers.tensorboard import TensorBoardLogger
 from dat_train.training.loggers.wandb import WandbLogger
-from dat_train.training.loop import Training
+from dat_train.training.loop import LoopOptions, Training
 from dat_train.training.optimizer import build_optimizer
 from dat_train.training.plan import RunPlan
 from dat_train.training.run_context import RunContext
@@ -92,6 +92,16 @@ def build_training(
         plan=plan,
         make_loader=partial(micro_batches, config, train_set, plan, processes),
         val_loader=evaluation_batches(config, val_set, processes),
+        options=LoopOptions(
+            seed=config.seed,
+            clip_grad=config.clip_grad,
+            eval_every=config.eval.every_epochs,
+            log_every=config.log.every,
+            max_unreadable=config.data.max_unreadable,
+            nonfinite_limit=config.nonfinite_limit,
+            timeout_minutes=config.timeout_minutes,
+            compile=config.compile and not is_accelerated(state.model),
+        ),
         log=log,
         checkpoints=CheckpointWriter(
             context.folder,
@@ -104,14 +114,6 @@ def build_training(
         else None,
         offsets=offset_monitor(config, val_set, precision) if processes.is_main else None,
         pictures=RunPictures(context, loggers) if loggers else None,
-        seed=config.seed,
-        clip_grad=config.clip_grad,
-        eval_every=config.eval.every_epochs,
-        log_every=config.log.every,
-        max_unreadable=config.data.max_unreadable,
-        nonfinite_limit=config.nonfinite_limit,
-        timeout_minutes=config.timeout_minutes,
-        compile=config.compile and not is_accelerated(state.model),
     )
 
 

@@ -83,7 +83,7 @@ def continue_with(config: Settings, saved: dict[str, Any], computed: Set[str] = 
 
 
 def settings_of_timm(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the model, its task and its preprocessing from a config.json written by `Preprocessing.as_timm`.
+    """Settings of the model, its task and its preprocessing from a config.json of an export for timm.
 
     Raises:
         UserError: a model whose input is not a square of 1 or 3 channels, or another kind of crop.

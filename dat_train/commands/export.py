@@ -134,13 +134,13 @@ def card(config: Settings, trained: Trained, checkpoint: Checkpoint, steps: Prep
     data = result = None
     score = task_builders(settings).score
     if "step" in content and "config" in content:  # of a run of ours
-        data = settings.data.name
+        data, optim = settings.data.name, settings.optim
         value = score_of(config, content, score.name)
         result = None if value is None else (HUB_METRICS[score.name], value / 100)
         facts += [
             ("data", data),
             ("training", f"{content['epoch']} epochs, {content['step']:,} steps of {settings.batch_size} images"),
-            ("optimizer", f"AdamW, learning rate {settings.optim.lr:g}, weight decay {settings.optim.weight_decay:g}"),
+            ("optimizer", f"{optim.name}, learning rate {optim.lr:g}, weight decay {optim.weight_decay:g}"),
             ("augmentation", settings.augment.name),
             ("seed", str(settings.seed)),
         ]

@@ -1,4 +1,4 @@
-"""Decoding of image files to RGB with Pillow: the exact path, used for evaluation, prediction and reports."""
+"""Decoding of image files to RGB with Pillow, and replacement of unreadable images."""
 
 import io
 import os

@@ -41,7 +41,12 @@ def keyed_randomness(*key: int | str) -> Iterator[None]:
 
 
 def held_out_by_order(items: Sequence, label: int, fraction: float, seed: int) -> list:
-    """The same share of every class, chosen by a seeded shuffle of its sorted list; one at least is not chosen."""
+    """Return the held-out items of a class: the first ones of a shuffle keyed by (seed, label), never all items.
+
+    Args:
+        items: sorted items of the class.
+        fraction: share to hold out.
+    """
     shuffled = list(items)
     random.Random(keyed_seed("split", seed, label)).shuffle(shuffled)
     return shuffled[: min(round(len(shuffled) * fraction), len(shuffled) - 1)]

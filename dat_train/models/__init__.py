@@ -1,4 +1,4 @@
-"""The Deformable Attention Transformer as timm models; needs torch, timm and einops alone.
+"""The Deformable Attention Transformer as timm models; needs torch, timm, einops and safetensors only.
 
 import dat_train.models registers the models:  timm.create_model("dat_tiny", num_classes=10)
 """

@@ -30,22 +30,11 @@ from dat_train.viewer.offsets import OffsetMonitor
 MAX_REPORTED = 20  # unreadable files of a step or of a validation that are named one by one
 
 
-@dataclass(kw_only=True)
-class Training:
-    """A training run; `run()` is the loop.
-
-    The result is a function of state, task, data, plan and settings, up to the order of floating-point sums: every
-    random draw is keyed by (seed, step, micro-batch), and the learning rate depends on the step only. With adamw, the
-    host waits for the device only once in `log_every` steps, before a checkpoint and before a validation.
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions:
+    """Settings of the loop.
 
     Args:
-        state: initial state; holds the result.
-        task: loss and evaluation.
-        make_loader: maps a step to an iterable of this process' micro-batches from that step on.
-        val_loader: this process' share of the validation set.
-        checkpoints: in the main process; None in the others.
-        offsets: measurement of the offsets, in the main process; None to disable.
-        pictures: pictures of the first micro-batch and of the best evaluations, in the main process; None to disable.
         seed: all random draws depend on it.
         clip_grad: maximum norm of the gradient; 0 disables clipping.
         eval_every: epochs between validations.
@@ -57,16 +46,6 @@ class Training:
         compile: compile the model.
     """
 
-    context: RunContext
-    state: TrainState
-    task: Task
-    plan: RunPlan
-    make_loader: Callable[[int], Iterable[Batch]]
-    val_loader: Collection[Batch]
-    log: RunLog
-    checkpoints: CheckpointWriter | None
-    offsets: OffsetMonitor | None = None
-    pictures: RunPictures | None = None
     seed: int = 0
     clip_grad: float = 5.0
     eval_every: int = 1
@@ -75,6 +54,37 @@ class Training:
     nonfinite_limit: int = 20
     timeout_minutes: float = TIMEOUT_MINUTES
     compile: bool = False
+
+
+@dataclass(kw_only=True)
+class Training:
+    """A training run; `run()` is the loop.
+
+    The result is a function of state, task, data, plan and options, up to the order of floating-point sums: every
+    random draw is keyed by (seed, step, micro-batch), and the learning rate depends on the step only. With adamw, the
+    host waits for the device only once in `log_every` steps, before a checkpoint and before a validation.
+
+    Args:
+        state: initial state; holds the result.
+        task: loss and evaluation.
+        make_loader: maps a step to an iterable of this process' micro-batches from that step on.
+        val_loader: this process' share of the validation set.
+        checkpoints: in the main process; None in the others.
+        offsets: measurement of the offsets, in the main process; None to disable.
+        pictures: pictures of the first micro-batch and of the best evaluations, in the main process; None to disable.
+    """
+
+    context: RunContext
+    state: TrainState
+    task: Task
+    plan: RunPlan
+    make_loader: Callable[[int], Iterable[Batch]]
+    val_loader: Collection[Batch]
+    options: LoopOptions
+    log: RunLog
+    checkpoints: CheckpointWriter | None
+    offsets: OffsetMonitor | None = None
+    pictures: RunPictures | None = None
 
     def run(self) -> bool:
         """Train to the end of the plan. Returns False if the run was asked to stop before.
@@ -86,7 +96,8 @@ class Training:
         self.context.stop.at_once = False  # from now on there is something to save
         with self.processes.collective("first all_reduce of gradients"):
             self.forward = self._wrap()
-        self.waiting = {"stop": self.context.stop, "timeout_minutes": self.timeout_minutes}  # ends of waits for a batch
+        # what ends a wait for a batch
+        self.waiting = {"stop": self.context.stop, "timeout_minutes": self.options.timeout_minutes}
         self.feed = Feed(self.make_loader, self.terminal.warn, **self.waiting)
         self.reported: set[str] = set()  # unreadable files that were reported
         self.went_back = False
@@ -133,9 +144,9 @@ class Training:
 
             # At intervals: read the numbers, validate, save.
             epoch_ends = plan.ends_epoch(state.step) or state.step == plan.steps
-            if epoch_ends or state.step % self.log_every == 0:
+            if epoch_ends or state.step % self.options.log_every == 0:
                 self.log.flush(counters)
-                if counters["consecutive_failures"] >= self.nonfinite_limit:
+                if counters["consecutive_failures"] >= self.options.nonfinite_limit:
                     self._go_back()
                     counters = state.counters
                     continue
@@ -153,7 +164,7 @@ class Training:
         model = self.state.model
         training_mode(model)
         defer_running_averages(model)
-        forward = torch.compile(model) if self.compile else model
+        forward = torch.compile(model) if self.options.compile else model
         if self.processes.world_size == 1:
             return forward
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # newer torch renames broadcast_buffers
@@ -176,7 +187,7 @@ class Training:
         """
         example = self.task.example(self.plan.micro_batch_size)
         for _ in range(2):
-            self.task.loss(forward, example, Draw(self.seed, 0, 0)).total.backward()
+            self.task.loss(forward, example, Draw(self.options.seed, 0, 0)).total.backward()
             forward.zero_grad(set_to_none=False)
 
     # A step
@@ -187,7 +198,7 @@ class Training:
         Returns:
             Loss () and its parts () on the device, and the unreadable files of this process.
         """
-        state, plan, seed = self.state, self.plan, self.seed
+        state, plan, seed = self.state, self.plan, self.options.seed
         micros = plan.micro_batches_of(self.processes.rank)
         losses: list[Tensor] = []  # (1 + parts,) of each micro-batch
         names, unreadable = [], []
@@ -224,7 +235,7 @@ class Training:
         state = self.state
         set_learning_rate(state.optimizer, self.plan.learning_rate(state.step))
         state.scaler.unscale_(state.optimizer)
-        norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad or math.inf)
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.options.clip_grad or math.inf)
         skip = (~torch.isfinite(loss + norm)).float()
         scaled = state.scaler.scale(torch.ones_like(loss)) > 1  # before the scaler is updated with this step
         failed = skip * ~(scaled & torch.isfinite(loss))
@@ -250,10 +261,10 @@ class Training:
         counters["unreadable_in_epoch"] += count
         self._report_unreadable(own, "replaced by another image")
         share = counters["unreadable_in_epoch"] / (plan.steps_per_epoch * plan.batch_size)
-        if share > self.max_unreadable:
+        if share > self.options.max_unreadable:
             raise UserError(
                 f"{share:.1%} of this epoch's images cannot be read ({counters['unreadable_in_epoch']:,} so far), more "
-                f"than data.max_unreadable={self.max_unreadable:g}; check the files reported above, or raise it"
+                f"than data.max_unreadable={self.options.max_unreadable:g}; check the files reported above, or raise it"
             )
 
     def _report_unreadable(self, own: list[str], consequence: str) -> None:
@@ -274,7 +285,7 @@ class Training:
 
     def _validation_is_due(self) -> bool:
         state = self.state
-        return state.validated != state.step and self.plan.validates(state.step, self.eval_every)
+        return state.validated != state.step and self.plan.validates(state.step, self.options.eval_every)
 
     def _validate(self) -> None:
         """Validate and record the result.

@@ -29,7 +29,7 @@ WRONG = {
     ("epochs", *OK): "'epochs' is not a setting: write NAME=VALUE; did you mean epochs?",
     ("=3", *OK): "write NAME=VALUE",
     ("--epochs=3", *OK): "settings are written without dashes; did you mean epochs?",
-    ("~optim", *OK): "a setting cannot be taken away",
+    ("~optim", *OK): "a setting cannot be deleted",
     ("hydra.foo=1", *OK): "hydra.foo is not a setting",
     # wrong type
     ("optim.lr=fast", *OK): "optim.lr=fast: expected a number",

@@ -75,6 +75,6 @@ def test_only_a_leading_tilde_of_a_known_user_is_expanded(monkeypatch):
 
 def test_a_deletion_is_no_path():
     assert read_arguments(PREDICT, ["~/x.jpg", "ckpt=c.pt"])[2] == ["~/x.jpg"]
-    with pytest.raises(Exception, match="a setting cannot be taken away"):
+    with pytest.raises(Exception, match="a setting cannot be deleted"):
         read_arguments(TRAIN, ["~optim", *OK])
     assert Path("~").expanduser()

@@ -22,7 +22,7 @@ from dat_train.runtime.terminal import Terminal
 from dat_train.tasks.classification import ImageClassification, Images
 from dat_train.tasks.losses import cross_entropy
 from dat_train.training.checkpoint_writer import CheckpointWriter
-from dat_train.training.loop import Training
+from dat_train.training.loop import LoopOptions, Training
 from dat_train.training.optimizer import build_optimizer
 from dat_train.training.plan import RunPlan
 from dat_train.training.resume import open_run, restore
@@ -127,6 +127,8 @@ def small_training(
         mixing=settings.pop("mixing", None) or Mixing(CLASSES, mixup=0.8, cutmix=1.0, label_smoothing=0.1),
         objective=settings.pop("objective", cross_entropy),
     )
+    options = {"log_every": 2} | settings
+    options = {name: options.pop(name) for name in LoopOptions.__dataclass_fields__ if name in options}
     return Training(
         **{
             "context": context,
@@ -135,11 +137,11 @@ def small_training(
             "make_loader": make_loader,
             "val_loader": evaluation_loader(val_set, batch_size=8, workers=workers, **layout),
             "plan": plan,
+            "options": LoopOptions(**options),
             "log": log,
             "checkpoints": checkpoints,
-            "log_every": 2,
         }
-        | settings
+        | {name: value for name, value in settings.items() if name not in options}
     )
 
 

@@ -63,7 +63,7 @@ class DataConfig:
         "split to evaluate, by name in any case; all: no part held out; null: val, else test", may_change=True
     )
     val_fraction: float = setting("share held out where there is no val/ folder", SHARE)
-    split_seed: int = setting("seed of that split", NOT_NEGATIVE)
+    split_seed: int = setting("seed of the split by val_fraction", NOT_NEGATIVE)
     split_by: str = setting("name: each image by its name, for growing data; order: as before version 0.2", SPLIT_BY)
     sampling: str = setting("uniform, or balanced: every class equally often in an epoch", SAMPLING)
     shuffle: str = setting("full, or blocks: neighboring images in long reads, for slow disks", SHUFFLE)
@@ -123,8 +123,10 @@ class OptimConfig:
     betas: list[float] = setting("of adam and adamw; others: optim.args.betas", BETAS)
     eps: float = setting("of adam and adamw; others: optim.args.eps", POSITIVE)
     args: dict[str, Any] = setting("further arguments of the optimizer, e.g. optim.args.momentum=0.95", default={})
-    layer_decay: float = setting("learning rate of a layer over that of the layer above it; 1: equal rates", ABOVE_ZERO)
-    head_lr_factor: float = setting("learning rate of the classifier over that of the others", POSITIVE)
+    layer_decay: float = setting(
+        "ratio of a layer's learning rate to that of the next layer; 1: equal rates", ABOVE_ZERO
+    )
+    head_lr_factor: float = setting("ratio of the classifier's learning rate to that of the other layers", POSITIVE)
 
 
 @dataclass
@@ -133,7 +135,7 @@ class DistillConfig:
         "timm model that teaches, also local-dir:FOLDER or hf-hub:NAME; null: none", path=True
     )
     weights: str | None = setting(
-        "its weights; null: timm's own. A checkpoint of dat-train needs no teacher=", path=True
+        "weights of the teacher; null: timm's own. A checkpoint of dat-train needs no teacher=", path=True
     )
     kind: str = setting("soft: the teacher's probabilities; hard: its decision", DISTILLATION)
     alpha: float = setting("the teacher's share of the loss", SHARE)
@@ -142,7 +144,7 @@ class DistillConfig:
 
 @dataclass
 class ScheduleConfig:
-    name: str = setting("learning rate over the run", SCHEDULE)
+    name: str = setting("learning-rate schedule", SCHEDULE)
     warmup_epochs: float = setting(
         "epochs of linear warm-up, counted inside `epochs`; unless set, a continued run keeps its own", NOT_NEGATIVE
     )
@@ -155,7 +157,7 @@ class ScheduleConfig:
     power: float = setting("poly: exponent", POSITIVE)
     step_epochs: float = setting("step: epochs between multiplications by gamma", POSITIVE)
     milestones: list[int] = setting("multistep: epochs after which the rate is multiplied by gamma", EPOCHS)
-    gamma: float = setting("step, multistep: that factor", SHARE)
+    gamma: float = setting("step, multistep: factor of the learning rate", SHARE)
 
 
 @dataclass
@@ -189,15 +191,15 @@ class LogConfig:
     every: int = setting("steps between progress lines and writes of metrics.jsonl", POSITIVE, may_change=True)
     tensorboard: bool = setting("write TensorBoard files into the run's folder", may_change=True)
     wandb: bool = setting("log to Weights & Biases", may_change=True)
-    wandb_project: str = setting("its project", may_change=True)
+    wandb_project: str = setting("project in Weights & Biases", may_change=True)
     wandb_mode: str | None = setting(
         "null: online where a login is known, else offline", one_of("online", "offline"), may_change=True
     )
     mlflow: bool = setting("log to MLflow", may_change=True)
     mlflow_uri: str | None = setting(
-        "its server or database; null: MLFLOW_TRACKING_URI, else runs_dir/mlflow.db", may_change=True
+        "MLflow server or database; null: MLFLOW_TRACKING_URI, else runs_dir/mlflow.db", may_change=True
     )
-    mlflow_experiment: str = setting("its experiment", may_change=True)
+    mlflow_experiment: str = setting("experiment in MLflow", may_change=True)
 
 
 @dataclass
@@ -236,7 +238,7 @@ class TrainConfig:
     clip_grad: float = setting("largest gradient norm; 0: no clipping", NOT_NEGATIVE)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
-    seed: int = setting("key of all random draws", NOT_NEGATIVE)
+    seed: int = setting("random seed", NOT_NEGATIVE)
     resume: str = setting(
         "auto: continue the run's folder; never: start a new run; or a checkpoint's path", may_change=True, path=True
     )

@@ -95,7 +95,7 @@ def _forms(device: torch.device, kernels: str) -> dict[type[nn.Module], type[nn.
         try:
             from dat_train.models.kernels.triton_attention import TritonDeformableAttention
         except ImportError:
-            raise UserError("kernels=triton needs Triton, which this torch has not; kernels=auto works") from None
+            raise UserError("kernels=triton needs Triton, which is not installed; use kernels=auto") from None
         return {DeformableAttention: TritonDeformableAttention}
     if kernels == "plain":
         return {}

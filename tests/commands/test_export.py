@@ -28,7 +28,7 @@ pytestmark = pytest.mark.long
 def run(tmp_path_factory):
     """A run folder with a checkpoint that classifies most digits correctly."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    write_fitted_checkpoint(folder, "epochs=3")
+    write_fitted_checkpoint(folder, "epochs=3", "optim.name=lamb")
     return folder
 
 
@@ -74,7 +74,7 @@ def test_timm_loads_the_folder_with_equal_logits(folder, digits, logits):
 def test_the_hub_library_reads_the_card_and_its_facts(folder):
     card = ModelCard((folder / "README.md").read_text())
     assert card.data.library_name == "timm" and card.data.pipeline_tag == "image-classification"
-    assert "`dat_nano`" in card.text and "learning rate 0.002" in card.text
+    assert "`dat_nano`" in card.text and "lamb, learning rate 0.002" in card.text
 
 
 def test_the_code_in_the_card_runs_unchanged(folder, run):

@@ -1,5 +1,6 @@
 """Data loaders: batches from worker processes, the same for any number of them."""
 
+import multiprocessing.queues
 import os
 import pickle
 import signal
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, default_collate
 
 from dat_train.data.batch import Batch
@@ -133,6 +135,7 @@ def _stack(images: list[Tensor]) -> Tensor:
 
 def _init_worker(_number: int) -> None:
     torch.set_num_threads(1)
+    multiprocessing.queues.Queue._on_queue_feeder_error = _send_error
     # A signal to the whole process group is meant for the main process: it finishes its step and then ends its workers
     # with SIGTERM. The handler of the main process would not end a worker in a read that does not return.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -141,3 +144,12 @@ def _init_worker(_number: int) -> None:
     for name in ("SIGINT", "SIGUSR1", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _send_error(queue: multiprocessing.queues.Queue, _error: Exception, message: tuple[int, Any]) -> None:
+    """Send the error of a batch that cannot be sent, for instance because shared memory or file descriptors run out.
+
+    multiprocessing prints the error and drops the batch, and the main process would wait for it without end.
+    """
+    number, _batch = message
+    queue.put((number, ExceptionWrapper(where="in a data worker")))

@@ -11,6 +11,7 @@ from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import evaluation_loader, train_loader
 from dat_train.data.order import MicroBatchSampler, epoch_order
 from dat_train.errors import UserError
+from dat_train.runtime.batch_feed import Feed
 
 NORM = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
@@ -107,3 +108,17 @@ def test_pinning_is_asked_of_torch(photos):
     assert train_loader(photos, sampler(), pin_memory=True).pin_memory
     assert not evaluation_loader(photos, batch_size=2).pin_memory
     assert evaluation_loader(photos, batch_size=2, pin_memory=True).pin_memory
+
+
+class Unsendable:
+    """Batch that cannot be sent, as with full shared memory or too many open files."""
+
+    def __reduce__(self):
+        raise OSError("too many open files")
+
+
+def test_a_batch_that_cannot_be_sent_is_an_error(photos):
+    photos.collate = lambda samples: Unsendable()
+    feed = Feed(lambda _step: evaluation_loader(photos, batch_size=4, workers=1), print, timeout_minutes=1)
+    with pytest.raises(OSError, match="too many open files"):
+        feed.next(0, 0)

@@ -6,13 +6,12 @@ from pathlib import Path
 from torch import Tensor
 
 from dat_train.choices import CLASSIFIERS
-from dat_train.commands.build_model import classifiers
+from dat_train.commands.build_model import build_model, classifiers, with_model_defaults
 from dat_train.commands.build_task import task_builders
 from dat_train.commands.checkpoint_settings import trained_with
-from dat_train.commands.evaluating import run_evaluation
-from dat_train.commands.evaluation_data import evaluation_set
-from dat_train.commands.model_defaults import with_model_defaults
+from dat_train.commands.evaluating import evaluation_set, run_evaluation
 from dat_train.commands.output_folder import output_errors
+from dat_train.commands.trained import number_of_classes
 from dat_train.errors import UserError
 from dat_train.models.averaging import average_states, greedy_soup
 from dat_train.models.checkpoint import Checkpoint
@@ -61,11 +60,11 @@ def run(config: Settings, command_line: CommandLine) -> None:
 
 def _state(settings: Settings, checkpoint: Checkpoint, ema: bool | None) -> dict[str, Tensor]:
     """Weights of a checkpoint by the model's parameter names."""
-    if settings.task in CLASSIFIERS:
+    if settings.task in CLASSIFIERS:  # also of backbones without a classifier
         number = count_classes(checkpoint, classifiers(settings.model.timm_name)) or 0
-    elif not (number := len(checkpoint.classes)):
-        raise UserError(f"{checkpoint.path} has no class names; it must be a checkpoint of dat-train")
-    model = task_builders(settings).model(settings, number)
+    else:
+        number = number_of_classes(settings, checkpoint)
+    model = build_model(settings, number)
     load_weights(model, checkpoint, ema=ema)
     return model.state_dict()
 
@@ -77,18 +76,18 @@ def _greedy(
     average_states(states)  # raises an error for models that differ before any of them is evaluated
     processes = start_processes(device)
     precision = resolve_precision(settings.dtype, processes.device)
-    builders = task_builders(settings)
+    task_score = task_builders(settings).score
     val_set = evaluation_set(settings, first, processes)
-    model = builders.model(settings, len(val_set.classes)).to(processes.device, precision.weights)
+    model = build_model(settings, len(val_set.classes)).to(processes.device, precision.weights)
     accelerate(model, processes.device)
 
     def score(state: dict[str, Tensor]) -> float:
         model.load_state_dict(state)
         options = {"precision": precision, "processes": processes, "terminal": terminal}
         found, _ = run_evaluation(settings, val_set, model, **options)
-        return getattr(found, builders.score.name)
+        return getattr(found, task_score.name)
 
-    name = builders.score.template.partition(" {")[0]
+    name = task_score.template.partition(" {")[0]
     terminal.say(f"{name} in percent on {settings.data.name}, {len(val_set):,} images")
     for note in getattr(val_set, "notes", ()):
         terminal.say(note)

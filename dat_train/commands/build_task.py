@@ -1,4 +1,4 @@
-"""The task of a run from its settings, with its datasets and its model."""
+"""The task of a run from its settings: its loss and evaluation, and the data sets it is for."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,18 +12,13 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dat_train.choices import CLASSIFIERS
-from dat_train.commands.build_data import datasets, multilabel_datasets
-from dat_train.commands.build_dense import (
-    dense_model,
-    detection_datasets,
-    detection_task,
-    segmentation_datasets,
-    segmentation_task,
-)
-from dat_train.commands.build_model import build_model, require_model
+from dat_train.commands.build_data import datasets, multilabel_datasets, scene_datasets
+from dat_train.commands.build_model import require_model
 from dat_train.commands.trained import open_trained
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.mixing import Mixing, MultiHotMixing
+from dat_train.data.scenes.detection_dataset import DetectionImages
+from dat_train.data.scenes.segmentation_dataset import SegmentationImages
 from dat_train.errors import UserError
 from dat_train.models.kernels import accelerate
 from dat_train.models.weights import load_weights
@@ -59,24 +54,22 @@ class TaskBuilders:
     Args:
         datasets: training and validation set. They have `classes`, `fingerprint()`, and `collate` if their samples
             are not those of `ImageDataset`.
-        model: model with random weights for a number of classes.
         task: loss and evaluation, for a training set.
         score: score of the task's evaluations.
     """
 
-    datasets: Callable[[Settings, Processes], tuple[Dataset, Dataset]]
-    model: Callable[[Settings, int], nn.Module]
+    datasets: Callable[[Settings, Processes], Sequence[Dataset]]
     task: Callable[[Settings, Dataset, Precision], Task]
     score: Score
 
 
 def task_builders(config: Settings) -> TaskBuilders:
-    """Return the builders of config.task. Settings from before version 0.2 have no task: classification.
+    """Return the builders of config.task.
 
     Raises:
         UserError: a setting that the task does not have.
     """
-    task, values = config.get("task", "classification"), flat(config)
+    task, values = config.task, flat(config)
     for key, (without_effect, tasks, way_out) in OF_TASKS.items():
         value = values.get(key, without_effect)
         if task not in tasks and value != without_effect:
@@ -105,6 +98,37 @@ def multilabel(config: Settings, train_set: ImageDataset, precision: Precision) 
     objective = BinaryCrossEntropy(loss.target_threshold, loss.sum_classes, weights)
     arguments = {"precision": precision, "mixing": mixing, "objective": objective}
     return MultiLabelClassification(train_set.classes, model_images(config), **arguments)
+
+
+def segmentation(config: Settings, train_set: SegmentationImages, precision: Precision) -> SemanticSegmentation:
+    """Build the segmentation task.
+
+    Raises:
+        UserError: class weights that are not one for each class, or UPerNet with one image at a time.
+    """
+    if config.dense.head == "upernet" and config.micro_batch_size == 1:
+        raise UserError(
+            "micro_batch_size=1 is not possible with dense.head=upernet: batch normalization of its 1 x 1 map needs "
+            f"two images; set micro_batch_size=2 (batch_size={config.batch_size} stays) or dense.head=semantic_fpn"
+        )
+    return SemanticSegmentation(
+        train_set.classes,
+        config.img_size,
+        config.data.mean,
+        config.data.std,
+        precision=precision,
+        aux_weight=config.dense.aux_weight,
+        class_weights=config.dense.class_weights,
+        flip=config.dense.flip,
+    )
+
+
+def detection(config: Settings, train_set: DetectionImages, precision: Precision) -> ObjectDetection:
+    """Build the detection task."""
+    short, long = min(config.dense.limits), max(config.dense.limits)
+    size, data = (short, min(long, short * 4 // 3)), config.data
+    with_masks = train_set.with_masks
+    return ObjectDetection(train_set.classes, size, data.mean, data.std, precision=precision, with_masks=with_masks)
 
 
 def model_images(config: Settings) -> Images:
@@ -215,8 +239,8 @@ def _try(distillation: Distillation, name: str, img_size: int, channels: int, cl
 
 
 TASKS = {
-    "classification": TaskBuilders(datasets, build_model, classification, ImageClassification.score),
-    "multilabel": TaskBuilders(multilabel_datasets, build_model, multilabel, MultiLabelClassification.score),
-    "segmentation": TaskBuilders(segmentation_datasets, dense_model, segmentation_task, SemanticSegmentation.score),
-    "detection": TaskBuilders(detection_datasets, dense_model, detection_task, ObjectDetection.score),
+    "classification": TaskBuilders(datasets, classification, ImageClassification.score),
+    "multilabel": TaskBuilders(multilabel_datasets, multilabel, MultiLabelClassification.score),
+    "segmentation": TaskBuilders(scene_datasets, segmentation, SemanticSegmentation.score),
+    "detection": TaskBuilders(scene_datasets, detection, ObjectDetection.score),
 }

@@ -7,7 +7,7 @@ import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from dat_train.choices import CLASSIFIERS
-from dat_train.commands.model_defaults import with_model_defaults
+from dat_train.commands.build_model import with_model_defaults
 from dat_train.errors import UserError
 from dat_train.models.checkpoint import TIMM_SCHEME, Checkpoint
 from dat_train.models.published_dense import published_experiment

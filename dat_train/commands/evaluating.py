@@ -1,32 +1,118 @@
-"""Evaluation of a model of any task on a data set, with progress on the terminal, and the text of its result."""
+"""Data set on which the model of a checkpoint is evaluated, and its evaluation with progress on the terminal."""
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.utils.data import Dataset
 
-from dat_train.commands.build_data import evaluation_batches
-from dat_train.commands.trained import TrainedModel
+from dat_train.choices import CLASSIFIERS
+from dat_train.commands.build_data import (
+    evaluation_batches,
+    evaluation_transform,
+    opened_by_all,
+    require_targets,
+    scene_datasets,
+    source_arguments,
+)
+from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.trained import number_of_classes
 from dat_train.data.batch import Batch
+from dat_train.data.dataset import ImageDataset
+from dat_train.data.generated.fake import FakeImages
+from dat_train.data.storages.class_names import IMAGENET_CLASSES, imagenet_numbers
+from dat_train.data.storages.sources import open_evaluation_set
+from dat_train.data.storages.splits import HoldOut
+from dat_train.errors import UserError
 from dat_train.evaluation.classification import evaluate
 from dat_train.evaluation.detection import evaluate_detection
 from dat_train.evaluation.multilabel import evaluate_multilabel
 from dat_train.evaluation.segmentation import evaluate_segmentation
-from dat_train.models import count_parameters
+from dat_train.home_folder import expand_home
+from dat_train.models.checkpoint import Checkpoint
 from dat_train.runtime.batch_feed import feed_once
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.runtime.terminal import Terminal, duration
 from dat_train.settings import Settings
-from dat_train.training.summary import table
 
 PROGRESS_SECONDS = 30.0  # between progress lines where the output is no terminal
-MAX_NAMED_FILES = 5  # unreadable images on the terminal; result.json has all
-FILES = ("result.json", "per_class.csv", "confused.csv", "wrong.csv", "wrong.png")
-FILES_OF_SCENES = ("confusion.csv", "confusion.png", "worst.png", "detections.json", "detections.png")
+
+
+def evaluation_set(settings: Settings, checkpoint: Checkpoint, processes: Processes) -> Dataset:
+    """Open the data set of `settings`; its labels are those of the checkpoint's model.
+
+    Raises:
+        UserError: no classifier in the checkpoint, data that cannot be used, or classes that the model does not have.
+    """
+    number = number_of_classes(settings, checkpoint)
+    opened = _labelled_images if settings.task in CLASSIFIERS else _scenes
+    images = opened(settings, checkpoint, number, processes)
+    processes.check_same(f"{len(images):,} images, {images.fingerprint()}", "evaluation set")
+    return images
+
+
+def _labelled_images(settings: Settings, checkpoint: Checkpoint, number: int, processes: Processes) -> ImageDataset:
+    """Data set of classification; classes are matched by name."""
+    data = settings.data
+
+    def opened() -> ImageDataset:
+        return open_evaluation_set(
+            data.kind,
+            data.root,
+            classes=known_classes(checkpoint.classes, number),
+            split=data.split,
+            hold_out=training_hold_out(settings, trained_with(checkpoint)),
+            **source_arguments(settings),
+        )
+
+    images = opened_by_all(opened, processes)
+    if settings.task == "multilabel":
+        require_targets(images, data.name)
+    if len(images.classes) != number:
+        raise UserError(
+            f"{checkpoint.path} has {number:,} classes without names, data={data.name} has {len(images.classes):,}; "
+            "set data=..."
+        )
+    set_view(images, settings)
+    return images
+
+
+def _scenes(settings: Settings, checkpoint: Checkpoint, number: int, processes: Processes) -> Dataset:
+    """Validation set of segmentation or detection."""
+    (images,) = scene_datasets(settings, processes, ("val",))
+    known, own = list(checkpoint.classes), list(images.classes)
+    published = not checkpoint.config  # classes in the order of the data, by definition; spelled as the authors do
+    if number != len(own) or (known != own and not published):
+        raise UserError(
+            f"{checkpoint.path} has {number} classes, data={settings.data.name} has {len(own)} or others: set data=..."
+        )
+    return images
+
+
+def set_view(images: ImageDataset, settings: Settings) -> None:
+    """Give `images` the resolution and the transform of `settings`."""
+    images.transform = evaluation_transform(settings)
+    if isinstance(images, FakeImages):
+        images.image_size = settings.img_size
+
+
+def known_classes(names: Sequence[str], number: int) -> list[str] | None:
+    """Class names of a model with `number` classes; ImageNet's WordNet numbers where it has 1000 without names."""
+    if len(names) == number:
+        return list(names)
+    return imagenet_numbers() if number == IMAGENET_CLASSES else None
+
+
+def training_hold_out(settings: Settings, trained: dict[str, Any]) -> HoldOut | None:
+    """Part of the images that the training run held out; None if the data set is another one."""
+    before = trained.get("data", {})
+    if not before.get("root") or not settings.data.root or before.get("kind") != settings.data.kind:
+        return None
+    if expand_home(before["root"]).resolve() != expand_home(settings.data.root).resolve():
+        return None
+    return HoldOut(before["val_fraction"], before["split_seed"], before.get("split_by", "order"))
 
 
 def run_evaluation(
@@ -54,7 +140,7 @@ def run_evaluation(
     start = time.monotonic()
     batches = _watched(loader, terminal, text, settings.timeout_minutes)
     options: dict[str, Any] = {"precision": precision, "processes": processes}
-    match settings.get("task", "classification"):
+    match settings.task:
         case "classification":
             options |= {"num_classes": len(val_set.classes), "subset": val_set.subset, "valid_labels": val_set.right}
             found = evaluate(model, batches, **options)
@@ -79,56 +165,3 @@ def _watched(loader: Sequence[Batch], terminal: Terminal, text: str, timeout_min
             terminal.say(f"batch {done:,}/{len(loader):,}   ETA {duration(left)}")
             next_line = now + PROGRESS_SECONDS
         yield batch
-
-
-def common_facts(trained: TrainedModel, number: int, processes: Processes, seconds: float) -> dict[str, Any]:
-    """Entries of result.json that do not depend on the task.
-
-    Args:
-        number: images.
-    """
-    return {
-        "parameters": count_parameters(trained.model),
-        "checkpoint": str(trained.weights.path),
-        "weights": trained.weights.source,
-        "data": trained.settings.data.name,
-        "data_root": trained.settings.data.root,
-        "dtype": trained.precision.name,
-        "device": trained.precision.device.type,
-        "processes": processes.world_size,
-        "seconds": round(seconds, 3),
-        "images_per_second": round(number / seconds, 2),
-    }
-
-
-def result_topics(
-    facts: dict[str, Any], trained: TrainedModel, val_set: Dataset, unreadable: Sequence[str]
-) -> list[tuple[str, str]]:
-    """(topic, text) pairs that do not depend on the task.
-
-    Args:
-        facts: entries of result.json.
-    """
-    topics = [
-        ("weights", f"{facts['checkpoint']} ({facts['weights']})"),
-        *(("", note) for note in trained.weights.notes),
-        ("model", f"{facts['model']}, {facts['parameters'] / 1e6:.2f} M parameters"),
-        ("data", f"{facts['data']}, {facts['data_root'] or 'made on the fly'}"),
-        *(("", note) for note in getattr(val_set, "notes", ())),
-        ("device", f"{facts['device']}, {facts['dtype']}, {facts['images_per_second']:,.0f} images/s"),
-    ]
-    if unreadable:
-        count = len(unreadable)
-        topics.append(("unreadable", f"{count:,} image{'s' * (count > 1)}, left out of all numbers:"))
-        topics += [("", path) for path in unreadable[:MAX_NAMED_FILES]]
-        if count > MAX_NAMED_FILES:
-            topics.append(("", "..."))
-    return topics
-
-
-def print_result(terminal: Terminal, topics: Sequence[tuple[str, str]], text: str, output: Path) -> None:
-    """Print the surroundings of an evaluation, its result, and the files in `output`."""
-    names = [name for name in (*FILES, *FILES_OF_SCENES) if (output / name).exists()]
-    terminal.say(table(topics))
-    terminal.say(f"\n{text}\n")
-    terminal.say(f"in {output}: {', '.join(names)}")

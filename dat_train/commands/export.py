@@ -16,13 +16,12 @@ from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import VIEW
 from dat_train.commands.build_task import task_builders
 from dat_train.commands.checkpoint_settings import open_checkpoint
-from dat_train.commands.evaluating import run_evaluation
-from dat_train.commands.evaluation_data import evaluation_set
-from dat_train.commands.export_dense import dense_graph, require_exportable
+from dat_train.commands.evaluating import evaluation_set, run_evaluation
 from dat_train.commands.output_folder import output_errors, output_folder
-from dat_train.commands.trained import Trained, TrainedModel, assemble
-from dat_train.commands.trained_dense import assemble_dense
+from dat_train.commands.trained import Trained, TrainedDense, assemble
 from dat_train.errors import UserError
+from dat_train.evaluation.scenes_picture import palette
+from dat_train.export.dense_graphs import RetinaNetGraph, SegmentationGraph, retinanet_json, segmentation_json
 from dat_train.export.model_card import model_card
 from dat_train.export.onnx_file import OnnxModel, require_onnx, write_int8, write_onnx
 from dat_train.export.preprocessing import Preprocessing
@@ -54,10 +53,8 @@ def run(config: Settings, command_line: CommandLine) -> None:
     measure = config.int8 if config.validate is None else config.validate
     checkpoint, settings = open_checkpoint(config, command_line, images=measure)
     settings = settings.changed(dtype="fp32")  # half precision is a property of a device, not of the file
-    is_classifier = settings.task in CLASSIFIERS
-    if not is_classifier:
-        require_exportable(config, settings, measure)
-    trained = (assemble if is_classifier else assemble_dense)(settings, checkpoint, config.ema, "cpu")
+    require_exportable(config, settings, measure)
+    trained = assemble(settings, checkpoint, config.ema, "cpu")
     # opened before the export, which takes longer
     val_set = evaluation_set(settings, checkpoint, SINGLE) if measure else None
     output = output_folder(config.output, checkpoint.path, f"export/{config.format}")
@@ -84,18 +81,47 @@ def run(config: Settings, command_line: CommandLine) -> None:
     terminal.say(f"in {output}: {', '.join(names)}")
 
 
+def require_exportable(config: Settings, settings: Settings, measure: bool) -> None:
+    """Raise a UserError for what has no exported form.
+
+    Args:
+        config: settings of dat-export.
+        settings: of the training run.
+        measure: the files will be evaluated on the validation set.
+    """
+    if settings.task in CLASSIFIERS:
+        return
+    if config.format == "safetensors":
+        raise UserError(
+            f"format=safetensors is for classifiers, not for task={settings.task}: set format=onnx or "
+            "format=torch_export"
+        )
+    if settings.task == "detection" and settings.dense.head != "retinanet":
+        raise UserError(
+            f"dense.head={settings.dense.head} cannot be exported, only retinanet can: the size of its "
+            "second stage depends on the image; dat-predict applies the checkpoint, in Python commands/trained.py"
+        )
+    if settings.task == "detection" and measure:
+        raise UserError(
+            "validate=true is not possible for task=detection: the file has no selection of detections; dat-eval "
+            "evaluates the checkpoint"
+        )
+
+
 # Files
 
 
 def write_safetensors(config: Settings, trained: Trained, checkpoint: Checkpoint, folder: Path) -> dict[str, nn.Module]:
     """Write the folder for timm; return the model and the one that timm loads, by name."""
-    steps, task = preprocessing(trained.settings), trained.settings.get("task", "classification")
+    steps = preprocessing(trained.settings)
     text = card(config, trained, checkpoint, steps)
-    write_timm_folder(trained.model, folder, trained.classes, steps, text, task=task)
+    write_timm_folder(trained.model, folder, trained.classes, steps, text, task=trained.settings.task)
     return {"PyTorch": trained.model, "timm": load_timm_folder(folder)}
 
 
-def write_graph(config: Settings, trained: TrainedModel, folder: Path, terminal: Terminal) -> dict[str, nn.Module]:
+def write_graph(
+    config: Settings, trained: Trained | TrainedDense, folder: Path, terminal: Terminal
+) -> dict[str, nn.Module]:
     """Write a file of ONNX or torch.export; return the model and those loaded from the written files, by name."""
     graph, outputs, smallest, sizes = trained.model, ("logits",), None, ""
     if isinstance(trained, Trained):
@@ -121,6 +147,15 @@ def write_graph(config: Settings, trained: TrainedModel, folder: Path, terminal:
             models["onnx int8"] = OnnxModel(folder / "model.int8.onnx")
     terminal.say(f"{' and '.join(outputs)} within {difference:.1e} of PyTorch's{sizes}")
     return models
+
+
+def dense_graph(trained: TrainedDense) -> tuple[nn.Module, str]:
+    """Return a segmentation model or RetinaNet as a graph, and the content of preprocessing.json."""
+    limits, view = trained.settings.dense.limits, trained.settings.data.only("mean", "std")
+    if trained.settings.task == "detection":
+        return RetinaNetGraph(trained.model), retinanet_json(trained.classes, limits, view)
+    colors = palette(len(trained.classes))[: len(trained.classes)].tolist()
+    return SegmentationGraph(trained.model), segmentation_json(trained.classes, colors, limits, view)
 
 
 def preprocessing(settings: Settings) -> Preprocessing:

@@ -1,4 +1,4 @@
-"""dat-predict: checkpoint and paths -> model and batches -> rows."""
+"""dat-predict: checkpoint and paths -> model -> rows of classes, or pictures and a file of areas or objects."""
 
 import contextlib
 import os
@@ -8,21 +8,21 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from dat_train.choices import CLASSIFIERS
+from dat_train.atomic import write_json
 from dat_train.commands.build_data import workers
 from dat_train.commands.checkpoint_settings import open_checkpoint
-from dat_train.commands.output_folder import output_folder
-from dat_train.commands.predict_dense import predict_dense, print_warning
+from dat_train.commands.output_folder import folder_names, output_errors, output_folder
 from dat_train.commands.prediction_writers import Guess, writer_for
-from dat_train.commands.trained import Trained, assemble
-from dat_train.commands.trained_dense import assemble_dense
+from dat_train.commands.scene_prediction import PredictedAreas, PredictedObjects, predict_scene
+from dat_train.commands.trained import Trained, TrainedDense, assemble
 from dat_train.data.batch import prepare_images
 from dat_train.data.dataset import UNREADABLE, ImageDataset
-from dat_train.data.images import UnreadableImage, printable
+from dat_train.data.images import UnreadableImage, printable, read_rgb
 from dat_train.data.loader import evaluation_loader
 from dat_train.data.reading.listing import list_images
 from dat_train.errors import UserError
@@ -45,22 +45,25 @@ def run(config: Settings, command_line: CommandLine) -> None:
     if not paths:
         raise UserError("the list on standard input names no image")
     checkpoint, settings = open_checkpoint(config, command_line, images=False)
-    if settings.task in CLASSIFIERS:
-        unreadable = predict_classes(config, assemble(settings, checkpoint, config.ema, config.device), paths)
+    trained = assemble(settings, checkpoint, config.ema, config.device)
+    if not config.ckpt:
+        print(trained.weights, file=sys.stderr)
+    accelerate(trained.model, trained.precision.device, config.kernels)
+    if isinstance(trained, Trained):
+        unreadable = predict_classes(config, trained, paths)
     else:
-        trained = assemble_dense(settings, checkpoint, config.ema, config.device)
         folder = output_folder(config.output, checkpoint.path, "predictions")
-        unreadable = predict_dense(trained, paths, folder, config.score)
+        unreadable = predict_scenes(trained, paths, folder, config.score)
     if unreadable:
         print(f"{unreadable:,} of {len(paths):,} images could not be read", file=sys.stderr)
         sys.exit(SOME_UNREADABLE)
 
 
+# Classification
+
+
 def predict_classes(config: Settings, trained: Trained, paths: Sequence[str]) -> int:
     """Write a row for each readable image; return the number of the others."""
-    if not config.ckpt:
-        print(trained.weights, file=sys.stderr)
-    accelerate(trained.model, trained.precision.device, config.kernels)
     multi_label, number = trained.multi_label, min(config.top, len(trained.classes))
     choose = partial(above, threshold=config.threshold) if multi_label else partial(best, number=number)
     writer = writer_for(config.format, paths, number, multi_label=multi_label)
@@ -157,3 +160,56 @@ def _output(path: str | None) -> Iterator[Callable[[str], object]]:
             yield file.write
     except OSError as error:
         raise UserError(f"output={path} cannot be written: {error.strerror}") from error
+
+
+# Segmentation and detection
+
+
+def predict_scenes(trained: TrainedDense, paths: Sequence[str], output: Path, least_score: float) -> int:
+    """Write pictures of each image and a file about all into the folder `output`; return the number of the others.
+
+    Args:
+        least_score: of the objects that are drawn and counted; detections.json has all.
+
+    Raises:
+        UserError: the folder cannot be written, or an image does not arrive within timeout_minutes.
+    """
+    records, unreadable = [], 0
+    with output_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+        timeout = trained.settings.timeout_minutes
+        images = feed_once(_Images(paths), print_warning, unit="image", timeout_minutes=timeout)
+        for path, name, image in zip(paths, folder_names(paths), images, strict=True):
+            if isinstance(image, UnreadableImage):
+                unreadable += 1
+                print_warning(" ".join(str(image).split()))
+                continue
+            prediction = predict_scene(trained, image, least_score)
+            prediction.write(output / name)
+            records.append({"path": printable(path)} | prediction.record())
+            print(f"{printable(path)}: {prediction.text}")
+        kind = PredictedAreas if trained.settings.task == "segmentation" else PredictedObjects
+        write_json(output / kind.file, kind.content(records, trained.classes))
+    print(f"in {output}: {kind.file} and pictures")
+    return unreadable
+
+
+class _Images:
+    """Images of files, in order; the error in place of an unreadable image."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[Image | UnreadableImage]:
+        for path in self.paths:
+            try:
+                yield read_rgb(path)
+            except UnreadableImage as error:
+                yield error
+
+
+def print_warning(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)

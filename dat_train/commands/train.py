@@ -11,10 +11,10 @@ from dat_train import __version__
 from dat_train.atomic import read_json, write_text
 from dat_train.choices import TEST_SETS
 from dat_train.commands.build_data import micro_batches
+from dat_train.commands.build_model import build_model, with_model_defaults
 from dat_train.commands.build_task import task_builders
 from dat_train.commands.build_training import build_state, build_training, run_plan
 from dat_train.commands.checkpoint_settings import continue_with
-from dat_train.commands.model_defaults import with_model_defaults
 from dat_train.commands.recipe_topics import recipe_topics
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.fingerprint import class_difference, data_difference, data_fingerprint, describe_data
@@ -80,10 +80,12 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
 
     sets = train_set, _ = builders.datasets(config, processes)
     data = data_fingerprint(*sets)
+    for part in ("train", "val"):  # each machine may have its own copy
+        processes.check_same(f"{data[part]['images']:,} images, {data[part]['digest']}", f"{part} set")
     check_data(config, saved, data, context)
     plan = run_plan(config, len(train_set), processes.world_size)
     precision = resolve_precision(config.dtype, processes.device)
-    model = builders.model(config, len(train_set.classes))
+    model = build_model(config, len(train_set.classes))
     freeze(model, config.freeze)
     facts = {
         "parameters": count_parameters(model),

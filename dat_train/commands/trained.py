@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
 
+import torch
 from PIL.Image import Image
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
@@ -15,9 +15,13 @@ from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import evaluation_transform
 from dat_train.commands.build_model import build_model, classifiers
 from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.data.scenes.dense_transforms import Normalized, scaled_views
 from dat_train.data.storages.class_names import IMAGENET_CLASSES
 from dat_train.errors import UserError
+from dat_train.evaluation.detection import detect
+from dat_train.evaluation.segmentation import predict_scene
 from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.detection.boxes import Detections
 from dat_train.models.weights import LoadReport, count_classes, load_weights
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import resolve_device
@@ -42,26 +46,6 @@ class TrainedModel:
     precision: Precision
     weights: LoadReport
 
-    @classmethod
-    def load(
-        cls,
-        model: nn.Module,
-        classes: list[str],
-        settings: Settings,
-        *,
-        checkpoint: Checkpoint,
-        ema: bool | None,
-        device: str,
-    ) -> Self:
-        """Load the weights of a checkpoint into a new model; ema and device as in `assemble`.
-
-        Raises:
-            UserError: weights of another architecture.
-        """
-        precision = resolve_precision(settings.dtype, resolve_device(device))
-        weights = load_weights(model, checkpoint, ema=ema)
-        return cls(model.to(precision.device, precision.weights).eval(), classes, settings, precision, weights)
-
 
 class Trained(TrainedModel):
     """Trained classifier. Model and transform depend on the settings model, img_size, eval, data.mean and data.std."""
@@ -74,10 +58,41 @@ class Trained(TrainedModel):
     @property
     def multi_label(self) -> bool:
         """True if an image may have any number of classes: probabilities are then sigmoids of the logits."""
-        return self.settings.get("task") == "multilabel"
+        return self.settings.task == "multilabel"
 
 
-def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "auto") -> Trained:
+class TrainedDense(TrainedModel):
+    """Trained segmentation model or detector, and the preparation of its images."""
+
+    def views(self, image: Image, scales: Sequence[float] = (1.0,)) -> list[Tensor]:
+        """The image, resized and normalized, at every scale: (3, h, w) each."""
+        data = self.settings.data
+        return scaled_views(image, self.settings.dense.limits, scales, Normalized(data.mean, data.std))
+
+    @torch.inference_mode()
+    def segment(self, image: Image, scales: Sequence[float] | None = None, flip: bool | None = None) -> Tensor:
+        """Class (H, W) of every pixel of an image, on the CPU.
+
+        Args:
+            scales, flip: views whose probabilities are averaged; None: dense.scales and dense.flip.
+        """
+
+        def forward(images: Tensor) -> Tensor:
+            with self.precision.context():
+                return self.model(images.to(self.precision.device, self.precision.weights))
+
+        dense = self.settings.dense
+        views = self.views(image, scales or dense.scales or (1.0,))
+        flip = bool(dense.flip) if flip is None else flip
+        return predict_scene(forward, views, (image.height, image.width), flip).cpu()
+
+    @torch.inference_mode()
+    def detect(self, image: Image) -> Detections:
+        """Detections of an image in its own pixels."""
+        return detect(self.model, self.views(image)[0], (image.height, image.width), self.precision)
+
+
+def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "auto") -> Trained | TrainedDense:
     """Load the model of a checkpoint of dat-train with the settings of its training, for a script.
 
     Raises:
@@ -90,8 +105,8 @@ def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "au
     return assemble(Settings(config), checkpoint, ema, device)
 
 
-def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, device: str) -> Trained:
-    """Build the classifier of `settings` with the weights in the checkpoint.
+def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, device: str) -> Trained | TrainedDense:
+    """Build the model of `settings` with the weights in the checkpoint.
 
     Args:
         settings: as of a training run, for example from `CommandLine.settings_for`.
@@ -99,25 +114,27 @@ def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, devic
         device: name of the device, or auto.
 
     Raises:
-        UserError: weights of another architecture, or without a classifier.
+        UserError: weights of another architecture, or without a classifier or class names.
     """
-    if settings.get("task", "classification") not in CLASSIFIERS:
-        raise UserError(
-            f"{checkpoint.path} was trained with task={settings.task}: dat-eval, dat-predict and dat-visualize take "
-            "it, and in Python dat_train.commands.trained_dense; this command takes classifiers"
-        )
-    number = classifier_size(settings, checkpoint)
-    names = class_names(checkpoint.classes, number)
-    return Trained.load(build_model(settings, number), names, settings, checkpoint=checkpoint, ema=ema, device=device)
+    kind, number = Trained if settings.task in CLASSIFIERS else TrainedDense, number_of_classes(settings, checkpoint)
+    model, precision = build_model(settings, number), resolve_precision(settings.dtype, resolve_device(device))
+    weights = load_weights(model, checkpoint, ema=ema)
+    classes = class_names(checkpoint.classes, number) if kind is Trained else list(checkpoint.classes)
+    return kind(model.to(precision.device, precision.weights).eval(), classes, settings, precision, weights)
 
 
-def classifier_size(settings: Settings, checkpoint: Checkpoint) -> int:
-    """Number of classes of the checkpoint's classifier.
+def number_of_classes(settings: Settings, checkpoint: Checkpoint) -> int:
+    """Number of classes of the checkpoint's model.
 
     Raises:
-        UserError: the checkpoint has no classifier.
+        UserError: the checkpoint has no classifier, or, of segmentation and detection, no class names.
     """
-    number, path = count_classes(checkpoint, classifiers(settings.model.timm_name)), checkpoint.path
+    path = checkpoint.path
+    if settings.task not in CLASSIFIERS:
+        if not checkpoint.classes:
+            raise UserError(f"{path} has no class names: it must be a checkpoint of dat-train or a released one")
+        return len(checkpoint.classes)
+    number = count_classes(checkpoint, classifiers(settings.model.timm_name))
     if number is None:
         raise UserError(f"{path} has no classifier: it is a backbone; fine-tune it first, with init={path}")
     return number

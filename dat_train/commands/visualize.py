@@ -1,35 +1,54 @@
-"""dat-visualize: checkpoint and images -> sampling points and attention -> pictures and pages."""
+"""dat-visualize: checkpoint and images -> sampling points, attention and prediction -> pictures and pages."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL.Image import Image
 
-from dat_train.choices import CLASSIFIERS
 from dat_train.commands.checkpoint_settings import open_checkpoint
-from dat_train.commands.inspect_scene import inspect_scene
 from dat_train.commands.output_folder import folder_names, output_errors, output_folder
-from dat_train.commands.trained import Trained, assemble
-from dat_train.commands.trained_dense import TrainedDense, assemble_dense
+from dat_train.commands.scene_prediction import predict_scene
+from dat_train.commands.trained import Trained, TrainedDense, assemble
+from dat_train.data.batch import denormalize
 from dat_train.data.images import UnreadableImage, printable, read_rgb
 from dat_train.data.reading.listing import list_images
 from dat_train.errors import UserError
 from dat_train.models import DeformableAttention
+from dat_train.models.recording import record_attention
 from dat_train.runtime.display_text import one_line
 from dat_train.runtime.terminal import Terminal
 from dat_train.settings import CommandLine, Settings
 from dat_train.viewer import pictures
-from dat_train.viewer.attention import Inspection, inspect_image
+from dat_train.viewer.attention import Inspection, inspect_image, recorded_layers
 from dat_train.viewer.attention_page import write_attention_page
 from dat_train.viewer.pictures import MAX_CLASSES
-from dat_train.viewer.scene_pictures import write_scene
+from dat_train.viewer.scene_pictures import Region, write_scene
 from dat_train.viewer.tracing import most_attended_pixels
 
 PAGE = "attention.html"
-# writes the pictures of an image, by the image and its name, into a folder, and returns the prediction as text
-View = Callable[[Image, str, Path], str]
+LISTED = 8  # objects or classes of a scene on the page
+
+
+class Seen(NamedTuple):
+    """Attention and prediction of one image.
+
+    Attributes:
+        inspection: input of the model, without padding, and its layers.
+        queries: pixels (x, y) of the input whose attention is drawn; empty: the most attended ones.
+        shares: names and probabilities, scores or shares for the page.
+        text: the prediction in one line.
+        write_prediction: writes a picture of the prediction into a folder.
+    """
+
+    inspection: Inspection
+    queries: list[tuple[float, float]]
+    shares: list[tuple[str, float]]
+    text: str
+    write_prediction: Callable[[Path], object]
 
 
 def run(config: Settings, command_line: CommandLine) -> None:
@@ -40,13 +59,9 @@ def run(config: Settings, command_line: CommandLine) -> None:
     """
     paths = list_images([config.image], note=lambda text: print(text, file=sys.stderr))
     checkpoint, settings = open_checkpoint(config, command_line, images=False)
-    if settings.get("task", "classification") in CLASSIFIERS:
-        trained = assemble(settings, checkpoint, config.ema, config.device)
-        view = classification_view(config, trained)
-    else:
-        trained = assemble_dense(settings, checkpoint, config.ema, config.device)
-        view = dense_view(config, trained)
-    require_deformable(trained)
+    trained = assemble(settings, checkpoint, config.ema, config.device)
+    if not any(isinstance(module, DeformableAttention) for module in trained.model.modules()):
+        raise UserError(f"{settings.model.timm_name} has no deformable attention (block letter D) to visualize")
     if not config.ckpt:
         print(trained.weights, file=sys.stderr)
     output = output_folder(config.output, checkpoint.path, "visualize")
@@ -58,7 +73,7 @@ def run(config: Settings, command_line: CommandLine) -> None:
         try:
             image = read_rgb(path)
             with output_errors(folder):
-                prediction = view(image, Path(path).name, folder)
+                prediction = visualize(config, trained, image, Path(path).name, folder)
         except UnreadableImage as error:
             terminal.warn(str(error))
             unreadable.append(path)
@@ -74,67 +89,60 @@ def run(config: Settings, command_line: CommandLine) -> None:
         )
 
 
-def require_deformable(trained: Trained | TrainedDense) -> None:
-    """Raise a UserError for a model without deformable attention."""
-    if not any(isinstance(module, DeformableAttention) for module in trained.model.modules()):
-        raise UserError(f"{trained.settings.model.timm_name} has no deformable attention (block letter D) to visualize")
-
-
-def classification_view(config: Settings, trained: Trained) -> View:
-    """View of a classifier: points, attention, heat, traced points, predictions, and the page.
+def visualize(config: Settings, trained: Trained | TrainedDense, image: Image, name: str, folder: Path) -> str:
+    """Write pictures and page of one image into a folder; return the prediction in one line.
 
     Raises:
-        UserError: query=... outside the model's input.
+        UserError: query=... outside the image.
     """
-    size = trained.settings.img_size
+    seen = (see_image if isinstance(trained, Trained) else see_scene)(config, trained, image)
+    inspection, queries = seen.inspection, seen.queries or most_attended_pixels(seen.inspection.heat())
+    if config.pictures:
+        pictures.write_points(inspection, folder)
+        pictures.write_attention(inspection, queries, folder / "attention.png")
+        pictures.write_heat(inspection, folder / "heat.png")
+        pictures.write_traced(inspection, queries, folder / "traced.png")
+        seen.write_prediction(folder)
+    if config.page:
+        write_attention_page(inspection, seen.shares, name, queries[0], folder / PAGE)
+    return seen.text
+
+
+def see_image(config: Settings, trained: Trained, image: Image) -> Seen:
+    """Attention and prediction of a classifier. Queries are pixels of the model's input."""
+    data, precision, size = trained.settings.data, trained.precision, trained.settings.img_size
     queries = queries_of(config.query, (size, size))
+    batch = trained.transform(image).to(precision.device, precision.weights)
+    inspection = inspect_image(trained.model, batch, data.mean, data.std, multi_label=trained.multi_label)
+    shares = [(trained.classes[label], share) for label, share in inspection.top(MAX_CLASSES)]
+    text = ", ".join(f"{one_line(name, 24)} {share:.1%}" for name, share in shares[:3])
 
-    def view(image: Image, name: str, folder: Path) -> str:
-        data, precision = trained.settings.data, trained.precision
-        batch = trained.transform(image).to(precision.device, precision.weights)
-        inspection = inspect_image(trained.model, batch, data.mean, data.std, multi_label=trained.multi_label)
-        chosen = queries or most_attended_pixels(inspection.heat())
-        if config.pictures:
-            write_attention_pictures(inspection, chosen, folder)
-            pictures.write_predictions(inspection, trained.classes, folder / "predictions.png")
-        if config.page:
-            top = [(trained.classes[label], share) for label, share in inspection.top(MAX_CLASSES)]
-            write_attention_page(inspection, top, name, chosen[0], folder / PAGE)
-        return ", ".join(f"{one_line(trained.classes[label], 24)} {share:.1%}" for label, share in inspection.top(3))
+    def write_prediction(folder: Path) -> None:
+        pictures.write_predictions(inspection, trained.classes, folder / "predictions.png")
 
-    return view
+    return Seen(inspection, queries, shares, text, write_prediction)
 
 
-def dense_view(config: Settings, trained: TrainedDense) -> View:
-    """View of a segmentation model or a detector: also the prediction, and points traced from its regions.
+@torch.inference_mode()
+def see_scene(config: Settings, trained: TrainedDense, image: Image) -> Seen:
+    """Attention and prediction of a segmentation model or a detector at scale 1.
 
-    Queries are pixels of the image; pictures show the input of the model, without padding.
+    Queries are pixels of the image; without them attention is traced from the predicted regions.
     """
+    data, view = trained.settings.data, trained.views(image)[0]
+    scale = (view.shape[2] / image.width, view.shape[1] / image.height)
+    with record_attention(trained.model) as attended:
+        prediction = predict_scene(trained, image, config.score, scales=(1.0,), flip=False)
+    layers = recorded_layers(trained.model, attended)
+    inspection = Inspection(denormalize(view, data.mean, data.std), np.zeros(0), layers)
+    regions = [scaled_region(region, scale, inspection.image.shape[:2]) for region in prediction.regions()]
+    queries = [(x * scale[0], y * scale[1]) for x, y in queries_of(config.query, (image.width, image.height))]
+    queries = queries or [tuple(region.middle()) for region in regions[:3]]
 
-    def view(image: Image, name: str, folder: Path) -> str:
-        scene = inspect_scene(trained, image, config.score)
-        prediction = scene.prediction
-        queries = [
-            (x * scene.scale[0], y * scene.scale[1]) for x, y in queries_of(config.query, (image.width, image.height))
-        ]
-        queries = queries or [tuple(region.middle()) for region in prediction.regions[:3]]
-        queries = queries or most_attended_pixels(scene.inspection.heat())
-        if config.pictures:
-            write_attention_pictures(scene.inspection, queries, folder)
-            write_scene(scene.inspection, np.asarray(prediction.picture), prediction.regions, folder / "scene.png")
-        if config.page:
-            write_attention_page(scene.inspection, prediction.shares, name, queries[0], folder / PAGE)
-        return prediction.text
+    def write_prediction(folder: Path) -> None:
+        write_scene(inspection, np.asarray(prediction.picture()), regions, folder / "scene.png")
 
-    return view
-
-
-def write_attention_pictures(inspection: Inspection, queries: Sequence[tuple[float, float]], folder: Path) -> None:
-    """Write the pictures that every task has."""
-    pictures.write_points(inspection, folder)
-    pictures.write_attention(inspection, queries, folder / "attention.png")
-    pictures.write_heat(inspection, folder / "heat.png")
-    pictures.write_traced(inspection, queries, folder / "traced.png")
+    return Seen(inspection, queries, prediction.shares[:LISTED], prediction.text, write_prediction)
 
 
 def queries_of(query: list | None, size: tuple[int, int]) -> list[tuple[float, float]]:
@@ -158,3 +166,20 @@ def queries_of(query: list | None, size: tuple[int, int]) -> list[tuple[float, f
                 f"and {limits}"
             )
     return [(float(x), float(y)) for x, y in points]
+
+
+def scaled_region(region: Region, scale: tuple[float, float], size: tuple[int, int]) -> Region:
+    """A region in pixels of the input.
+
+    Args:
+        scale: input pixels per pixel of the image, (x, y).
+        size: (height, width) of the input.
+    """
+    box = region.box * np.array([*scale, *scale])
+    if region.mask is None:
+        return region._replace(box=box)
+    rows, columns = (
+        ((np.arange(n) + 0.5) / factor).astype(int).clip(0, side - 1)
+        for n, factor, side in zip(size, scale[::-1], region.mask.shape, strict=True)
+    )
+    return region._replace(box=box, mask=region.mask[rows][:, columns])

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from commands.composing import composed
 
-from dat_train.commands.build_task import task_builders
+from dat_train.commands.build_model import build_model
 from dat_train.commands.build_training import build_state
 from dat_train.runtime.checkpoint_file import write_checkpoint
 from dat_train.runtime.precision import resolve_precision
@@ -18,7 +18,7 @@ def write_small_dense_checkpoint(path: Path, task: str, *overrides: str, classes
     """Write step 0 of `experiment=digit_scenes_TASK` with these settings on top to `path`."""
     config = composed(f"experiment=digit_scenes_{task}", SMALL, "dense.channels=8", *overrides)
     precision = resolve_precision(config.dtype, torch.device("cpu"))
-    model = task_builders(config).model(config, len(classes))
+    model = build_model(config, len(classes))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(build_state(config, model, precision, classes).save(0), path)
     return path

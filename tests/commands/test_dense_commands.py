@@ -13,10 +13,10 @@ from commands.running import run_here
 from models.released import write_released_dense
 from PIL import Image
 
-from dat_train.commands.build_task import task_builders
+from dat_train.commands.build_model import build_model
 from dat_train.commands.build_training import build_state
 from dat_train.commands.checkpoint_settings import trained_with
-from dat_train.commands.trained_dense import TrainedDense
+from dat_train.commands.trained import TrainedDense
 from dat_train.models import Checkpoint
 from dat_train.models.published_dense import published_experiment
 from dat_train.models.segmentation import create_segmentation
@@ -34,7 +34,7 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     for task, classes in CLASSES.items():
         config = composed(f"experiment=digit_scenes_{task}", SMALL, f"dense.head={HEADS[task]}", "dense.channels=8")
-        model = task_builders(config).model(config, len(classes))
+        model = build_model(config, len(classes))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "fc_cls.weight" in name or "conv_seg.weight" in name:
@@ -52,7 +52,7 @@ def home(tmp_path_factory):
 @pytest.mark.parametrize("task", CLASSES)
 def test_prediction_ends_after_timeout_minutes(task, home, monkeypatch):
     released = threading.Event()
-    monkeypatch.setattr("dat_train.commands.predict_dense.read_rgb", lambda path: released.wait(60))
+    monkeypatch.setattr("dat_train.commands.predict.read_rgb", lambda path: released.wait(60))
     ended = run_here("dat-predict", f"ckpt={task}.pt", "images", "output=out", "timeout_minutes=0.01", cwd=home)
     released.set()
     assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1, ended.stderr

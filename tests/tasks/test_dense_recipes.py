@@ -7,6 +7,7 @@ import torch
 from commands.composing import composed
 
 from dat_train.cli.conf import choices, conf_dir
+from dat_train.commands.build_model import build_model
 from dat_train.commands.build_task import task_builders
 from dat_train.data.generated.digit_scenes import CLASSES
 from dat_train.errors import UserError
@@ -100,7 +101,7 @@ def test_class_weights_are_one_for_each_class():
 def test_biases_of_the_heads_decay_and_norms_of_the_backbone_do_not(name):
     config = recipe(name)
     with torch.device("meta"):
-        model = task_builders(config).model(config, 80)
+        model = build_model(config, 80)
     decayed = {id(p) for group in parameter_groups(model, 0.1) if group["weight_decay"] for p in group["params"]}
     names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
     assert any(name.endswith(".rpb") for name in names)

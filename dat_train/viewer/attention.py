@@ -1,7 +1,11 @@
-"""Sampling points and attention weights of the deformable layers for one image, as NumPy arrays."""
+"""Sampling points and attention weights of the deformable layers for one image, as NumPy arrays.
 
-import re
-from collections.abc import Sequence
+A cell of a feature map with reduction r covers r x r input pixels. Sampling positions are (y, x) in [-1, 1]; -1 and 1
+are the *centers* of the border cells (align_corners=True). Pixels are (x, y) from the upper left corner of the input;
+the center of the first pixel is (0.5, 0.5).
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,9 +15,9 @@ from torch import Tensor, nn
 
 from dat_train.data.batch import denormalize
 from dat_train.models.dat import DAT
-from dat_train.models.deformable import DeformableAttention
+from dat_train.models.deformable import sample_bilinear
 from dat_train.models.recording import AttentionInputs, record_attention
-from dat_train.viewer.image_coordinates import nearest_query, position_to_pixel, query_pixels, splat
+from dat_train.viewer.offsets import stage_and_block
 
 
 @dataclass(frozen=True)
@@ -24,29 +28,24 @@ class Layer:
     has hundreds of millions. Head m belongs to group m * groups // heads.
 
     Attributes:
-        name: of the attention module, for example "stages.2.blocks.1.attn".
         stage, block: counted from 1, as in the papers.
-        size: (H, W) of the feature map.
         reduction: side of a cell of the feature map, in input pixels.
-        positions: (groups, keys, 2) sampling positions, (y, x) in [-1, 1].
-        points: (groups, keys, 2) sampling positions in input pixels, (x, y).
-        reference: (keys, 2) reference points in input pixels, (x, y).
         recorded: attention module, its input, and its sampling positions.
     """
 
-    name: str
     stage: int
     block: int
-    size: tuple[int, int]
     reduction: int
-    positions: np.ndarray
-    points: np.ndarray
-    reference: np.ndarray
     recorded: AttentionInputs
 
     @property
     def title(self) -> str:
         return f"stage {self.stage}, block {self.block}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the feature map."""
+        return tuple(self.recorded.x.shape[1:3])
 
     @property
     def groups(self) -> int:
@@ -56,19 +55,37 @@ class Layer:
     def heads(self) -> int:
         return self.recorded.attention.num_heads
 
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """(groups, keys, 2) sampling positions, (y, x) in [-1, 1]."""
+        return self.recorded.sampling.positions[0].flatten(1, 2).double().cpu().numpy()
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """(groups, keys, 2) sampling positions in input pixels, (x, y)."""
+        return position_to_pixel(self.positions, self.size, self.reduction)
+
+    @cached_property
+    def reference(self) -> np.ndarray:
+        """(keys, 2) reference points in input pixels, (x, y)."""
+        reference = self.recorded.sampling.reference.flatten(0, 1).double().cpu().numpy()
+        return position_to_pixel(reference, self.size, self.reduction)
+
     @property
     def queries(self) -> np.ndarray:
         """(queries, 2) centers of the cells in input pixels, (x, y)."""
-        return query_pixels(self.size, self.reduction)
+        y, x = np.indices(self.size)
+        return (np.stack([x, y], axis=-1).reshape(-1, 2) + 0.5) * self.reduction
 
     def query_at(self, pixel: Sequence[float]) -> int:
-        """Number of the query whose cell contains an input pixel (x, y)."""
-        return nearest_query(np.asarray(pixel), self.size, self.reduction)
+        """Number of the query whose cell contains, or is nearest to, an input pixel (x, y)."""
+        column, row = np.floor(np.asarray(pixel) / self.reduction).astype(int)
+        return int(np.ravel_multi_index((row, column), self.size, mode="clip"))
 
     @property
     def attention(self) -> np.ndarray:
         """(heads, queries, keys) weights; for each head and query they sum to 1."""
-        return _weights(self.recorded)[0].float().cpu().numpy()
+        return attention_weights(self.recorded)[0].float().cpu().numpy()
 
     def by_group(self, queries: Sequence[int] | None = None) -> np.ndarray:
         """Mean of the weights over the heads of each group, (groups, queries, keys).
@@ -78,13 +95,13 @@ class Layer:
         Args:
             queries: numbers of the queries; None: all.
         """
-        weights = _weights(self.recorded, queries)[0].float()
+        weights = attention_weights(self.recorded, queries)[0].float()
         return weights.unflatten(0, (self.groups, -1)).mean(1).cpu().numpy()
 
     @cached_property
     def received(self) -> np.ndarray:
         """(groups, keys) attention received by each key, mean over all queries and heads. The sum is 1."""
-        received = mean_weights(*self.recorded[:2], self.recorded.sampling.positions)[0]  # (heads, keys)
+        received = mean_weights(self.recorded)[0]  # (heads, keys)
         return (received.unflatten(0, (self.groups, -1)).mean(1) / self.groups).cpu().numpy()
 
     def heat(self) -> np.ndarray:
@@ -134,10 +151,7 @@ class Inspection:
     def on_pixels(self, layer: Layer, heat: np.ndarray) -> np.ndarray:
         """A layer's map (H, W), interpolated to the input's pixels (height, width), with the same sum."""
         height, width = self.image.shape[:2]
-        y, x = (
-            np.clip((np.arange(pixels) + 0.5) / layer.reduction - 0.5, 0, cells - 1)
-            for pixels, cells in zip((height, width), layer.size, strict=True)
-        )
+        y, x = ((np.arange(pixels) + 0.5) / layer.reduction - 0.5 for pixels in (height, width))
         rows = np.stack([np.interp(y, np.arange(layer.size[0]), column) for column in heat.T], axis=1)
         smooth = np.stack([np.interp(x, np.arange(layer.size[1]), row) for row in rows], axis=0)
         return smooth * (heat.sum() / smooth.sum()) if smooth.sum() else smooth
@@ -172,79 +186,72 @@ def recorded_layers(model: nn.Module, attended: dict[str, AttentionInputs]) -> l
     reductions = [info["reduction"] for info in backbone.feature_info]
     layers = []
     for name, recorded in attended.items():
-        stage, block = map(int, re.search(r"stages\.(\d+)\.blocks\.(\d+)\.attn$", name).groups())
-        size, reduction = (recorded.x.shape[1], recorded.x.shape[2]), reductions[stage]
-        positions = recorded.sampling.positions[0].flatten(1, 2).double().cpu().numpy()  # (groups, keys, 2)
-        reference = recorded.sampling.reference.flatten(0, 1).double().cpu().numpy()
-        layers.append(
-            Layer(
-                name,
-                stage + 1,
-                block=block + 1,
-                size=size,
-                reduction=reduction,
-                positions=positions,
-                points=position_to_pixel(positions, size, reduction),
-                reference=position_to_pixel(reference, size, reduction),
-                recorded=recorded,
-            )
-        )
+        stage, block = stage_and_block(name)
+        layers.append(Layer(stage, block, reductions[stage - 1], recorded))
     return layers
 
 
-def _weights(recorded: AttentionInputs, queries: Sequence[int] | None = None) -> Tensor:
-    return attention_weights(recorded.attention, recorded.x, recorded.sampling.positions, queries)
-
-
 @torch.inference_mode()
-def attention_weights(
-    attention: DeformableAttention, x: Tensor, positions: Tensor, queries: Sequence[int] | None = None
-) -> Tensor:
+def attention_weights(recorded: AttentionInputs, queries: Sequence[int] | None = None) -> Tensor:
     """Attention weights of a layer, recomputed from its input.
 
     Args:
-        x: (B, H, W, C) input of the layer.
-        positions: (B, groups, Hk, Wk, 2) sampling positions.
         queries: numbers of the queries in row-major order; None: all.
 
     Returns:
         (B, heads, queries, Hk * Wk), each row summing to 1.
     """
-    q, k, bias = _logit_parts(attention, x, positions)
-    if queries is not None:
-        chosen = torch.as_tensor(queries, dtype=torch.int64, device=q.device)
-        q, bias = q[:, :, chosen], None if bias is None else bias[:, :, chosen]
-    return _softmax(q, k, bias)
+    return _weights(recorded)(slice(None) if queries is None else torch.as_tensor(queries, dtype=torch.int64))
 
 
 @torch.inference_mode()
-def mean_weights(attention: DeformableAttention, x: Tensor, positions: Tensor, at_once: int = 4096) -> Tensor:
+def mean_weights(recorded: AttentionInputs, at_once: int = 4096) -> Tensor:
     """Mean of the attention weights over all queries, (B, heads, Hk * Wk) float64.
 
     Args:
-        x, positions: as in `attention_weights`.
         at_once: queries whose weights are in memory at the same time.
     """
-    q, k, bias = _logit_parts(attention, x, positions)
-    total = 0
-    for start in range(0, q.shape[2], at_once):
-        rows = slice(start, start + at_once)
-        total = total + _softmax(q[:, :, rows], k, None if bias is None else bias[:, :, rows]).sum(
-            2, dtype=torch.float64
-        )
-    return total / q.shape[2]
+    number, weights = recorded.x[0, ..., 0].numel(), _weights(recorded)
+    parts = [slice(start, start + at_once) for start in range(0, number, at_once)]
+    return sum(weights(part).sum(2, dtype=torch.float64) for part in parts) / number
 
 
-def _logit_parts(attention: DeformableAttention, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Queries (B, heads, H * W, d), scaled, keys (B, heads, keys, d), and bias (B, heads, H * W, keys) or None."""
+def _weights(recorded: AttentionInputs) -> Callable[[slice | Tensor], Tensor]:
+    """Function from numbers of queries to their attention weights (B, heads, queries, keys)."""
+    attention, x, (positions, _) = recorded
     B, H, W, C = x.shape
     heads = attention.num_heads
     q = attention.q(x).view(B, H * W, heads, C // heads).transpose(1, 2) * (C // heads) ** -0.5
     k = attention.kv(attention.features(x, positions))[..., :C]  # (B, keys, C)
     k = k.view(B, -1, heads, C // heads).transpose(1, 2)
-    return q, k, None if attention.bias is None else attention.bias(positions, H, W)
+    bias = None if attention.bias is None else attention.bias(positions, H, W)  # (B, heads, H * W, keys)
+
+    def weights(queries: slice | Tensor) -> Tensor:
+        logits = q[:, :, queries] @ k.transpose(2, 3)
+        return (logits if bias is None else logits + bias[:, :, queries].to(logits.dtype)).softmax(-1)
+
+    return weights
 
 
-def _softmax(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
-    logits = q @ k.transpose(2, 3)
-    return (logits if bias is None else logits + bias.to(logits.dtype)).softmax(-1)
+def position_to_pixel(positions: np.ndarray, size: tuple[int, int], reduction: int) -> np.ndarray:
+    """(..., 2) sampling positions (y, x) on a map of `size` (H, W) -> (..., 2) pixels (x, y) of the input."""
+    cells = (positions + 1) / 2 * (np.array(size) - 1)
+    return ((cells + 0.5) * reduction)[..., ::-1]
+
+
+def splat(weights: np.ndarray, positions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Distribute weights at positions to the cells of a map: the transpose of bilinear sampling, its gradient.
+
+    Contributions outside the map, where sampling reads zeros, are lost: the sum over the map is the weight inside.
+
+    Args:
+        weights: (N,); positions: (N, 2), (y, x) in [-1, 1].
+        size: (H, W).
+
+    Returns:
+        (H, W)
+    """
+    cells = torch.zeros(1, *size, 1, dtype=torch.float64, requires_grad=True)
+    sampled = sample_bilinear(cells, torch.from_numpy(positions).view(1, 1, -1, 1, 2))  # (1, N, 1)
+    (heat,) = torch.autograd.grad(sampled, cells, torch.from_numpy(weights).view_as(sampled))
+    return heat[0, :, :, 0].numpy()

@@ -69,14 +69,15 @@ class OffsetMonitor:
             with evaluating(model), record_sampling(model) as layers:
                 model(images)
             for name, sampling in layers.items():
+                stage, block = stage_and_block(name)
                 values = offset_statistics(model.get_submodule(f"{name}.sampling"), sampling) / len(self._images)
                 for measure, value in zip(MEASURES, values, strict=True):
-                    key = f"{measure}/{_short(name)}"
+                    key = f"{measure}/stage{stage}.block{block}"
                     found[key] = found[key] + value if key in found else value
         return found
 
 
-def _short(name: str) -> str:
-    """ "stages.2.blocks.1.attn", in any backbone -> "stage3.block2", counted from 1."""
+def stage_and_block(name: str) -> tuple[int, int]:
+    """Numbers, counted from 1, of the stage and block of an attention module "stages.2.blocks.1.attn"."""
     stage, block = re.search(r"stages\.(\d+)\.blocks\.(\d+)\.attn$", name).groups()
-    return f"stage{int(stage) + 1}.block{int(block) + 1}"
+    return int(stage) + 1, int(block) + 1

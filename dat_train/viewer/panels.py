@@ -1,4 +1,4 @@
-"""Panels of the viewer's figures: the input of the model with points, circles, arrows, lines and a legend."""
+"""Panels of the viewer's figures: the input of the model with points, circles, arrows and a legend."""
 
 import math
 from collections.abc import Sequence
@@ -129,12 +129,6 @@ def draw_legend(figure, entries: Sequence[tuple[str, str, str]]) -> None:
 
 def draw_query(axes, pixel: Sequence[float]) -> None:
     axes.plot(*pixel, "*", markersize=11, markerfacecolor="#ff2d2d", markeredgecolor="white", zorder=4)
-
-
-def draw_lines(axes, lines: np.ndarray, shade: str, width: float, alpha: float) -> None:
-    from matplotlib.collections import LineCollection
-
-    axes.add_collection(LineCollection(lines, colors=shade, linewidths=width, alpha=alpha, zorder=1))
 
 
 def _marker(layer: Layer) -> float:

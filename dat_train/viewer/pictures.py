@@ -15,13 +15,12 @@ from dat_train.viewer.panels import (
     draw_arrows,
     draw_circles,
     draw_legend,
-    draw_lines,
     draw_points,
     draw_query,
     new_panels,
     show_image,
 )
-from dat_train.viewer.tracing import trace_back
+from dat_train.viewer.tracing import trace
 
 MAX_CLASSES = 5  # in predictions.png
 
@@ -84,16 +83,15 @@ def write_heat(inspection: Inspection, path: Path) -> Path:
 
 
 def write_traced(inspection: Inspection, queries: Sequence[tuple[float, float]], path: Path) -> Path:
-    """Draw, for each query, its keys in the last stage and the traced keys of the stages before (`trace_back`)."""
+    """Draw, for each query, its keys in the last stage and the traced keys of the stages before (`trace`)."""
     layers = inspection.last_of_stages()
     figure, panels = new_panels(len(queries), inspection)
-    for axes, query in zip(panels, queries, strict=True):
-        levels = trace_back(layers, query)
+    traces = trace(layers, np.array(queries, float)[:, None])
+    for axes, query, levels in zip(panels, queries, traces, strict=True):
         show_image(axes, inspection, f"from x {query[0]:.0f}, y {query[1]:.0f}")
         for above, level in pairwise(levels):
-            starts = above.points[level.parents]
-            lines = np.stack([starts, level.points], axis=1)  # (N, 2, 2)
-            draw_lines(axes, lines, "white", 0.5, alpha=0.35)
+            ends = np.stack([above.points[level.parents], level.points], axis=-1)  # (N, xy, ends)
+            axes.plot(*ends.transpose(1, 2, 0), color="white", linewidth=0.5, alpha=0.35, zorder=1)
         for depth in range(len(levels) - 1, 0, -1):  # the last level first, under the others
             level = levels[depth]
             draw_circles(

@@ -9,7 +9,7 @@ import numpy as np
 from dat_train.runtime.figure_file import save_figure
 from dat_train.viewer.attention import Inspection, Layer
 from dat_train.viewer.panels import COLORS, draw_circles, draw_legend, new_panels, show_image
-from dat_train.viewer.tracing import trace_regions
+from dat_train.viewer.tracing import trace
 
 SIDE = 3.4  # long side of a panel, inches
 COLUMNS = 3
@@ -60,7 +60,7 @@ def write_scene(inspection: Inspection, predicted: np.ndarray, regions: Sequence
     """Draw the image, the prediction, and the deformable points that the attention of each region leads to.
 
     Attention is followed from the queries inside a region through the last deformable layers of all stages
-    (`trace_regions`). The area of a circle is the weight; the circles of each stage have the same total area. Points
+    (`trace`). The area of a circle is the weight; the circles of each stage have the same total area. Points
     outside the image, where zeros are sampled, are not drawn.
 
     Args:
@@ -68,7 +68,7 @@ def write_scene(inspection: Inspection, predicted: np.ndarray, regions: Sequence
         regions: objects or areas, in input pixels, the most important first.
     """
     layers = inspection.last_of_stages()
-    traces = trace_regions(layers, [region.queries(layers[-1]) for region in regions])
+    traces = trace(layers, [region.queries(layers[-1]) for region in regions])
     single = len(regions) if len(regions) > 1 else 0
     figure, panels = new_panels(2 + bool(regions) + single, inspection, columns=COLUMNS, side=SIDE)
     show_image(panels[0], inspection, "input of the model", dimmed=0)

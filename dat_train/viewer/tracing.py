@@ -18,34 +18,18 @@ class TracedLevel(NamedTuple):
     parents: np.ndarray
 
 
-def trace_back(layers: Sequence[Layer], query: Sequence[float], keys: int = 8) -> list[TracedLevel]:
-    """Follow attention from a query through `layers`: its keys with the largest weights, then the keys of these, ...
+def trace(layers: Sequence[Layer], regions: Sequence[np.ndarray], keys: int = 8) -> list[list[TracedLevel]]:
+    """Follow attention from the queries of each region through `layers`: keys with the largest weights, their keys, ...
 
-    A key of one layer corresponds to the query of the layer before whose cell contains its position. Weights are
-    multiplied along the path. Residual connections and other layers are ignored, so the result shows sampled
-    positions, not the complete information flow. Source: CVPR 2022, multi-level points in the figures.
+    A key of one layer corresponds to the query of the layer before whose cell contains its position. The queries of a
+    region have equal weights with the sum 1; weights are multiplied along the path. Residual connections and other
+    layers are ignored, so the result shows sampled positions, not the complete information flow. The attention weights
+    of a layer are computed once for all regions. Source: CVPR 2022, multi-level points in the figures.
 
     Args:
         layers: from the first to the last, for example the last deformable layer of each stage.
-        query: pixel (x, y) of the input.
-        keys: number of keys to follow from each point, over all groups. A key's weight is the mean over all heads.
-
-    Returns:
-        One level for the query itself, then one for each layer, from the last layer to the first.
-    """
-    return trace_regions(layers, [np.array([query], float)], keys)[0]
-
-
-def trace_regions(layers: Sequence[Layer], regions: Sequence[np.ndarray], keys: int = 8) -> list[list[TracedLevel]]:
-    """Follow attention from all queries of each region, as `trace_back` does from one query.
-
-    The queries of a region have equal weights with the sum 1. The attention weights of a layer are computed once for
-    all regions.
-
-    Args:
-        layers: from the first to the last.
         regions: (N, 2) pixels (x, y) of the queries of each region.
-        keys: number of keys to follow from each point.
+        keys: number of keys to follow from each point, over all groups. A key's weight is the mean over all heads.
 
     Returns:
         For each region, one level for its queries, then one for each layer, from the last layer to the first.

@@ -10,9 +10,8 @@ import torch
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.models import record_attention
 from dat_train.models.deformable import sample_bilinear
-from dat_train.viewer.attention import attention_weights, inspect_image, mean_weights
-from dat_train.viewer.image_coordinates import nearest_query, position_to_pixel, splat
-from dat_train.viewer.tracing import most_attended_pixels, trace_back, trace_regions
+from dat_train.viewer.attention import attention_weights, inspect_image, mean_weights, position_to_pixel
+from dat_train.viewer.tracing import most_attended_pixels, trace
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
 TINY = {"dims": (8, 16, 16, 24), "depths": (1, 2, 2, 2), "num_heads": (1, 2, 4, 3), "groups": (1, 2, 2, 3)}
@@ -53,9 +52,10 @@ def test_recomputed_attention_times_values_is_the_layers_own_output(variant):
     with torch.inference_mode(), record_attention(model) as attended:
         model(torch.randn(2, 3, 32, 32, dtype=torch.float64))
         assert list(attended) == [f"stages.{i}.blocks.1.attn" for i in (1, 2, 3)]
-        for name, (attention, x, (positions, _)) in attended.items():
+        for name, recorded in attended.items():
+            attention, x, (positions, _) = recorded
             B, H, W, C = x.shape
-            weights = attention_weights(attention, x, positions)  # (B, heads, queries, keys)
+            weights = attention_weights(recorded)  # (B, heads, queries, keys)
             assert torch.allclose(weights.sum(-1), torch.ones((), dtype=weights.dtype))
             features = attention.features(x, positions)
             v = (
@@ -95,7 +95,7 @@ def test_weights_of_chosen_queries_and_their_mean_equal_the_full_weights(seen):
     for layer in found.layers:
         assert np.allclose(layer.by_group([3, 0]), layer.by_group()[:, [3, 0]])
         assert np.allclose(layer.received, layer.by_group().mean(1) / layer.groups, atol=1e-6)
-        parts = mean_weights(*layer.recorded[:2], layer.recorded.sampling.positions, at_once=3)
+        parts = mean_weights(layer.recorded, at_once=3)
         assert np.allclose(parts[0].numpy(), layer.attention.mean(1), atol=1e-6)
 
 
@@ -118,8 +118,8 @@ def test_a_pixel_belongs_to_the_query_of_its_cell(seen):
     _, found = seen
     layer = found.layers[0]
     assert [layer.query_at(pixel) for pixel in layer.queries] == list(range(64))
-    assert nearest_query((0, 0), (8, 8), 4) == 0 and nearest_query((31.9, 4), (8, 8), 4) == 15
-    assert nearest_query((-5, 500), (8, 8), 4) == 56  # outside the picture: the nearest cell
+    assert layer.query_at((0, 0)) == 0 and layer.query_at((31.9, 4)) == 15  # 8 x 8 cells of 4 pixels
+    assert layer.query_at((-5, 500)) == 56  # outside the picture: the nearest cell
 
 
 def test_the_heat_map_sums_to_the_attention_inside(seen):
@@ -132,19 +132,9 @@ def test_the_heat_map_sums_to_the_attention_inside(seen):
     assert any(layer.outside().any() for layer in found.layers)
 
 
-def test_splatting_is_the_transpose_of_bilinear_sampling():
-    """The heat map is the gradient of a sum of samples with respect to the map, by definition of sampling."""
-    positions = torch.rand(1, 1, 4, 4, 2, dtype=torch.float64) * 2.4 - 1.2
-    weights = torch.rand(16, dtype=torch.float64)
-    x = torch.zeros(1, 5, 6, 1, dtype=torch.float64, requires_grad=True)
-    (sample_bilinear(x, positions)[0, :, 0] * weights).sum().backward()
-    heat = splat(weights.numpy(), positions.reshape(-1, 2).numpy(), (5, 6))
-    assert np.allclose(heat, x.grad[0, :, :, 0].numpy())
-
-
 def test_tracing_multiplies_weights_and_records_parents(seen):
     _, found = seen
-    levels = trace_back(found.layers, (20, 9), keys=3)
+    (levels,) = trace(found.layers, [np.array([[20, 9]])], keys=3)
     assert [len(level.points) for level in levels[:2]] == [1, 3]
     last = found.layers[-1]
     shares = (last.by_group() / last.groups)[:, last.query_at((20, 9))].reshape(-1)
@@ -152,14 +142,14 @@ def test_tracing_multiplies_weights_and_records_parents(seen):
     for above, level in pairwise(levels):
         assert level.weights.sum() <= above.weights.sum() + 1e-9
         assert set(level.parents.tolist()) <= set(range(len(above.points)))
-    everything = trace_back(found.layers[-1:], (20, 9), keys=10**6)
+    (everything,) = trace(found.layers[-1:], [np.array([[20, 9]])], keys=10**6)
     assert everything[1].weights.sum() == pytest.approx(1)
 
 
 def test_a_region_is_traced_from_the_mean_of_its_queries(seen):
     _, found = seen
     last = found.layers[-1]
-    (levels,) = trace_regions(found.layers[-1:], [np.array([[4, 4], [20, 20]])], keys=10**6)
+    (levels,) = trace(found.layers[-1:], [np.array([[4, 4], [20, 20]])], keys=10**6)
     mean = (last.by_group([0, 3]) / last.groups).mean(1).reshape(-1)
     assert np.allclose(levels[1].weights, np.sort(mean)[::-1])
 

@@ -6,6 +6,7 @@ import io
 import os
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -42,24 +43,25 @@ class CsvTable:
         self.path = _csv_file(path)
         self.name = str(self.path)
         self.multi_label = multi_label
-        rows = read_table(self.path)
-        self.headings = [name.strip() for name in rows[0]] if rows else []
+        headings, *rows = read_table(self.path) or [[]]
+        self.headings = [name.strip() for name in headings]
         header = [name.lower() for name in self.headings]
         image = self._column(header, image_column, PATH_COLUMNS, "data.image_column")
         split = next((header.index(name) for name in SPLIT_COLUMNS if name in header), None)
-        short = next((number for number, row in enumerate(rows, start=1) if len(row) < len(header)), None)
+        short = next((number for number, row in enumerate(rows, start=2) if len(row) < len(header)), None)
         if short:
-            raise UserError(f"{self.path}, line {short}: {len(rows[short - 1])} fields, the heading has {len(header)}")
-        del rows[0]
+            raise UserError(f"{self.path}, line {short}: {len(rows[short - 2])} fields, the heading has {len(header)}")
         self.images = [row[image].strip() for row in rows]
         self.parts = [row[split].strip() if split is not None else "" for row in rows]
-        self.notes: tuple[str, ...] = ()
+        self.classes: list[str] | None = None  # those of a table with a column for each
+        self.notes: list[str] = []
+        self.labels: list[list[str]]
         if multi_label and not label_column and not any(name in header for name in LABEL_COLUMNS):
-            self.classes, self.targets = self._class_columns(rows, {image, split})
+            self._read_class_columns(rows, {image, split})
             return
         label = self._column(header, label_column, LABEL_COLUMNS, "data.label_column")
-        self.labels = [row[label].strip() for row in rows]
-        self.classes = self.targets = None
+        cells = [row[label].strip() for row in rows]
+        self.labels = _split_labels(cells) if multi_label else [[cell] if cell else [] for cell in cells]
 
     def splits(self) -> list[str]:
         """Values in the split column."""
@@ -77,27 +79,51 @@ class CsvTable:
         empty = next((row for row in rows if not self.images[row] or not (self.multi_label or self.labels[row])), None)
         if empty is not None:
             raise UserError(f"{self.path}, line {empty + 2}: no path or no label")
-        names = [self.images[row] for row in rows]
-        files = [str(self.path.parent / _with_slashes(name, self.path.parent)) for name in names]
-        source, base = Paths(files), str(self.path.parent)
-        names = [str(PurePosixPath(name.replace("\\", "/"))).lstrip("/") for name in names]
-        if self.multi_label:
-            catalog = self._multi_label(names, rows, source)
-        else:
-            labels = [self.labels[row] for row in rows]
-            notes = self._repeated(names, labels)
-            catalog = sorted_catalog(names, labels, base=base, source=source, notes=notes)
+        folder = self.path.parent
+        names = [str(PurePosixPath(self.images[row].replace("\\", "/"))).lstrip("/") for row in rows]
+        files = [str(folder / _with_slashes(self.images[row], folder)) for row in rows]
+        labels = [self.labels[row] for row in rows]
+        catalog = (self._multi_label if self.multi_label else self._single_label)(names, files, labels)
         self._require_files(files, names[0])
         return catalog
 
-    def _repeated(self, names: Sequence[str], labels: Sequence[str]) -> list[str]:
-        """Note about images with several rows in a table of one label per image; every row is a sample."""
-        images = len(set(names))
-        if images == len(names):
-            return []
-        several = len(set(zip(names, labels, strict=True))) - images
-        differ = f"; {several:,} further labels of the same images: task=multilabel combines them" if several else ""
-        return [f"{self.path}: {len(names):,} rows of {images:,} images{differ}"]
+    def _single_label(self, names: list[str], files: list[str], labels: list[list[str]]) -> Catalog:
+        """Catalog in which every row of the table is a sample."""
+        classes = [label for (label,) in labels]
+        images, notes = len(set(names)), []
+        if images < len(names):
+            several = len(set(zip(names, classes, strict=True))) - images
+            differ = (
+                f"; {several:,} further labels of the same images: task=multilabel combines them" if several else ""
+            )
+            notes = [f"{self.path}: {len(names):,} rows of {images:,} images{differ}"]
+        return sorted_catalog(names, classes, base=str(self.path.parent), source=Paths(files), notes=notes)
+
+    def _multi_label(self, names: list[str], files: list[str], labels: list[list[str]]) -> Catalog:
+        """Catalog sorted by name; the labels of all rows of an image are combined.
+
+        The first of an image's labels, or class 0, is its single label.
+        """
+        combined: dict[str, list[str]] = {}
+        file_of: dict[str, str] = {}
+        for name, file, of_row in zip(names, files, labels, strict=True):
+            combined.setdefault(name, []).extend(of_row)
+            file_of.setdefault(name, file)
+        classes = self.classes or sorted({label for of_row in labels for label in of_row})
+        if not classes:
+            raise UserError(f"{self.path} has no label: the label column is empty; set data.label_column=NAME")
+        position = {label: number for number, label in enumerate(classes)}
+        targets = np.zeros((len(combined), len(classes)), bool)
+        for row, name in enumerate(sorted(combined)):
+            targets[row, [position[label] for label in combined[name]]] = True
+        notes = list(self.notes)
+        if len(combined) < len(names):
+            notes.append(f"{self.path}: {len(names):,} rows of {len(combined):,} images")
+        if unlabelled := int((~targets.any(1)).sum()):
+            notes.append(f"{self.path}: {unlabelled:,} images without a label")
+        base, source = str(self.path.parent), Paths(list(file_of.values()))
+        images = sorted_catalog(list(combined), [""] * len(combined), base=base, source=source, notes=notes)
+        return replace(images, classes=classes, samples=images.samples.with_labels(targets.argmax(1)), targets=targets)
 
     def _require_files(self, files: Sequence[str], first: str) -> None:
         """Raise a UserError if none of `files` exists; a few missing ones are unreadable images.
@@ -117,53 +143,38 @@ class CsvTable:
             f"{meant}; write paths relative to {folder}, the folder of the table, or absolute ones"
         )
 
-    def _multi_label(self, names: Sequence[str], rows: Sequence[int], source: Paths) -> Catalog:
-        """Images sorted by name; the first of an image's labels, or class 0, is its single label."""
-        whole = sorted_catalog(names, [""] * len(names), base=str(self.path.parent), source=source, notes=self.notes)
-        classes, targets = self.classes, self.targets
-        if targets is None:
-            classes, targets = _targets(_label_sets(self.labels), rows)
-        else:
-            targets = targets[list(rows)]
-        if not classes:
-            raise UserError(f"{self.path} has no label: the label column is empty; set data.label_column=NAME")
-        targets = targets[sorted(range(len(names)), key=lambda row: names[row])]
-        return _merged(whole, classes, targets, self.path)
-
-    def _class_columns(
-        self, rows: Sequence[Sequence[str]], others: Collection[int | None]
-    ) -> tuple[list[str], np.ndarray]:
-        """Return the class names and targets (rows, classes) of a table with a column of 0 and 1 for each class.
+    def _read_class_columns(self, rows: Sequence[Sequence[str]], others: Collection[int | None]) -> None:
+        """Set classes and labels of a table with a column of 0 and 1 for each class.
 
         Args:
             others: numbers of the columns that are no class.
 
         Raises:
-            UserError: no column of 0 and 1.
+            UserError: no column of 0 and 1, or a name that is not that of one class.
         """
-        found, left_out = [], []
+        columns: list[tuple[str, int]] = []
+        left_out = []
         for number, name in enumerate(self.headings):
             if number in others:
                 continue
             cells = [row[number].strip().lower() for row in rows]
             other = next((cell for cell in cells if cell not in YES and cell not in NO), None)
             if other is None and any(cells):
-                found.append((name, [cell in YES for cell in cells]))
+                columns.append((name, number))
             else:
                 left_out.append(f"{name} ({other or 'empty'})")
-        if not found:
+        if not columns:
             raise UserError(
                 f"{self.path} has neither a column of labels ({', '.join(LABEL_COLUMNS)}) nor a column of 0 and 1 for "
                 f"each class; its columns are {first_named(self.headings)}: set data.label_column=NAME"
             )
         if left_out:
-            self.notes = (f"{self.path}: columns that are not 0 and 1 are not used: {first_named(left_out)}",)
-        found.sort()
-        names = [name for name, _ in found]
-        twice = next((name for name in names if names.count(name) > 1 or not name), None)
+            self.notes = [f"{self.path}: columns that are not 0 and 1 are not used: {first_named(left_out)}"]
+        self.classes = sorted(name for name, _ in columns)
+        twice = next((name for name in self.classes if self.classes.count(name) > 1 or not name), None)
         if twice is not None:
             raise UserError(f"{self.path}: {twice!r} is not the name of one class; rename the columns of 0 and 1")
-        return names, np.array([cells for _, cells in found], bool).T.reshape(len(rows), len(names))
+        self.labels = [[name for name, number in columns if row[number].strip().lower() in YES] for row in rows]
 
     def _column(self, header: Sequence[str], wanted: str | None, usual: Sequence[str], setting: str) -> int:
         for name in (wanted.strip().lower(),) if wanted else usual:
@@ -175,39 +186,10 @@ class CsvTable:
         )
 
 
-def _merged(whole: Catalog, classes: list[str], targets: np.ndarray, table: Path) -> Catalog:
-    """Combine the rows of the same image, as in a table with one row for each label.
-
-    Args:
-        whole: images sorted by name, without labels.
-        targets: (images, classes) bool.
-    """
-    paths = [path for path, _ in whole.samples]
-    first = [row for row, path in enumerate(paths) if not row or path != paths[row - 1]]
-    if len(first) < len(paths):
-        targets = np.logical_or.reduceat(targets, first, axis=0)
-        whole = whole.select(np.array(first))
-    notes = [f"{table}: {len(paths):,} rows of {len(first):,} images"] if len(first) < len(paths) else []
-    unlabelled = int((~targets.any(1)).sum())
-    notes += [f"{table}: {unlabelled:,} images without a label"] if unlabelled else []
-    samples = whole.samples.with_labels(targets.argmax(1))
-    return Catalog(classes, samples, whole.base, whole.source, (*whole.notes, *notes), targets=targets)
-
-
-def _label_sets(cells: Sequence[str]) -> list[list[str]]:
+def _split_labels(cells: Sequence[str]) -> list[list[str]]:
     """Labels of each row of a label column. The separator is that of the whole column."""
     separator = next((pattern for pattern in SEPARATORS if any(re.search(pattern, cell) for cell in cells)), r"\s")
     return [[label.strip() for label in re.split(separator, cell) if label.strip()] for cell in cells]
-
-
-def _targets(sets: Sequence[Sequence[str]], rows: Sequence[int]) -> tuple[list[str], np.ndarray]:
-    """Class names of `rows`, sorted, and targets (rows, classes)."""
-    classes = sorted({label for row in rows for label in sets[row]})
-    position = {name: number for number, name in enumerate(classes)}
-    targets = np.zeros((len(rows), len(classes)), bool)
-    for place, row in enumerate(rows):
-        targets[place, [position[label] for label in sets[row]]] = True
-    return classes, targets
 
 
 def _with_slashes(name: str, folder: Path) -> str:

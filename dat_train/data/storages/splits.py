@@ -65,20 +65,18 @@ class HoldOut:
             name = catalog.classes[label] if catalog.targets is None else ""  # labels may be added to an image
             draws[index] = keyed_seed("held out", self.seed, name, sample_key(path, catalog.base, name)) / KEY_RANGE
         chosen = draws < self.fraction
-        if catalog.targets is not None:
-            chosen = _keep_classes(chosen, draws, catalog.targets)
-            single = catalog.targets & (catalog.targets.sum(0) == 1)
-            return self._at_least_one(chosen, draws, ~single.any(1) & (len(draws) > 1))
-        labels = catalog.samples.labels
-        kept = np.bincount(labels[~chosen], minlength=len(catalog.classes))
-        for label in np.flatnonzero(kept == 0):  # a class keeps an image for training
-            own = np.flatnonzero(labels == label)
+        labels, targets = catalog.samples.labels, catalog.targets
+        if targets is None:
+            number = len(catalog.classes)
+            images, kept = np.bincount(labels, minlength=number), np.bincount(labels[~chosen], minlength=number)
+            spare = images[labels] > 1
+        else:
+            images, kept = targets.sum(0), targets[~chosen].sum(0)
+            spare = ~targets[:, images == 1].any(1) & (len(draws) > 1)
+        for label in np.flatnonzero((images > 0) & (kept == 0)):  # a class keeps an image for training
+            own = np.flatnonzero(labels == label if targets is None else targets[:, label])
             chosen[own[draws[own].argmax()]] = False
-        return self._at_least_one(chosen, draws, np.bincount(labels, minlength=len(catalog.classes))[labels] > 1)
-
-    def _at_least_one(self, chosen: np.ndarray, draws: np.ndarray, spare: np.ndarray) -> np.ndarray:
-        """Choose one of the `spare` images if none is chosen, so that a small set has a validation image."""
-        if not chosen.any() and self.fraction > 0 and spare.any():
+        if not chosen.any() and self.fraction > 0 and spare.any():  # a small set has a validation image
             chosen[np.where(spare, draws, np.inf).argmin()] = True
         return chosen
 
@@ -88,19 +86,6 @@ class HoldOut:
         for label in range(len(catalog.classes)):
             chosen[held_out_by_order(np.flatnonzero(labels == label), label, self.fraction, self.seed)] = True
         return chosen
-
-
-def _keep_classes(chosen: np.ndarray, draws: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return `chosen` without one image of each class that would have none for training.
-
-    Args:
-        chosen, draws: (images,) held out, and the numbers that decided it.
-        targets: (images, classes) bool.
-    """
-    for label in np.flatnonzero(targets.any(0) & ~targets[~chosen].any(0)):
-        own = np.flatnonzero(targets[:, label])
-        chosen[own[draws[own].argmax()]] = False
-    return chosen
 
 
 def open_pair(storage: Storage, hold_out: HoldOut) -> tuple[Catalog, Catalog]:

@@ -5,7 +5,11 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+from training import real_run
+from training.small_run import warm_context
 
 from dat_train.cli.main import main
 
@@ -35,6 +39,26 @@ def run_python(arguments: list[str], cwd: Path, timeout: float, environment: dic
         text=True,
         timeout=timeout,
     )
+
+
+def run_forked(
+    command: str, *arguments: str, cwd: Path, timeout: float = 120, **environment: str
+) -> subprocess.CompletedProcess:
+    """Run `command` as `run` does, in a process that is forked from a server with all imports: seconds less.
+
+    Variables that other packages read when they are imported have no effect.
+    """
+    line = [command.removeprefix("dat-"), *arguments]
+    variables = {"WANDB_MODE": "offline"} | environment
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("out", "err")]
+        process = warm_context().Process(target=real_run.run_forked, args=(line, str(cwd), tuple(files), variables))
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired([command, *arguments], timeout)
+        return subprocess.CompletedProcess(arguments, process.exitcode, *(file.read_text() for file in files))
 
 
 def run_here(command: str, *arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess:

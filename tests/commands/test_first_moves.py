@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from commands.running import run, run_python, torchrun
+from commands.running import run_forked, run_python, torchrun
 from data.files import photo
 from data.imagenet_forms import tar
 from models.file_server import file_server
@@ -56,7 +56,7 @@ def newcomer(server, tmp_path):
         if name == "torchrun":
             return torchrun(*arguments, cwd=tmp_path, **place)
         device = () if name in ("dat-export", "dat-average") else ("device=cpu",)
-        return run(name, *arguments, *device, cwd=tmp_path, timeout=300, **place)
+        return run_forked(name, *arguments, *device, cwd=tmp_path, timeout=300, **place)
 
     command.folder = tmp_path
     return command

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
-from commands.running import run
+from commands.running import run, run_forked
 from data.files import write_image
 from safetensors.torch import save_file
 from training.real_run import RealRun, content, ended
@@ -55,7 +55,7 @@ def trained(request, tmp_path_factory):
 
 
 def command(trained, *arguments):
-    result = run(*arguments, cwd=trained[1], timeout=300)
+    result = run_forked(*arguments, cwd=trained[1], timeout=300)
     assert result.returncode == 0, result.stderr + result.stdout
     return result
 
@@ -96,7 +96,7 @@ def test_speed_and_memory_are_measured(trained):
 
 def test_offsets_are_refused_in_one_line(trained):
     photo = next((trained[1] / "data/digits/val").rglob("*.png"))
-    result = run("dat-visualize", "ckpt=runs/run", f"image={photo}", cwd=trained[1])
+    result = run_forked("dat-visualize", "ckpt=runs/run", f"image={photo}", cwd=trained[1])
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert "has no deformable attention" in result.stderr
 

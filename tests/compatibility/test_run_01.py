@@ -2,11 +2,10 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands.running import run_here
 
 HERE = Path(__file__).parent
 SETTINGS = [
@@ -18,8 +17,7 @@ pytestmark = pytest.mark.long
 
 
 def command(name: str, *arguments: str, cwd: Path) -> str:
-    main = f"from dat_train.cli.main import main; main({name!r})"
-    done = subprocess.run([sys.executable, "-c", main, *arguments], cwd=cwd, capture_output=True, text=True)
+    done = run_here(f"dat-{name}", *arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

@@ -1,13 +1,15 @@
 """Training without the functions that only Linux, or only POSIX systems, have."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
-from training.real_run import SETTINGS
+from training.real_run import SETTINGS, RealRun, content
 
-SHORT = (*SETTINGS, "max_steps=2", "epochs=1", "schedule.warmup_epochs=0")
+SHORT = ("max_steps=2", "epochs=1", "schedule.warmup_epochs=0")
 TRAIN = """
 import dat_train.cli.main, dat_train.commands.train, dat_train.commands.evaluate, dat_train.commands.predict
 dat_train.cli.main.main("train")
@@ -38,7 +40,7 @@ for name in ("SIGUSR1", "SIGHUP", "SIGCHLD"):
 def train(program: str, *settings: str, cwd) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     trained = subprocess.run(
-        [sys.executable, "-c", program + TRAIN, *SHORT, *settings],
+        [sys.executable, "-c", program + TRAIN, *SETTINGS, *SHORT, *settings],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -61,10 +63,8 @@ def test_all_ways_to_start_data_workers_train_the_same_model(tmp_path):
     """fork is Linux' way up to Python 3.13, forkserver from 3.14, spawn is that of macOS and Windows."""
     files = {}
     for method in ("fork", "forkserver", "spawn"):
-        (tmp_path / method).mkdir()
-        start = f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\n"
-        train(start, "data.workers=2", cwd=tmp_path / method)
-        files[method] = [
-            (tmp_path / method / "runs/run" / name).read_bytes() for name in ("metrics.jsonl", "checkpoints/last.pt")
-        ]
+        start = partial(multiprocessing.set_start_method, method, force=True)
+        run = RealRun(tmp_path / method, *SHORT, sabotage=start)
+        assert run.wait() == 0, run.output
+        files[method] = content(run.run)
     assert files["fork"] == files["forkserver"] == files["spawn"]

@@ -3,13 +3,16 @@
 Batches and shared memory are 64 times smaller here than in the real case.
 """
 
+import ctypes
 import os
 import shutil
 import subprocess
-import sys
+from functools import partial
 
 import pytest
-from training.real_run import SETTINGS
+from training.real_run import RealRun
+
+from dat_train.data import loader
 
 pytestmark = [
     pytest.mark.long,
@@ -20,46 +23,47 @@ pytestmark = [
         reason="mount namespaces are not allowed here",
     ),
 ]
-BATCHES = ["batch_size=64", "micro_batch_size=64", "data.fake_images=256", "data.workers=2"]
+BATCHES = ["batch_size=64", "micro_batch_size=64", "data.fake_images=256", "data.workers=2", "epochs=1"]
+BATCHES += ["schedule.warmup_epochs=0"]
+CLONE_NEWNS = 0x20000
 
 
-def with_shared_memory(megabytes: int, program: str, *arguments: str, cwd) -> subprocess.CompletedProcess:
-    """Run a Python program in a mount namespace whose /dev/shm has this size."""
-    command = f'mount -t tmpfs -o size={megabytes}m tmpfs /dev/shm && exec "$@"'
-    return subprocess.run(
-        ["unshare", "-m", "sh", "-c", command, "sh", sys.executable, "-c", program, *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def small(megabytes: int) -> None:
+    """Move this process into a mount namespace whose /dev/shm has this size."""
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", "/dev/shm"], check=True)
 
 
-def dat(name: str) -> str:
-    return f"from dat_train.cli.main import main; main({name!r})"
+def smaller_than_needed() -> None:
+    loader.MIN_SHARED_MEMORY = 0
+    small(1)
+
+
+class Evaluation(RealRun):
+    settings = ()
+    command = "eval"
 
 
 def test_training_and_evaluation_work(tmp_path):
     """Two workers prefetch eight batches of 200 KB, which do not fit."""
-    settings = [*SETTINGS, *BATCHES, "max_steps=3", "epochs=1", "schedule.warmup_epochs=0"]
-    trained = with_shared_memory(1, dat("train"), *settings, cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
-    ckpt = "ckpt=runs/run/checkpoints/best.pt"
-    evaluated = with_shared_memory(1, dat("eval"), ckpt, "data.workers=2", "batch_size=64", cwd=tmp_path)
-    assert evaluated.returncode == 0, evaluated.stderr
+    trained = RealRun(tmp_path, *BATCHES, "max_steps=3", sabotage=partial(small, 1))
+    assert trained.wait() == 0, trained.output
+    arguments = ("ckpt=runs/run/checkpoints/best.pt", "data.workers=2", "batch_size=64")
+    evaluated = Evaluation(tmp_path, *arguments, sabotage=partial(small, 1))
+    assert evaluated.wait() == 0, evaluated.output
 
 
 def test_training_works_with_dockers_64_megabytes(tmp_path):
     """Two workers prefetch eight batches of 12.6 MB, as large as those of 64 images of 256 pixels in 8 bits."""
     large = ["img_size=256", "model.img_size=32", "data.fake_images=256", "data.val_fraction=0.05", "augment=light"]
-    settings = [*SETTINGS, *BATCHES, *large, "max_steps=2", "epochs=1", "schedule.warmup_epochs=0"]
-    trained = with_shared_memory(64, dat("train"), *settings, cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
+    trained = RealRun(tmp_path, *BATCHES, *large, "max_steps=2", sabotage=partial(small, 64))
+    assert trained.wait() == 0, trained.output
 
 
 def test_shared_memory_that_is_still_too_small_is_one_line(tmp_path):
-    program = "import dat_train.data.loader as loader; loader.MIN_SHARED_MEMORY = 0; " + dat("train")
-    settings = [*SETTINGS, *BATCHES, "max_steps=3", "epochs=1", "schedule.warmup_epochs=0"]
-    failed = with_shared_memory(1, program, *settings, cwd=tmp_path)
-    assert failed.returncode == 2 and len(failed.stderr.splitlines()) == 1, failed.stderr
-    assert "--shm-size=8g or --ipc=host" in failed.stderr and "data.workers=0" in failed.stderr
+    failed = RealRun(tmp_path, *BATCHES, "max_steps=3", sabotage=smaller_than_needed)
+    assert failed.wait() == 2 and failed.output.splitlines()[-1].startswith("error"), failed.output
+    assert failed.output.count("error") == 1 and "Traceback" not in failed.output
+    assert "--shm-size=8g or --ipc=host" in failed.output and "data.workers=0" in failed.output

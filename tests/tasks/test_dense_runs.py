@@ -3,15 +3,14 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands.running import run_here
 from PIL import Image
-from training.real_run import RealRun
+from training.real_run import RealRun, ranks
 
 from dat_train.data.generated.digit_scenes import write_digit_scenes
 
@@ -37,6 +36,11 @@ TASKS = {
 
 class DenseRun(RealRun):
     settings = TINY
+
+
+class Evaluation(RealRun):
+    settings = ()
+    command = "eval"
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +72,8 @@ def test_a_killed_run_continues_to_the_same_bytes(task, scenes, tmp_path):
         assert files[0].read_bytes() == files[1].read_bytes(), name
 
 
-def torchrun(processes: int, command: str, *settings: str) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    run_command([*launch, "-m", f"dat_train.commands.{command}", *settings])
-
-
-def run_command(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+def command(*line: str, cwd: Path) -> None:
+    done = run_here(*line, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -86,8 +85,9 @@ def test_processes_and_accumulation_change_no_weight(task, scenes, tmp_path):
     assert one.wait(300) == 0, one.output
     expected = weights(one.run)
     for processes in (2, 4):
-        torchrun(processes, "train", *TINY, *settings, f"runs_dir={tmp_path / str(processes)}")
-        found = weights(tmp_path / str(processes) / "run")
+        group = ranks(tmp_path / str(processes), processes, *settings, kind=DenseRun)
+        assert [run.wait(400) for run in group] == [0] * processes, group[0].output
+        found = weights(group[0].run)
         for name, value in expected.items():
             assert torch.allclose(value.double(), found[name].double(), rtol=0, atol=1e-9), (processes, name)
 
@@ -98,16 +98,16 @@ def test_a_trained_model_is_evaluated_the_same_by_any_number_of_processes_and_pr
     assert run.wait(300) == 0, run.output
     assert "offset_length/stage4.block1" in (run.run / "metrics.jsonl").read_text()
     ckpt = run.run / "checkpoints" / "best.pt"
-    command = [sys.executable, "-m", "dat_train.cli.main"]
-    run_command([*command, "eval", f"ckpt={ckpt}"])
+    command("dat-eval", f"ckpt={ckpt}", cwd=tmp_path)
     evaluated = run.run / "eval"
     result = json.loads((evaluated / "result.json").read_text())
-    torchrun(3, "evaluate", f"ckpt={ckpt}", f"output={tmp_path / 'three'}")  # 2, 1 and 1 image
+    three = ranks(tmp_path, 3, f"ckpt={ckpt}", "output=three", kind=Evaluation)  # 2, 1 and 1 image
+    assert [run.wait(400) for run in three] == [0] * 3, three[0].output
     for name in ("per_class.csv", "confusion.csv" if task == "segmentation" else "detections.json"):
         assert (evaluated / name).read_bytes() == (tmp_path / "three" / name).read_bytes(), name
     picture = next((scenes / "images" / "val").iterdir())
     output = tmp_path / "predictions"
-    run_command([*command, "predict", f"ckpt={ckpt}", str(picture), f"output={output}"])
+    command("dat-predict", f"ckpt={ckpt}", str(picture), f"output={output}", cwd=tmp_path)
     if task == "segmentation":
         assert result["miou"] >= 0 and result["images"] == 4
         mask = np.asarray(Image.open(output / f"{picture.stem}.mask.png"))
@@ -115,7 +115,7 @@ def test_a_trained_model_is_evaluated_the_same_by_any_number_of_processes_and_pr
         areas = json.loads((output / "areas.json").read_text())[0]["classes"]
         assert sum(area["pixels"] for area in areas.values()) == mask.size
         views = ("dense.scales=[0.5,1.0,1.5]", "dense.flip=true")
-        run_command([*command, "eval", f"ckpt={ckpt}", *views, f"output={tmp_path / 'views'}"])
+        command("dat-eval", f"ckpt={ckpt}", *views, "output=views", cwd=tmp_path)
         several = json.loads((tmp_path / "views" / "result.json").read_text())
         assert several["scales"] == [0.5, 1.0, 1.5] and several["flip"] and several["miou"] != result["miou"]
     else:

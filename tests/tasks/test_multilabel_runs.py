@@ -1,14 +1,11 @@
 """Real multi-label runs: kills, world sizes, data workers, changed labels."""
 
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from data.colored_labels import write_colored_labels
-from training.real_run import RealRun, content
+from training.real_run import RealRun, content, ranks
 
 pytestmark = pytest.mark.long
 SETTINGS = [
@@ -47,14 +44,11 @@ def test_a_killed_run_continues_to_the_same_bytes(whole, table, tmp_path):
 
 
 def test_two_processes_give_the_weights_of_one(table, tmp_path):
-    one = LabelledRun(tmp_path / "one", f"data.root={table}", "dtype=fp64")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    settings = [*SETTINGS, f"data.root={table}", "dtype=fp64", f"runs_dir={tmp_path / 'two'}"]
-    command += ["-m", "dat_train.commands.train", *settings]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert one.wait() == 0, one.output
-    first, second = (torch.load(run / "checkpoints/last.pt") for run in (one.run, Path(tmp_path / "two" / "run")))
+    settings = (f"data.root={table}", "dtype=fp64")
+    one = LabelledRun(tmp_path / "one", *settings)
+    two = ranks(tmp_path / "two", 2, *settings, kind=LabelledRun)
+    assert [run.wait() for run in (one, *two)] == [0, 0, 0], one.output
+    first, second = (torch.load(run.run / "checkpoints/last.pt") for run in (one, two[0]))
     for name, value in first["model"].items():
         assert torch.allclose(value.double(), second["model"][name].double(), rtol=0, atol=1e-9), name
     assert first["best"]["map"] == pytest.approx(second["best"]["map"], abs=1e-6)

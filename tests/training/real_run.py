@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from training.small_run import warm_context
 
-from dat_train.cli.main import train as main
+from dat_train.cli.main import main
 
 SETTINGS = [  # 60 steps in 10 epochs of a DAT of 30 thousand parameters, all kinds of randomness in it
     *(
@@ -31,7 +31,7 @@ FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl")
 
 
 class RealRun:
-    """One process of `dat-train SETTINGS...` in `folder`; what it prints is in `output`.
+    """One process of `dat-train SETTINGS...`, or another `command`, in `folder`; what it prints is in `output`.
 
     Args:
         sabotage: function called in the process before the command.
@@ -39,6 +39,7 @@ class RealRun:
     """
 
     settings = SETTINGS
+    command = "train"
 
     def __init__(
         self, folder: Path, *settings: str, sabotage: Callable[[], None] | None = None, **environment: str
@@ -47,8 +48,9 @@ class RealRun:
         self.run = folder / "runs" / "run"
         self.path = folder / f"output-{time.monotonic_ns()}.txt"
         self.path.touch()
-        arguments = (str(folder), str(self.path), [*self.settings, *settings], sabotage, environment)
-        self.process = warm_context().Process(target=_command, args=arguments)
+        line = [self.command, *self.settings, *settings]
+        arguments = (line, str(folder), (str(self.path),) * 2, environment, sabotage)
+        self.process = warm_context().Process(target=run_forked, args=arguments)
         self.process.start()
 
     @property
@@ -78,19 +80,30 @@ class RealRun:
         self.wait_for(lambda: steps_done(self.run) >= step)
 
 
-def _command(folder: str, output: str, arguments: list[str], sabotage, environment: dict[str, str]) -> None:
+def run_forked(
+    line: list[str],
+    folder: str,
+    outputs: tuple[str, str],
+    environment: dict[str, str],
+    sabotage: Callable[[], None] | None = None,
+) -> None:
+    """Run a command in this process, which was forked from the server.
+
+    Args:
+        line: name of the command without dat-, and its arguments.
+        outputs: files for what it prints and for its errors.
+    """
     os.setsid()
     os.chdir(folder)
     os.environ |= environment
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+    for number, path in enumerate(outputs, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # the default of a process that is not a test's
-    sys.argv = ["dat-train", *arguments]
+    sys.argv = [f"dat-{line[0]}", *line[1:]]
     if sabotage:
         sabotage()
-    main()
+    main(line[0])
 
 
 def ranks(
@@ -99,6 +112,7 @@ def ranks(
     *settings: str,
     sabotage: dict[int, Callable[[], None]] | None = None,
     extra: dict[int, list[str]] | None = None,
+    kind: type[RealRun] = RealRun,
 ) -> list[RealRun]:
     """Processes of one run with the environment of torchrun.
 
@@ -110,7 +124,7 @@ def ranks(
         port = str(probe.getsockname()[1])
     group = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
-        RealRun(
+        kind(
             folder,
             *settings,
             *(extra or {}).get(rank, ()),

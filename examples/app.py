@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dat_train.commands.trained import open_trained
+from dat_train.commands.load_trained import open_trained
 from dat_train.viewer.attention import inspect_image
 from dat_train.viewer.pictures import write_points
 

@@ -5,7 +5,7 @@ from commands.composing import composed
 
 from dat_train.cli.settings.train import MAY_CHANGE
 from dat_train.commands.build_training import run_plan
-from dat_train.commands.checkpoint_settings import continue_with
+from dat_train.commands.saved_settings import continue_with
 from dat_train.settings import ADDED, OLD_NAMES, Settings, flat, nested, upgraded
 from dat_train.training.resume import differences
 

@@ -20,7 +20,7 @@ from dat_train.data.batch import prepare_images
 from dat_train.data.dataset import ImageDataset, Sample
 from dat_train.data.images import UnreadableImage, read_bytes
 from dat_train.data.loader import collate, train_loader
-from dat_train.data.order import SampleKey
+from dat_train.data.micro_batches import SampleKey
 from dat_train.data.randomness import keyed_randomness
 
 OURS, PLAIN, PREFETCHER = "dat-train", "timm", "timm, prefetcher"

@@ -8,15 +8,15 @@ from torch import Tensor
 from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_model import build_model, classifiers, with_model_defaults
 from dat_train.commands.build_task import task_builders
-from dat_train.commands.checkpoint_settings import trained_with
-from dat_train.commands.evaluating import evaluation_set, run_evaluation
+from dat_train.commands.evaluation_run import evaluation_set, run_evaluation
+from dat_train.commands.load_trained import number_of_classes
 from dat_train.commands.output_folder import output_errors
-from dat_train.commands.trained import number_of_classes
+from dat_train.commands.saved_settings import trained_with
 from dat_train.errors import UserError
-from dat_train.models.averaging import average_states, greedy_soup
-from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.kernels import accelerate
-from dat_train.models.weights import count_classes, load_weights
+from dat_train.models.weights.averaging import average_states, greedy_soup
+from dat_train.models.weights.checkpoint import Checkpoint
+from dat_train.models.weights.loading import count_classes, load_weights
 from dat_train.runtime.checkpoint_file import save_checkpoint
 from dat_train.runtime.precision import resolve_precision
 from dat_train.runtime.processes import start_processes

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import Batch, evaluation_loader, train_loader
-from dat_train.data.order import GroupedSampler, MicroBatchSampler
+from dat_train.data.micro_batches import GroupedSampler, MicroBatchSampler
 from dat_train.data.scenes.coco import CocoFile, open_coco, trainable
 from dat_train.data.scenes.dense_transforms import segmentation_train_transform
 from dat_train.data.scenes.detection_dataset import DetectionEvalTransform, DetectionImages, DetectionTrainTransform

@@ -14,15 +14,15 @@ from torch.utils.data import Dataset
 from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import datasets, multilabel_datasets, scene_datasets
 from dat_train.commands.build_model import require_model
-from dat_train.commands.trained import open_trained
+from dat_train.commands.load_trained import open_trained
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.mixing import Mixing, MultiHotMixing
 from dat_train.data.scenes.detection_dataset import DetectionImages
 from dat_train.data.scenes.segmentation_dataset import SegmentationImages
 from dat_train.errors import UserError
 from dat_train.models.kernels import accelerate
-from dat_train.models.weights import load_weights
-from dat_train.models.weights_file import FOLDER, HUB
+from dat_train.models.weights.loading import load_weights
+from dat_train.models.weights.weights_file import FOLDER, HUB
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.settings import Settings, flat

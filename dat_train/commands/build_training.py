@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import evaluation_batches, micro_batches
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.order import SampleKey
+from dat_train.data.micro_batches import SampleKey
 from dat_train.data.scenes.detection_dataset import pad_batch
 from dat_train.models.kernels import is_accelerated
 from dat_train.runtime.environment import environment

@@ -11,18 +11,18 @@ from torch.utils.data import Dataset
 from dat_train.atomic import csv_text, write_text
 from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import VIEW
-from dat_train.commands.checkpoint_settings import open_checkpoint
-from dat_train.commands.evaluating import evaluation_set, run_evaluation, set_view
+from dat_train.commands.evaluation_run import evaluation_set, run_evaluation, set_view
+from dat_train.commands.load_trained import TrainedModel, assemble
 from dat_train.commands.output_folder import output_errors, output_folder
-from dat_train.commands.trained import TrainedModel, assemble
+from dat_train.commands.saved_settings import open_checkpoint
 from dat_train.errors import UserError
 from dat_train.evaluation.classification_files import result_text, write_report
 from dat_train.evaluation.detection_files import detection_text, write_detection_report
 from dat_train.evaluation.multilabel_files import multilabel_text, write_multilabel_report
 from dat_train.evaluation.segmentation_files import segmentation_text, write_segmentation_report
 from dat_train.models import count_parameters
-from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.kernels import accelerate
+from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.run_report.metrics import title
 from dat_train.runtime.processes import Processes, start_processes, stop_processes
 from dat_train.runtime.terminal import Terminal

@@ -15,10 +15,10 @@ from dat_train.atomic import write_json
 from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import VIEW
 from dat_train.commands.build_task import task_builders
-from dat_train.commands.checkpoint_settings import open_checkpoint
-from dat_train.commands.evaluating import evaluation_set, run_evaluation
+from dat_train.commands.evaluation_run import evaluation_set, run_evaluation
+from dat_train.commands.load_trained import Trained, TrainedDense, assemble
 from dat_train.commands.output_folder import output_errors, output_folder
-from dat_train.commands.trained import Trained, TrainedDense, assemble
+from dat_train.commands.saved_settings import open_checkpoint
 from dat_train.errors import UserError
 from dat_train.evaluation.scenes_picture import palette
 from dat_train.export.dense_graphs import RetinaNetGraph, SegmentationGraph, retinanet_json, segmentation_json
@@ -28,7 +28,7 @@ from dat_train.export.preprocessing import Preprocessing
 from dat_train.export.staging import EXPORTED, staged_folder
 from dat_train.export.timm_folder import load_timm_folder, write_timm_folder
 from dat_train.export.torch_export_file import ProgramModel, write_program
-from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.run_report.metrics import number_format, title, unit
 from dat_train.runtime.processes import Processes
 from dat_train.runtime.terminal import Terminal
@@ -99,7 +99,7 @@ def require_exportable(config: Settings, settings: Settings, measure: bool) -> N
     if settings.task == "detection" and settings.dense.head != "retinanet":
         raise UserError(
             f"dense.head={settings.dense.head} cannot be exported, only retinanet can: the size of its "
-            "second stage depends on the image; dat-predict applies the checkpoint, in Python commands/trained.py"
+            "second stage depends on the image; dat-predict applies the checkpoint, in Python commands/load_trained.py"
         )
     if settings.task == "detection" and measure:
         raise UserError(

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from dat_train.atomic import write_json
 from dat_train.commands.build_data import workers
-from dat_train.commands.checkpoint_settings import open_checkpoint
+from dat_train.commands.load_trained import Trained, TrainedDense, assemble
 from dat_train.commands.output_folder import folder_names, output_errors, output_folder
 from dat_train.commands.prediction_writers import Guess, writer_for
+from dat_train.commands.saved_settings import open_checkpoint
 from dat_train.commands.scene_prediction import PredictedAreas, PredictedObjects, predict_scene
-from dat_train.commands.trained import Trained, TrainedDense, assemble
 from dat_train.data.batch import prepare_images
 from dat_train.data.dataset import UNREADABLE, ImageDataset
 from dat_train.data.images import UnreadableImage, printable, read_rgb

@@ -19,7 +19,7 @@ import numpy as np
 from PIL.Image import Image
 from torchvision.ops import box_iou
 
-from dat_train.commands.trained import TrainedDense
+from dat_train.commands.load_trained import TrainedDense
 from dat_train.evaluation.detection import coco_results
 from dat_train.evaluation.scenes_picture import (
     connected_areas,

@@ -14,8 +14,8 @@ from dat_train.commands.build_data import micro_batches
 from dat_train.commands.build_model import build_model, with_model_defaults
 from dat_train.commands.build_task import task_builders
 from dat_train.commands.build_training import build_state, build_training, run_plan
-from dat_train.commands.checkpoint_settings import continue_with
 from dat_train.commands.recipe_topics import recipe_topics
+from dat_train.commands.saved_settings import continue_with
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.fingerprint import class_difference, data_difference, data_fingerprint, describe_data
 from dat_train.errors import UserError

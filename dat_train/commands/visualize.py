@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from dat_train.commands.checkpoint_settings import open_checkpoint
+from dat_train.commands.load_trained import Trained, TrainedDense, assemble
 from dat_train.commands.output_folder import folder_names, output_errors, output_folder
+from dat_train.commands.saved_settings import open_checkpoint
 from dat_train.commands.scene_prediction import predict_scene
-from dat_train.commands.trained import Trained, TrainedDense, assemble
 from dat_train.data.batch import denormalize
 from dat_train.data.images import UnreadableImage, printable, read_rgb
 from dat_train.data.reading.listing import list_images

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from dat_train.data.augment import Augmented
 from dat_train.data.erasing import Rectangle
 from dat_train.data.images import UnreadableImage, first_readable, read_rgb
-from dat_train.data.order import SampleKey
+from dat_train.data.micro_batches import SampleKey
 from dat_train.data.randomness import keyed_randomness
 from dat_train.data.reading.image_source import ImageSource, ReadsAhead, sample_key
 from dat_train.data.sample_list import SampleList

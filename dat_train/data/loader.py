@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from dat_train.data.batch import Batch
 from dat_train.data.dataset import ImageDataset, Sample
-from dat_train.data.order import EvaluationSampler, MicroBatchSampler
+from dat_train.data.micro_batches import EvaluationSampler, MicroBatchSampler
 from dat_train.errors import UserError
 
 MIN_SHARED_MEMORY = 1 << 30  # bytes of /dev/shm; with less, batches go through pipes, at some cost per batch

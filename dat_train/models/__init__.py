@@ -4,12 +4,12 @@ import dat_train.models registers the models:  timm.create_model("dat_tiny", num
 """
 
 from dat_train.models import registry  # noqa: F401  registers the models
-from dat_train.models.checkpoint import Checkpoint, CheckpointError
 from dat_train.models.complexity import count_macs, count_parameters
 from dat_train.models.dat import DAT
 from dat_train.models.deformable import DeformableAttention
 from dat_train.models.recording import AttentionInputs, Sampling, record_attention, record_sampling
-from dat_train.models.weights import LoadReport, load_weights
+from dat_train.models.weights.checkpoint import Checkpoint, CheckpointError
+from dat_train.models.weights.loading import LoadReport, load_weights
 
 __all__ = [
     "DAT",

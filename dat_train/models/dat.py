@@ -17,7 +17,7 @@ from dat_train.models.blocks import Block, ConvStem, Downsample, Mlp, PatchStem
 from dat_train.models.deformable import DeformableAttention
 from dat_train.models.legacy_names import accept_legacy_names
 from dat_train.models.neighborhood import NeighborhoodAttention
-from dat_train.models.weights import load_weights
+from dat_train.models.weights.loading import load_weights
 from dat_train.models.window import WindowAttention
 
 logger = logging.getLogger(__name__)

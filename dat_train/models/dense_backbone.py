@@ -12,7 +12,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from dat_train.errors import UserError
-from dat_train.models.published_dense import adapt_state
+from dat_train.models.weights.published_dense import adapt_state
 
 STRIDES = (4, 8, 16, 32)
 

@@ -8,8 +8,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 
 from dat_train.models.dat import DAT
 from dat_train.models.legacy_names import current_arguments
-from dat_train.models.published_names import rename_published
-from dat_train.models.published_weights import PUBLISHED, SCHEME
+from dat_train.models.weights.published_names import rename_published
+from dat_train.models.weights.published_weights import PUBLISHED, SCHEME
 
 CVPR = {  # arguments of all CVPR models, in addition to the defaults of DAT
     "blocks": ("LS", "LS", "LD", "LD"),

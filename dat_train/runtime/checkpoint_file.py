@@ -1,7 +1,7 @@
 """Writing checkpoint files atomically, with a checksum; equal states give equal bytes.
 
 A file is what torch.save writes, so `torch.load(path, weights_only=True)` reads it anywhere. The SHA-256 of its content
-is stored in the comment of the zip archive. `dat_train.models.checkpoint.Checkpoint` reads and verifies it.
+is stored in the comment of the zip archive. `dat_train.models.weights.checkpoint.Checkpoint` reads and verifies it.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from dat_train.atomic import replacing
-from dat_train.models.checkpoint import COMMENT_BYTES, MARK
+from dat_train.models.weights.checkpoint import COMMENT_BYTES, MARK
 
 
 def canonical(value: object) -> object:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dat_train.errors import UserError
-from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.legacy_names import current_arguments
+from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.runtime.processes import Processes
 from dat_train.settings import flat
 from dat_train.training.run_context import RunContext

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dat_train.atomic import sync_folder
 from dat_train.errors import UserError
-from dat_train.models.checkpoint import Checkpoint, CheckpointError
+from dat_train.models.weights.checkpoint import Checkpoint, CheckpointError
 
 try:
     import fcntl

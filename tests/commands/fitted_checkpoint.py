@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from commands.small_checkpoint import write_small_checkpoint
 
-from dat_train.commands.trained import open_trained
+from dat_train.commands.load_trained import open_trained
 from dat_train.data.generated.digits import write_digits
 from dat_train.data.storages.sources import open_datasets
 from dat_train.models import Checkpoint

@@ -15,11 +15,11 @@ from PIL import Image
 
 from dat_train.commands.build_model import build_model
 from dat_train.commands.build_training import build_state
-from dat_train.commands.checkpoint_settings import trained_with
-from dat_train.commands.trained import TrainedDense
+from dat_train.commands.load_trained import TrainedDense
+from dat_train.commands.saved_settings import trained_with
 from dat_train.models import Checkpoint
-from dat_train.models.published_dense import published_experiment
 from dat_train.models.segmentation import create_segmentation
+from dat_train.models.weights.published_dense import published_experiment
 from dat_train.runtime.checkpoint_file import write_checkpoint
 from dat_train.runtime.precision import resolve_precision
 

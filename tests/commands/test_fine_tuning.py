@@ -16,7 +16,7 @@ from dat_train.commands.build_task import objective
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.generated.digits import write_digits
 from dat_train.errors import UserError
-from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.runtime.precision import resolve_precision
 
 SMALL = "++model.args={dims:[16,32,48,80],depths:[1,2,2,2]}"  # a narrower dat_nano

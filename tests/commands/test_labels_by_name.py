@@ -7,7 +7,7 @@ import pytest
 from commands.fitted_checkpoint import write_fitted_checkpoint
 from commands.running import run_here
 
-from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.runtime.checkpoint_file import write_checkpoint
 
 HERE = ["data.workers=0", "device=cpu"]

@@ -12,7 +12,7 @@ from data.colored_labels import CLASSES, write_colored_labels
 from PIL import Image
 from troubleshooting import entry
 
-from dat_train.commands.trained import open_trained
+from dat_train.commands.load_trained import open_trained
 from dat_train.data.images import read_rgb
 
 MODEL = "++model.args={dims:[8,16,16,24],depths:[1,1,1,1],heads:[1,2,2,3],groups:[1,2,1,3],blocks:[L,D,D,D]}"

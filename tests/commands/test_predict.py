@@ -15,7 +15,7 @@ from commands.fitted_checkpoint import write_fitted_checkpoint
 from commands.running import run_here
 from troubleshooting import entry
 
-from dat_train.commands.trained import open_trained
+from dat_train.commands.load_trained import open_trained
 from dat_train.data.images import read_rgb
 
 

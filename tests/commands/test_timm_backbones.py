@@ -12,7 +12,7 @@ from data.files import write_image
 from safetensors.torch import save_file
 from training.real_run import RealRun, content, ended
 
-from dat_train.commands.trained import open_trained
+from dat_train.commands.load_trained import open_trained
 from dat_train.models import Checkpoint
 
 pytestmark = pytest.mark.long

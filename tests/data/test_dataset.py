@@ -11,7 +11,7 @@ from troubleshooting import entry
 from dat_train.data import images as module
 from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.dataset import UNREADABLE, ImageDataset
-from dat_train.data.order import SampleKey
+from dat_train.data.micro_batches import SampleKey
 from dat_train.errors import UserError
 
 DEIT = {"rand_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25, "mean": (0.5,) * 3, "std": (0.5,) * 3}

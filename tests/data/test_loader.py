@@ -9,7 +9,8 @@ from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.batch import prepare_images
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.loader import evaluation_loader, train_loader
-from dat_train.data.order import MicroBatchSampler, epoch_order
+from dat_train.data.micro_batches import MicroBatchSampler
+from dat_train.data.order import epoch_order
 from dat_train.errors import UserError
 from dat_train.runtime.batch_feed import Feed
 

@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 
 from dat_train.data import order as module
-from dat_train.data.order import (
-    EvaluationSampler,
-    MicroBatchSampler,
-    SampleKey,
-    balanced_order,
-    block_order,
-    epoch_order,
-)
+from dat_train.data.micro_batches import EvaluationSampler, MicroBatchSampler, SampleKey
+from dat_train.data.order import balanced_order, block_order, epoch_order
 
 
 def sampler(size=50, *, batch_size=16, micro_batch_size=4, first_step=0, last_step=7, seed=0, **settings):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dat_train.data.generated.digit_scenes import write_digit_scenes
-from dat_train.data.order import SampleKey
+from dat_train.data.micro_batches import SampleKey
 from dat_train.data.scenes.coco import open_coco
 from dat_train.data.scenes.detection_dataset import DetectionEvalTransform, DetectionImages
 from dat_train.evaluation.detection import average_precision, detect, evaluate_detection, run_lengths

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dat_train.data.generated.digit_scenes import write_digit_scenes
-from dat_train.data.order import SampleKey
+from dat_train.data.micro_batches import SampleKey
 from dat_train.data.scenes.segmentation_dataset import EvaluationImages
 from dat_train.data.scenes.segmentation_sources import open_segmentation
 from dat_train.evaluation.scenes_picture import label_picture

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dat_train.models import DAT
-from dat_train.models.published_names import rename_published
+from dat_train.models.weights.published_names import rename_published
 from golden.weights import formula_image, formula_state_dict
 
 FOLDER = Path(__file__).parent

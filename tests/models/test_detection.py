@@ -13,7 +13,7 @@ from dat_train.models.detection.rcnn import MaskRCNN, create_detector
 from dat_train.models.detection.retinanet import RetinaHead, RetinaNet
 from dat_train.models.detection.roi_heads import CASCADE_STDS, BoxHead, MaskHead, RoIHeads, pool_regions
 from dat_train.models.detection.rpn import RPNHead
-from dat_train.models.weights import load_weights
+from dat_train.models.weights.loading import load_weights
 
 CLASSES, CHANNELS = 5, 32
 RCNN = ("det_maskrcnn_micro", "det_cascade_micro")

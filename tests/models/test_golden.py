@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from golden import CVPR, DATPP, load_golden
 
-from dat_train.models.published_names import rename_published
 from dat_train.models.recording import record_sampling
+from dat_train.models.weights.published_names import rename_published
 from dat_train.training.optimizer import parameter_groups
 
 RECORDS = CVPR + DATPP

@@ -8,7 +8,6 @@ from golden.dense.weights import labels
 
 from dat_train.models.deformable import SamplingPositions
 from dat_train.models.dense_backbone import Pyramid
-from dat_train.models.published_dense import is_published_dense
 from dat_train.models.segmentation import (
     AuxiliaryHead,
     SegmentationModel,
@@ -19,7 +18,8 @@ from dat_train.models.segmentation import (
     segmentation_loss,
     segmentation_probabilities,
 )
-from dat_train.models.weights import load_weights
+from dat_train.models.weights.loading import load_weights
+from dat_train.models.weights.published_dense import is_published_dense
 
 RECORDS = ("seg_upernet_micro", "seg_fpn_micro")
 

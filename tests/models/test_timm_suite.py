@@ -9,7 +9,7 @@ import pytest
 import timm
 from models.released import write_released
 
-from dat_train.models.published_weights import PUBLISHED
+from dat_train.models.weights.published_weights import PUBLISHED
 
 NAMES = ("dat_tiny", "datpp_tiny", "dat_nano")
 RUN = """

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dat_train.models.checkpoint import Checkpoint, CheckpointError
+from dat_train.models.weights.checkpoint import Checkpoint, CheckpointError
 from dat_train.runtime import checkpoint_file
 from dat_train.runtime.checkpoint_file import canonical, save_checkpoint
 

@@ -5,7 +5,7 @@ import torch
 from training.small_run import run_small, small_training
 
 from dat_train.errors import UserError
-from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.runtime.precision import resolve_precision
 from dat_train.training.run_folder import read_rows
 

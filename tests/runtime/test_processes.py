@@ -11,7 +11,7 @@ from troubleshooting import entry
 
 from dat_train.data.generated.fake import FakeImages
 from dat_train.data.mixing import Mixing
-from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.runtime.stop_request import PREEMPTED
 from dat_train.training.run_folder import read_rows
 

@@ -9,7 +9,7 @@ from training.real_run import RealRun, ended, ranks, steps_done
 from troubleshooting import entry
 
 from dat_train.data.generated.fake import FakeImages
-from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.runtime import batch_feed
 from dat_train.runtime.stop_request import PREEMPTED
 

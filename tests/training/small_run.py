@@ -12,8 +12,8 @@ import torch
 import dat_train.models  # noqa: F401  registers dat_nano
 from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.loader import evaluation_loader, train_loader
+from dat_train.data.micro_batches import MicroBatchSampler
 from dat_train.data.mixing import Mixing
-from dat_train.data.order import MicroBatchSampler
 from dat_train.data.storages.sources import open_datasets
 from dat_train.runtime.precision import resolve_precision
 from dat_train.runtime.processes import Processes, start_processes, stop_processes

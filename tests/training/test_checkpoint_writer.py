@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dat_train.errors import UserError
-from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.runtime.checkpoint_file import write_checkpoint
 from dat_train.training import checkpoint_writer as writer
 from dat_train.training.checkpoint_writer import CheckpointWriter

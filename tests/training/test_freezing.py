@@ -6,7 +6,7 @@ from training.small_run import ALONE, in_processes, run_small, tiny_model
 from training.test_layout import furthest
 
 from dat_train.errors import UserError
-from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.runtime.precision import resolve_precision
 from dat_train.tasks.distillation import Distillation
 from dat_train.training.freezing import freeze, training_mode

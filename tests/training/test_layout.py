@@ -7,7 +7,7 @@ import timm
 import torch
 from training.small_run import ALONE, in_processes, run_small
 
-from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights.checkpoint import Checkpoint
 
 
 def one_of(processes, folder, settings):

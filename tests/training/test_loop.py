@@ -14,7 +14,7 @@ from troubleshooting import entry
 from dat_train.data.batch import prepare_images
 from dat_train.data.mixing import Mixing
 from dat_train.errors import UserError
-from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.training.run_folder import read_rows
 from dat_train.training.task import Evaluation
 

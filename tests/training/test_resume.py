@@ -6,7 +6,7 @@ import pytest
 from training.small_run import run_small, small_training
 
 from dat_train.errors import UserError
-from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.runtime.checkpoint_file import write_checkpoint
 from dat_train.runtime.stop_request import StopRequest
 from dat_train.training import checkpoint_writer as writer

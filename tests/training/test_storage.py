@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from training.real_run import RealRun, content, ended, steps_done
 
-from dat_train.models.checkpoint import Checkpoint, CheckpointError
+from dat_train.models.weights.checkpoint import Checkpoint, CheckpointError
 
 pytestmark = pytest.mark.long
 

@@ -14,7 +14,7 @@ import pytest
 from training.real_run import SETTINGS, RealRun, ended, steps_done
 from training.test_layout import furthest
 
-from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.runtime.stop_request import PREEMPTED
 from dat_train.training.run_folder import read_rows
 

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from dat_train.data.batch import SceneList
 from dat_train.data.images import UnreadableImage, first_readable, printable, read_rgb
-from dat_train.data.order import SampleKey
+from dat_train.data.micro_batches import SampleKey
 from dat_train.data.randomness import keyed_randomness
 from dat_train.data.sample_list import SampleList
 from dat_train.data.scenes.coco import CocoFile, Objects, check_size

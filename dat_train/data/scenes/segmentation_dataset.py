@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 
 from dat_train.data.batch import SceneList
 from dat_train.data.images import UnreadableImage, first_readable, open_image, printable, read_rgb
-from dat_train.data.order import SampleKey
+from dat_train.data.micro_batches import SampleKey
 from dat_train.data.randomness import keyed_randomness
 from dat_train.data.sample_list import SampleList
 from dat_train.data.scenes.dense_transforms import IGNORED, Normalized, scaled_views

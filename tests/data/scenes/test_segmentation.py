@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from dat_train.data.generated.digit_scenes import write_digit_scenes
-from dat_train.data.order import SampleKey
+from dat_train.data.micro_batches import SampleKey
 from dat_train.data.scenes.dense_transforms import (
     CropWithClassLimit,
     FitInto,

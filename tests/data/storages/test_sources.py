@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from dat_train.choices import CLASSIFICATION_KINDS
 from dat_train.data.generated import digits
 from dat_train.data.generated.digits import write_digits
-from dat_train.data.order import SampleKey
+from dat_train.data.micro_batches import SampleKey
 from dat_train.data.storages.sources import open_datasets
 from dat_train.errors import UserError
 

@@ -17,7 +17,7 @@ from troubleshooting import entry
 from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.fingerprint import data_fingerprint
 from dat_train.data.loader import train_loader
-from dat_train.data.order import MicroBatchSampler, SampleKey
+from dat_train.data.micro_batches import MicroBatchSampler, SampleKey
 from dat_train.data.storages.sources import open_datasets, open_evaluation_set
 from dat_train.errors import UserError
 

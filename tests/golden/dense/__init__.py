@@ -10,7 +10,7 @@ from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from dat_train.models.dense_backbone import DenseBackbone
-from dat_train.models.published_dense import rename_published_dense
+from dat_train.models.weights.published_dense import rename_published_dense
 from golden import build
 from golden.dense.weights import dense_state_dict
 from golden.weights import formula_image

@@ -9,10 +9,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_model import with_model_defaults
 from dat_train.errors import UserError
-from dat_train.models.checkpoint import TIMM_SCHEME, Checkpoint
-from dat_train.models.published_dense import published_experiment
-from dat_train.models.published_names import is_published
-from dat_train.models.published_weights import PUBLISHED, SCHEME
+from dat_train.models.weights.checkpoint import TIMM_SCHEME, Checkpoint
+from dat_train.models.weights.published_dense import published_experiment
+from dat_train.models.weights.published_names import is_published
+from dat_train.models.weights.published_weights import PUBLISHED, SCHEME
 from dat_train.settings import ADDED, CommandLine, Settings, flat, upgraded
 
 WARMUP = "schedule.warmup_epochs"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dat_train.errors import UserError
-from dat_train.models.averaging import average_states, greedy_soup
+from dat_train.models.weights.averaging import average_states, greedy_soup
 
 
 def state(value: float) -> dict:

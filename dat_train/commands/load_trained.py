@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import evaluation_transform
 from dat_train.commands.build_model import build_model, classifiers
-from dat_train.commands.checkpoint_settings import trained_with
+from dat_train.commands.saved_settings import trained_with
 from dat_train.data.scenes.dense_transforms import Normalized, scaled_views
 from dat_train.data.storages.class_names import IMAGENET_CLASSES
 from dat_train.errors import UserError
 from dat_train.evaluation.detection import detect
 from dat_train.evaluation.segmentation import predict_scene
-from dat_train.models.checkpoint import Checkpoint
 from dat_train.models.detection.boxes import Detections
-from dat_train.models.weights import LoadReport, count_classes, load_weights
+from dat_train.models.weights.checkpoint import Checkpoint
+from dat_train.models.weights.loading import LoadReport, count_classes, load_weights
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import resolve_device
 from dat_train.settings import Settings

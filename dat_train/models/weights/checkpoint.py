@@ -25,10 +25,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dat_train.errors import UserError
-from dat_train.models.file_kinds import foreign_kind, is_safetensors
-from dat_train.models.published_weights import SCHEME, published_file, require_published
-from dat_train.models.state_layouts import States, select_states
-from dat_train.models.weights_file import FILES, weights_file
+from dat_train.models.weights.foreign_files import foreign_kind, is_safetensors
+from dat_train.models.weights.published_weights import SCHEME, published_file, require_published
+from dat_train.models.weights.state_layouts import States, select_states
+from dat_train.models.weights.weights_file import FILES, weights_file
 
 TIMM_SCHEME = "timm:"  # timm:MODEL is a source of weights, as published:MODEL
 

@@ -10,7 +10,7 @@ import torch
 import dat_train.models  # noqa: F401  registers dat_nano
 from dat_train.errors import UserError
 from dat_train.models import load_weights
-from dat_train.models.weights_file import weights_file
+from dat_train.models.weights.weights_file import weights_file
 
 
 def nano():

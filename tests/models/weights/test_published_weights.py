@@ -17,10 +17,11 @@ from troubleshooting import entry
 
 import dat_train.models  # noqa: F401  registers the models
 from dat_train.errors import UserError
-from dat_train.models import Checkpoint, download, load_weights, published_weights
-from dat_train.models.download import DownloadError
-from dat_train.models.download import download as fetch
-from dat_train.models.published_weights import PUBLISHED, PublishedWeights
+from dat_train.models import Checkpoint, load_weights
+from dat_train.models.weights import download, published_weights
+from dat_train.models.weights.download import DownloadError
+from dat_train.models.weights.download import download as fetch
+from dat_train.models.weights.published_weights import PUBLISHED, PublishedWeights
 
 CONTENT = os.urandom(3_000_000)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from dat_train.models.published_names import is_published, rename_published
+from dat_train.models.weights.published_names import is_published, rename_published
 
 PUBLISHED_WIDTHS = {64: "t", 96: "s", 128: "b"}  # channels of the first stage
 HEADS = {"decode_head", "bbox_head", "roi_head"}

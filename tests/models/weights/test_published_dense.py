@@ -4,7 +4,7 @@ import torch
 
 from dat_train.models.detection.rcnn import create_detector
 from dat_train.models.segmentation import create_segmentation
-from dat_train.models.weights import load_weights
+from dat_train.models.weights.loading import load_weights
 
 SMALL = {"dims": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}
 

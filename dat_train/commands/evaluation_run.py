@@ -16,8 +16,8 @@ from dat_train.commands.build_data import (
     scene_datasets,
     source_arguments,
 )
-from dat_train.commands.checkpoint_settings import trained_with
-from dat_train.commands.trained import number_of_classes
+from dat_train.commands.load_trained import number_of_classes
+from dat_train.commands.saved_settings import trained_with
 from dat_train.data.batch import Batch
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.generated.fake import FakeImages
@@ -30,7 +30,7 @@ from dat_train.evaluation.detection import evaluate_detection
 from dat_train.evaluation.multilabel import evaluate_multilabel
 from dat_train.evaluation.segmentation import evaluate_segmentation
 from dat_train.home_folder import expand_home
-from dat_train.models.checkpoint import Checkpoint
+from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.runtime.batch_feed import feed_once
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes

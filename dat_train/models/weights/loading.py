@@ -7,9 +7,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dat_train.errors import UserError
-from dat_train.models.checkpoint import Checkpoint
-from dat_train.models.published_names import is_published, rename_published
-from dat_train.models.weight_fitting import fit_state
+from dat_train.models.weights.checkpoint import Checkpoint
+from dat_train.models.weights.fitting import fit_state
+from dat_train.models.weights.published_names import is_published, rename_published
 
 CLASSIFIER = "head.fc"  # of our models, and of a model without timm's pretrained_cfg
 LAST_NORMS = ("norm.", "fc_norm.", "head.norm.")  # after the last stage; the backbone of a dense model has none

@@ -18,7 +18,7 @@ from torch.hub import tqdm
 
 from dat_train.atomic import read_json, sync_folder, write_json
 from dat_train.errors import UserError
-from dat_train.models.file_kinds import foreign_kind
+from dat_train.models.weights.foreign_files import foreign_kind
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without data

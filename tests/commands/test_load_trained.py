@@ -6,7 +6,7 @@ from commands.small_checkpoint import DIGITS, write_small_checkpoint
 from PIL import Image
 from timm.data import ImageNetInfo
 
-from dat_train.commands.trained import class_names, open_trained
+from dat_train.commands.load_trained import class_names, open_trained
 from dat_train.errors import UserError
 from dat_train.models import Checkpoint
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from dat_train.atomic import read_json, write_json
 from dat_train.errors import UserError
 from dat_train.home_folder import expand_home
-from dat_train.models.download import DownloadError, download, locked, sha256
-from dat_train.models.published_names import rename_published
+from dat_train.models.weights.download import DownloadError, download, locked, sha256
+from dat_train.models.weights.published_names import rename_published
 
 VARIABLE = "DAT_TRAIN_WEIGHTS"  # a folder or URL with the files by their published names, asked first
 SCHEME = "published:"  # published:MODEL is a source of weights, as timm's local-dir: and hf-hub:

@@ -78,7 +78,7 @@ def _greedy(
     precision = resolve_precision(settings.dtype, processes.device)
     task_score = task_builders(settings).score
     val_set = evaluation_set(settings, first, processes)
-    model = build_model(settings, len(val_set.classes)).to(processes.device, precision.weights)
+    model = build_model(settings, len(val_set.classes)).to(processes.device, precision.weights_dtype)
     accelerate(model, processes.device)
 
     def score(state: dict[str, Tensor]) -> float:

@@ -75,7 +75,7 @@ def model_rows(config: Settings, precision: Precision) -> list[dict]:
                 size=(height, width),
                 batch_size=config.batch_size,
                 device=precision.device,
-                weights=precision.weights,
+                weights=precision.weights_dtype,
                 autocast=precision.autocast,
                 compiled=compiled,
                 kernels=config.kernels,
@@ -120,7 +120,7 @@ def attention_rows(config: Settings, precision: Precision) -> list[dict]:
             size,
             batch_size=config.batch_size,
             device=precision.device,
-            dtype=precision.autocast or precision.weights,
+            dtype=precision.autocast or precision.weights_dtype,
             repeats=config.repeats,
             warmup=config.warmup,
         )

@@ -30,7 +30,7 @@ MAX_WORKERS = 8  # maximum number of data workers of a training process; more ar
 Opened = TypeVar("Opened")
 
 
-def opened_by_all(open_data: Callable[[], Opened], processes: Processes) -> Opened:
+def opened_in_all_processes(open_data: Callable[[], Opened], processes: Processes) -> Opened:
     """Open data in every process; the main one first, because opening may write files (the digits, an index)."""
     opened = []
     processes.on_main(lambda: opened.append(open_data()))
@@ -44,7 +44,7 @@ def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, Imag
     """Training and validation set with their transforms."""
     data = config.data
     open_them = partial(open_datasets, data.kind, data.root, split_by=data.split_by, **source_arguments(config))
-    train_set, val_set = opened_by_all(open_them, processes)
+    train_set, val_set = opened_in_all_processes(open_them, processes)
     train_set.seed = config.seed
     colours = data.only("mean", "std", "background")
     train_set.transform = train_transform(config.img_size, **config.augment.without("name"), **colours)
@@ -112,7 +112,7 @@ def scene_datasets(config: Settings, processes: Processes, parts: Sequence[str] 
         )
 
     prepared = _segmentation_part if config.task == "segmentation" else _detection_part
-    found = zip(parts, opened_by_all(opened, processes), strict=True)
+    found = zip(parts, opened_in_all_processes(opened, processes), strict=True)
     return [prepared(config, images, training=part == "train") for part, images in found]
 
 

@@ -94,7 +94,7 @@ def multilabel(config: Settings, train_set: ImageDataset, precision: Precision) 
     """Build the multi-label classification task. Its loss is binary cross-entropy, whatever loss.name is."""
     mixing, weights, loss = MultiHotMixing(**mixing_arguments(config, train_set)), None, config.loss
     if loss.class_weights:
-        weights = positive_weights(train_set.targets).to(precision.device, precision.weights)
+        weights = positive_weights(train_set.targets).to(precision.device, precision.weights_dtype)
     objective = BinaryCrossEntropy(loss.target_threshold, loss.sum_classes, weights)
     arguments = {"precision": precision, "mixing": mixing, "objective": objective}
     return MultiLabelClassification(train_set.classes, model_images(config), **arguments)
@@ -166,7 +166,7 @@ def objective(config: Settings, train_set: ImageDataset, precision: Precision) -
         if has_teacher:
             raise UserError("loss.class_weights=balanced is not possible with a teacher; data.sampling=balanced is")
         weights = balanced_weights(train_set.samples.labels, len(train_set.classes))
-        return partial(cross_entropy, weights=weights.to(precision.device, precision.weights))
+        return partial(cross_entropy, weights=weights.to(precision.device, precision.weights_dtype))
     return distillation(config, train_set.classes, precision) if has_teacher else cross_entropy
 
 
@@ -178,7 +178,7 @@ def distillation(config: Settings, classes: Sequence[str], precision: Precision)
     """
     distill = config.distill
     teacher, mean, std = _teacher(distill.teacher, distill.weights, classes, len(config.data.mean))
-    accelerate(teacher.to(precision.device, precision.weights), precision.device)
+    accelerate(teacher.to(precision.device, precision.weights_dtype), precision.device)
     loss = Distillation(
         teacher,
         kind=distill.kind,
@@ -225,7 +225,7 @@ def _teacher(
 def _try(distillation: Distillation, name: str, img_size: int, channels: int, classes: int) -> None:
     """Call the teacher with one image, to report errors before the run starts."""
     precision = distillation.precision
-    image = torch.zeros(1, channels, img_size, img_size, dtype=precision.weights, device=precision.device)
+    image = torch.zeros(1, channels, img_size, img_size, dtype=precision.weights_dtype, device=precision.device)
     try:
         answers = distillation.answers(image)
     except (RuntimeError, AssertionError, ValueError) as error:

@@ -17,6 +17,7 @@ from dat_train.runtime.environment import environment
 from dat_train.runtime.precision import Precision
 from dat_train.settings import Settings
 from dat_train.training.checkpoint_writer import CheckpointWriter
+from dat_train.training.ema import Ema
 from dat_train.training.loggers.logger import About, FailSafeLogger, Logger
 from dat_train.training.loggers.mlflow import MlflowLogger
 from dat_train.training.loggers.tensorboard import TensorBoardLogger
@@ -28,7 +29,7 @@ from dat_train.training.run_context import RunContext
 from dat_train.training.run_log import RunLog
 from dat_train.training.run_pictures import RunPictures
 from dat_train.training.schedule import Schedule
-from dat_train.training.state import Ema, TrainState
+from dat_train.training.state import TrainState
 from dat_train.training.task import Task
 from dat_train.viewer.offsets import OffsetMonitor
 
@@ -136,7 +137,7 @@ def offset_monitor(config: Settings, val_set: Dataset, precision: Precision) -> 
             batches = [pad_batch([sample.image])[0] for sample in samples]
         else:
             batches = [torch.stack([sample.image for sample in samples])]
-        return [batch.to(precision.device, precision.weights) for batch in batches]
+        return [batch.to(precision.device, precision.weights_dtype) for batch in batches]
 
     return OffsetMonitor(config.inspect.every, batches)
 

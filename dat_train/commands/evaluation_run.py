@@ -11,7 +11,7 @@ from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import (
     evaluation_batches,
     evaluation_transform,
-    opened_by_all,
+    opened_in_all_processes,
     require_targets,
     scene_datasets,
     source_arguments,
@@ -34,7 +34,7 @@ from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.runtime.batch_feed import feed_once
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
-from dat_train.runtime.terminal import Terminal, duration
+from dat_train.runtime.terminal import Terminal, eta
 from dat_train.settings import Settings
 
 PROGRESS_SECONDS = 30.0  # between progress lines where the output is no terminal
@@ -67,7 +67,7 @@ def _labelled_images(settings: Settings, checkpoint: Checkpoint, number: int, pr
             **source_arguments(settings),
         )
 
-    images = opened_by_all(opened, processes)
+    images = opened_in_all_processes(opened, processes)
     if settings.task == "multilabel":
         require_targets(images, data.name)
     if len(images.classes) != number:
@@ -161,7 +161,6 @@ def _watched(loader: Sequence[Batch], terminal: Terminal, text: str, timeout_min
     for done, batch in enumerate(feed_once(loader, terminal.warn, timeout_minutes=timeout_minutes)):
         terminal.progress(done, len(loader), text)
         if not terminal.live and (now := time.monotonic()) > next_line and done:
-            left = (now - start) / done * (len(loader) - done)
-            terminal.say(f"batch {done:,}/{len(loader):,}   ETA {duration(left)}")
+            terminal.say(f"batch {done:,}/{len(loader):,}   {eta(now - start, done, len(loader))}")
             next_line = now + PROGRESS_SECONDS
         yield batch

@@ -33,7 +33,7 @@ class TrainedModel:
     """Trained model of any task.
 
     Attributes:
-        model: in evaluation mode, on `precision.device`, in `precision.weights`.
+        model: in evaluation mode, on `precision.device`, in `precision.weights_dtype`.
         classes: names by class number.
         settings: settings of a training run.
         precision: number formats; provides the autocast context of the model.
@@ -79,7 +79,7 @@ class TrainedDense(TrainedModel):
 
         def forward(images: Tensor) -> Tensor:
             with self.precision.context():
-                return self.model(images.to(self.precision.device, self.precision.weights))
+                return self.model(images.to(self.precision.device, self.precision.weights_dtype))
 
         dense = self.settings.dense
         views = self.views(image, scales or dense.scales or (1.0,))
@@ -120,7 +120,7 @@ def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, devic
     model, precision = build_model(settings, number), resolve_precision(settings.dtype, resolve_device(device))
     weights = load_weights(model, checkpoint, ema=ema)
     classes = class_names(checkpoint.classes, number) if kind is Trained else list(checkpoint.classes)
-    return kind(model.to(precision.device, precision.weights).eval(), classes, settings, precision, weights)
+    return kind(model.to(precision.device, precision.weights_dtype).eval(), classes, settings, precision, weights)
 
 
 def number_of_classes(settings: Settings, checkpoint: Checkpoint) -> int:

@@ -98,7 +98,7 @@ def predictions(
     loader = evaluation_loader(images, batch_size=batch_size, workers=readers, pin_memory=device.type == "cuda")
     for batch in feed_once(loader, print_warning, timeout_minutes=trained.settings.timeout_minutes):
         with torch.inference_mode(), trained.precision.context():
-            logits = trained.model(prepare_images(batch, device, trained.precision.weights))
+            logits = trained.model(prepare_images(batch, device, trained.precision.weights_dtype))
         rows = zip(batch.indices.tolist(), batch.labels.tolist(), choose(logits.float()), strict=True)
         for index, label, chosen in rows:
             guesses = [Guess(trained.classes[number], number, p) for number, p in chosen]

@@ -37,7 +37,7 @@ from dat_train.training.resume import differences, open_run, restore
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.summary import memory_text, result_text, summarize, table
-from dat_train.training.task import Draw, Task
+from dat_train.training.task import MicroBatchKey, Task
 
 Sets = tuple[ImageDataset, ImageDataset]
 
@@ -91,7 +91,7 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
         "parameters": count_parameters(model),
         "macs": count_macs(countable(model), config.img_size, len(config.data.mean)),
     }
-    model = model.to(precision.weights)
+    model = model.to(precision.weights_dtype)
     if not config.compile or prefers_eager(model, processes.device, config.kernels):  # else the plain model is compiled
         accelerate(model, processes.device, config.kernels)
     else:
@@ -104,7 +104,7 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
     if config.init and not saved:
         source = f"{config.init}:{config.model.timm_name}" if config.init in WEIGHT_SOURCES else config.init
         terminal.say(str(load_weights(model, source, classes=train_set.classes)))
-    state = build_state(config, model.to(processes.device, precision.weights), precision, train_set.classes)
+    state = build_state(config, model.to(processes.device, precision.weights_dtype), precision, train_set.classes)
     state.data = data
     restore(state, saved, context, config.resume)
     if saved:
@@ -262,7 +262,7 @@ def show_batch(config: Settings, context: RunContext) -> bool:
     task = builders.task(config, train_set, resolve_precision(config.dtype, processes.device))
     context.folder.create()
     path = context.folder.picture("batch")
-    task.draw_batch(batch, Draw(config.seed, 0, 0), path)
+    task.draw_batch(batch, MicroBatchKey(config.seed, 0, 0), path)
     context.terminal.say(f"one batch, as the model sees it: {path}")
     return True
 

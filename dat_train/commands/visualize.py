@@ -112,7 +112,7 @@ def see_image(config: Settings, trained: Trained, image: Image) -> Seen:
     """Attention and prediction of a classifier. Queries are pixels of the model's input."""
     data, precision, size = trained.settings.data, trained.precision, trained.settings.img_size
     queries = queries_of(config.query, (size, size))
-    batch = trained.transform(image).to(precision.device, precision.weights)
+    batch = trained.transform(image).to(precision.device, precision.weights_dtype)
     inspection = inspect_image(trained.model, batch, data.mean, data.std, multi_label=trained.multi_label)
     shares = [(trained.classes[label], share) for label, share in inspection.top(MAX_CLASSES)]
     text = ", ".join(f"{one_line(name, 24)} {share:.1%}" for name, share in shares[:3])

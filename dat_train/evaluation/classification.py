@@ -19,7 +19,7 @@ NO_PREDICTION = -1  # predicted class if a logit is NaN
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ClassificationEvaluation:
     """Metrics of a classifier on a data set, and its prediction for each image. Identical in all processes.
 
     Attributes:
@@ -53,7 +53,7 @@ def evaluate(
     processes: Processes | None = None,
     subset: Sequence[int] | None = None,
     valid_labels: Tensor | None = None,
-) -> Evaluation:
+) -> ClassificationEvaluation:
     """Evaluate a classifier; each process evaluates its share of the data set, and the results are gathered.
 
     Processes and device are synchronized only after the last batch, so shares may differ in length and may be empty.
@@ -78,7 +78,7 @@ def evaluate(
         for batch in loader:
             _check_labels(batch.labels, num_classes)
             unreadable += batch.unreadable
-            logits = forward(prepare_images(batch, precision.device, precision.weights))  # (B, classes)
+            logits = forward(prepare_images(batch, precision.device, precision.weights_dtype))  # (B, classes)
             if logits.shape[1] != num_classes:
                 raise UserError(f"the model has {logits.shape[1]} classes, but {num_classes} are expected")
             if excluded is not None:
@@ -125,13 +125,13 @@ def _sample_metrics(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Ten
     return predicted, in_top5, -log_probabilities.gather(1, labels)[:, 0], log_probabilities.amax(1).exp()
 
 
-def _aggregate(arrays: list[np.ndarray], unreadable: list[str]) -> Evaluation:
+def _aggregate(arrays: list[np.ndarray], unreadable: list[str]) -> ClassificationEvaluation:
     """Sums over the samples of all processes, in the order of the data set."""
     readable = arrays[1] != UNREADABLE if arrays else np.empty(0, bool)
     count = int(readable.sum())
     require_images(count, unreadable)
     indices, labels, predicted, in_top5, losses, confidence = (array[readable] for array in arrays)
-    return Evaluation(
+    return ClassificationEvaluation(
         top1=100 * int((predicted == labels).sum()) / count,
         top5=100 * int(in_top5.sum()) / count,
         loss=float(losses.astype(np.float64).sum()) / count,

@@ -8,7 +8,7 @@ import numpy as np
 from rich.cells import cell_len, set_cell_size
 
 from dat_train.atomic import write_csv, write_json
-from dat_train.evaluation.classification import Evaluation
+from dat_train.evaluation.classification import ClassificationEvaluation
 from dat_train.evaluation.mistakes_picture import most_confident_mistakes, write_mistakes_picture
 from dat_train.runtime.display_text import one_line
 
@@ -18,7 +18,7 @@ MAX_CONFUSIONS = 5  # pairs on the terminal; confused.csv has all
 
 
 def write_report(
-    evaluation: Evaluation,
+    evaluation: ClassificationEvaluation,
     classes: Sequence[str],
     samples: Sequence[tuple[str, int]],
     folder: Path,
@@ -57,7 +57,9 @@ def write_report(
     return result
 
 
-def per_class(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[int, str, int, int, float | None]]:
+def per_class(
+    evaluation: ClassificationEvaluation, classes: Sequence[str]
+) -> list[tuple[int, str, int, int, float | None]]:
     """(class number, name, images, correct, top-1 in percent) of every class; top-1 is None without images."""
     correct = evaluation.labels[evaluation.predicted == evaluation.labels]
     images = np.bincount(evaluation.labels, minlength=len(classes)).tolist()
@@ -68,7 +70,7 @@ def per_class(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[int,
     ]
 
 
-def confusions(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[str, str, int, float]]:
+def confusions(evaluation: ClassificationEvaluation, classes: Sequence[str]) -> list[tuple[str, str, int, float]]:
     """(true class, predicted class, count, percent of the true class) of all confusions, most frequent first.
 
     Equal counts are ordered by share (highest first), then by class number.
@@ -86,7 +88,7 @@ def confusions(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[str
 
 
 def mistakes(
-    evaluation: Evaluation, classes: Sequence[str], samples: Sequence[tuple[str, int]]
+    evaluation: ClassificationEvaluation, classes: Sequence[str], samples: Sequence[tuple[str, int]]
 ) -> list[tuple[str, str, str, float]]:
     """(path, true class, predicted class, confidence in percent) of all mistakes, most confident first."""
     return [
@@ -100,7 +102,7 @@ def mistakes(
     ]
 
 
-def reliability(evaluation: Evaluation, bins: int = BINS) -> list[dict]:
+def reliability(evaluation: ClassificationEvaluation, bins: int = BINS) -> list[dict]:
     """Number of images, mean confidence and accuracy in each of `bins` equal intervals (low, high] of confidence.
 
     Confidence and accuracy are in [0, 1], or None for an empty interval. Images without a prediction (NaN) are left
@@ -125,7 +127,7 @@ def reliability(evaluation: Evaluation, bins: int = BINS) -> list[dict]:
     return rows
 
 
-def calibration_error(evaluation: Evaluation, bins: int = BINS) -> float | None:
+def calibration_error(evaluation: ClassificationEvaluation, bins: int = BINS) -> float | None:
     """Expected calibration error in percent: |confidence - accuracy| of each interval, weighted by its images.
 
     Returns None if no image has a prediction. Source: Guo et al., ICML 2017.
@@ -142,7 +144,7 @@ def class_name(classes: Sequence[str], number: int) -> str:
     return classes[number] if number >= 0 else "(NaN)"
 
 
-def result_text(evaluation: Evaluation, classes: Sequence[str]) -> str:
+def result_text(evaluation: ClassificationEvaluation, classes: Sequence[str]) -> str:
     """Metrics and the most frequent confusions as lines for the terminal."""
     top = f"top-{min(5, len(classes))}"
     numbers = [f"top-1 {evaluation.top1:.2f} %", f"loss {evaluation.loss:.4f}", f"{evaluation.count:,} images"]

@@ -103,7 +103,7 @@ def evaluate_detection(
     numbers = None
     results = [result for *_, part in found for result in part]
     if processes is None or processes.is_main:
-        numbers = average_precision(classes, [part[:3] for part in found], results, with_masks)
+        numbers = coco_average_precision(classes, [part[:3] for part in found], results, with_masks)
     numbers = processes.from_main(numbers) if processes else numbers
     return DetectionEvaluation(numbers, results, len(found), unreadable)
 
@@ -112,7 +112,7 @@ def detect(model: nn.Module, image: Tensor, original: tuple[int, int], precision
     """Detections of one image (3, h, w) in pixels of its original (height, width)."""
     batch, sizes = pad_batch([image])
     with precision.context():
-        return model(batch.to(precision.device, precision.weights), sizes, [{"original": original}])[0]
+        return model(batch.to(precision.device, precision.weights_dtype), sizes, [{"original": original}])[0]
 
 
 def coco_results(found: Detections, image_id: int, size: tuple[int, int]) -> list[dict[str, Any]]:
@@ -141,7 +141,7 @@ def run_lengths(mask: Tensor) -> dict[str, Any]:
     return {"size": list(map(int, encoded["size"])), "counts": encoded["counts"].decode()}
 
 
-def average_precision(
+def coco_average_precision(
     classes: Sequence[str],
     images: Sequence[tuple[int, tuple[int, int], list[dict]]],
     results: list[dict],

@@ -28,7 +28,7 @@ def inference(model: nn.Module, precision: Precision) -> Iterator[Callable[[Tens
     forward = _unwrap_ddp(model)
 
     def run(images: Tensor) -> Tensor:
-        images = images.to(precision.device, precision.weights, non_blocking=True)
+        images = images.to(precision.device, precision.weights_dtype, non_blocking=True)
         with precision.context():
             return forward(images)
 

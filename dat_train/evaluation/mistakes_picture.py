@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dat_train.data.images import UnreadableImage, read_rgb
-from dat_train.evaluation.classification import Evaluation
+from dat_train.evaluation.classification import ClassificationEvaluation
 from dat_train.runtime.display_text import one_line
 from dat_train.runtime.figure_file import new_figure, save_figure
 
@@ -19,7 +19,7 @@ MIN_WIDTH = 4.6  # inches, for the title
 NAME_WIDTH = 20  # columns of a class name
 
 
-def most_confident_mistakes(evaluation: Evaluation, number: int) -> np.ndarray:
+def most_confident_mistakes(evaluation: ClassificationEvaluation, number: int) -> np.ndarray:
     """Positions, in the arrays of the evaluation, of the `number` mistakes with the highest confidence.
 
     Mistakes of equal confidence keep the order of the data set.
@@ -29,7 +29,7 @@ def most_confident_mistakes(evaluation: Evaluation, number: int) -> np.ndarray:
 
 
 def write_mistakes_picture(
-    evaluation: Evaluation,
+    evaluation: ClassificationEvaluation,
     classes: Sequence[str],
     samples: Sequence[tuple[str, int]],
     path: Path,
@@ -77,7 +77,7 @@ def write_mistakes_picture(
     return True
 
 
-def _caption(evaluation: Evaluation, classes: Sequence[str], position: int) -> str:
+def _caption(evaluation: ClassificationEvaluation, classes: Sequence[str], position: int) -> str:
     """Class names, each on its own line if they are long, and the confidence."""
     true, predicted = (
         one_line(classes[int(numbers[position])], NAME_WIDTH) for numbers in (evaluation.labels, evaluation.predicted)

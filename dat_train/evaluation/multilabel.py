@@ -67,10 +67,10 @@ def evaluate_multilabel(
     with inference(model, precision) as forward:
         for batch in loader:
             unreadable += batch.unreadable
-            logits = forward(prepare_images(batch, precision.device, precision.weights))
+            logits = forward(prepare_images(batch, precision.device, precision.weights_dtype))
             if logits.shape != batch.labels.shape:
                 raise UserError(f"the model has {logits.shape[1]} classes, the data has {batch.labels.shape[1]}")
-            logits = logits if precision.weights == torch.float64 else logits.float()
+            logits = logits if precision.weights_dtype == torch.float64 else logits.float()
             results.append((batch.indices, batch.labels, logits))
     arrays, unreadable = gather_by_index(results, unreadable, processes)
     readable = (arrays[1] >= 0).all(1) if arrays else np.empty(0, bool)

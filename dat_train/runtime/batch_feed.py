@@ -29,7 +29,7 @@ class Stopped(UserError):  # noqa: N818  not an error of the run
 
 
 @dataclass(eq=False)
-class Feed:
+class BatchFeed:
     """Batches in order, from any step on.
 
     A batch depends only on its position in the run. If a worker process dies (most often killed because memory is
@@ -143,8 +143,10 @@ def feed_once(
     stop: StopRequest | None = None,
     timeout_minutes: float = TIMEOUT_MINUTES,
 ) -> Iterator[Any]:
-    """Yield all items of a loader with a length, as `Feed` does: for evaluation and prediction."""
-    feed = Feed(lambda first: islice(batches, first, None), warn, unit=unit, stop=stop, timeout_minutes=timeout_minutes)
+    """Yield all items of a loader with a length, as `BatchFeed` does: for evaluation and prediction."""
+    feed = BatchFeed(
+        lambda first: islice(batches, first, None), warn, unit=unit, stop=stop, timeout_minutes=timeout_minutes
+    )
     try:
         for number in range(len(batches)):
             yield feed.next(number, 0)

@@ -14,7 +14,7 @@ class Precision:
     """Number formats selected by a dtype name: of the weights, and of autocast (None: no autocast)."""
 
     name: str
-    weights: torch.dtype
+    weights_dtype: torch.dtype
     autocast: torch.dtype | None
     device: torch.device
 

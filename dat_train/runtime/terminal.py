@@ -70,6 +70,11 @@ class Terminal:
             self._bar = None
 
 
+def eta(seconds: float, done: int, total: int) -> str:
+    """Estimated remaining time of `total` steps of which `done` took `seconds`: "ETA 3 min 05 s"."""
+    return f"ETA {duration(seconds / max(1, done) * (total - done))}"
+
+
 def duration(seconds: float) -> str:
     """Format a duration: 42 s, 3 min 05 s, 2 h 07 min, 1 d 4 h."""
     seconds = round(seconds)

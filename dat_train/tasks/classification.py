@@ -17,7 +17,7 @@ from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
 from dat_train.tasks.batch_picture import write_batch_picture
 from dat_train.tasks.losses import cross_entropy
-from dat_train.training.task import Draw, Evaluation, Loss, Score
+from dat_train.training.task import Evaluation, Loss, MicroBatchKey, Score
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -62,11 +62,11 @@ class ImageClassification:
     name = "classification"
     score = Score("top1", "top-1 {:.2f} %")
 
-    def loss(self, forward: nn.Module, batch: Batch, draw: Draw) -> Loss:
-        images, targets = self._mixed(batch, draw)
+    def loss(self, forward: nn.Module, batch: Batch, key: MicroBatchKey) -> Loss:
+        images, targets = self._mixed(batch, key)
         with self.precision.context():
             logits = forward(images)
-        return Loss(self.objective(logits, targets.to(self.precision.weights), images))
+        return Loss(self.objective(logits, targets.to(self.precision.weights_dtype), images))
 
     def example(self, size: int) -> Batch:
         labels = torch.zeros(size, dtype=torch.int64)
@@ -83,12 +83,12 @@ class ImageClassification:
             },
         )
 
-    def draw_batch(self, batch: Batch, draw: Draw, path: Path) -> None:
-        images, targets = self._mixed(batch, draw)
+    def draw_batch(self, batch: Batch, key: MicroBatchKey, path: Path) -> None:
+        images, targets = self._mixed(batch, key)
         write_batch_picture(images, targets, self.classes, path, mean=self.images.mean, std=self.images.std)
 
-    def _mixed(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
+    def _mixed(self, batch: Batch, key: MicroBatchKey) -> tuple[Tensor, Tensor]:
         """Mixed images (B, C, H, W) and soft targets (B, classes), float32, on the device."""
-        images = prepare_images(batch, self.precision.device, self.precision.weights)
+        images = prepare_images(batch, self.precision.device, self.precision.weights_dtype)
         labels = batch.labels.to(self.precision.device, non_blocking=True)
-        return self.mixing(images, labels, "mixup", *draw, step=draw.step)
+        return self.mixing(images, labels, "mixup", *key, step=key.step)

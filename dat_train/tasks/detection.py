@@ -15,7 +15,7 @@ from dat_train.evaluation.detection import evaluate_detection
 from dat_train.evaluation.scenes_picture import draw_objects, write_grid
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
-from dat_train.training.task import Draw, Evaluation, Loss, Score
+from dat_train.training.task import Evaluation, Loss, MicroBatchKey, Score
 
 
 @dataclass(eq=False)
@@ -41,9 +41,9 @@ class ObjectDetection:
     name = "detection"
     score = Score("box_ap", "box AP {:.2f} %")
 
-    def loss(self, forward: Callable[..., object], batch: ObjectBatch, draw: Draw) -> Loss:
+    def loss(self, forward: Callable[..., object], batch: ObjectBatch, key: MicroBatchKey) -> Loss:
         device = self.precision.device
-        images = batch.images.to(device, self.precision.weights, non_blocking=True)
+        images = batch.images.to(device, self.precision.weights_dtype, non_blocking=True)
         targets = tree_map_only(Tensor, lambda part: part.to(device, non_blocking=True), batch.targets)
         with self.precision.context():
             losses = forward(images, batch.sizes, targets)
@@ -68,7 +68,7 @@ class ObjectDetection:
             text += f"   mask AP {100 * found.mask['AP']:.2f} %"
         return Evaluation(numbers=numbers, text=text)
 
-    def draw_batch(self, batch: ObjectBatch, draw: Draw, path: Path) -> None:
+    def draw_batch(self, batch: ObjectBatch, key: MicroBatchKey, path: Path) -> None:
         pictures = []
         for image, (height, width), target in zip(batch.images, batch.sizes, batch.targets, strict=True):
             picture = Image.fromarray(denormalize(image[:, :height, :width], self.mean, self.std))

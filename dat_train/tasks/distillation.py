@@ -47,7 +47,9 @@ class Distillation:
         self.teacher.eval().requires_grad_(False)
         # (x * std + mean - teacher_mean) / teacher_std = x * scale + shift, per channel
         mean, std, teacher_mean, teacher_std = (
-            torch.tensor(list(values), dtype=self.precision.weights, device=self.precision.device).view(1, -1, 1, 1)
+            torch.tensor(list(values), dtype=self.precision.weights_dtype, device=self.precision.device).view(
+                1, -1, 1, 1
+            )
             for values in (self.mean, self.std, self.teacher_mean, self.teacher_std)
         )
         self.scale = std / teacher_std

@@ -11,7 +11,7 @@ from dat_train.evaluation.multilabel import evaluate_multilabel
 from dat_train.runtime.processes import Processes
 from dat_train.tasks.batch_picture import write_batch_picture
 from dat_train.tasks.classification import ImageClassification
-from dat_train.training.task import Draw, Evaluation, Score
+from dat_train.training.task import Evaluation, MicroBatchKey, Score
 
 
 class MultiLabelClassification(ImageClassification):
@@ -30,8 +30,8 @@ class MultiLabelClassification(ImageClassification):
             text=f"mAP {found.map:.2f} %   F1 {found.f1:.2f} %   loss {found.loss:.4f}",
         )
 
-    def draw_batch(self, batch: Batch, draw: Draw, path: Path) -> None:
-        images, targets = self._mixed(batch, draw)
+    def draw_batch(self, batch: Batch, key: MicroBatchKey, path: Path) -> None:
+        images, targets = self._mixed(batch, key)
         smoothing = self.mixing.label_smoothing
         shares = (targets - smoothing / 2) / (1 - smoothing)
         normalization = {"mean": self.images.mean, "std": self.images.std}

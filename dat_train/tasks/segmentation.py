@@ -18,7 +18,7 @@ from dat_train.evaluation.segmentation import evaluate_segmentation
 from dat_train.models.segmentation import segmentation_loss
 from dat_train.runtime.precision import Precision
 from dat_train.runtime.processes import Processes
-from dat_train.training.task import Draw, Evaluation, Loss, Score
+from dat_train.training.task import Evaluation, Loss, MicroBatchKey, Score
 
 
 @dataclass(eq=False)
@@ -59,8 +59,8 @@ class SemanticSegmentation:
             raise UserError(f"dense.class_weights has {len(weights)} numbers for {number} classes; give one for each")
         self.class_weights = torch.tensor(list(weights), dtype=torch.float32, device=self.precision.device)
 
-    def loss(self, forward: Callable[..., object], batch: SceneBatch, draw: Draw) -> Loss:
-        images = batch.images.to(self.precision.device, self.precision.weights, non_blocking=True)
+    def loss(self, forward: Callable[..., object], batch: SceneBatch, key: MicroBatchKey) -> Loss:
+        images = batch.images.to(self.precision.device, self.precision.weights_dtype, non_blocking=True)
         labels = batch.labels.to(self.precision.device, non_blocking=True)
         with self.precision.context():
             logits, auxiliary = forward(images)
@@ -89,7 +89,7 @@ class SemanticSegmentation:
             pictures={"confusion": lambda path: write_confusion_counts(found.confusion, self.classes, path)},
         )
 
-    def draw_batch(self, batch: SceneBatch, draw: Draw, path: Path) -> None:
+    def draw_batch(self, batch: SceneBatch, key: MicroBatchKey, path: Path) -> None:
         pictures = []
         for image, labels in list(zip(batch.images, batch.labels, strict=True))[:8]:
             picture = Image.fromarray(denormalize(image, self.mean, self.std))

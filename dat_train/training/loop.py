@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dat_train.data.randomness import keyed_seed
 from dat_train.errors import UserError
 from dat_train.models.batch_norm import apply_running_averages, defer_running_averages
-from dat_train.runtime.batch_feed import TIMEOUT_MINUTES, Feed, Stopped, feed_once
+from dat_train.runtime.batch_feed import TIMEOUT_MINUTES, BatchFeed, Stopped, feed_once
 from dat_train.runtime.processes import ProcessLost
 from dat_train.training.checkpoint_writer import CheckpointWriter
 from dat_train.training.freezing import training_mode
@@ -24,7 +24,7 @@ from dat_train.training.run_context import RunContext
 from dat_train.training.run_log import RunLog
 from dat_train.training.run_pictures import RunPictures
 from dat_train.training.state import TrainState
-from dat_train.training.task import Batch, Draw, Evaluation, Task
+from dat_train.training.task import Evaluation, MicroBatch, MicroBatchKey, Task
 from dat_train.viewer.offsets import OffsetMonitor
 
 MAX_REPORTED = 20  # unreadable files of a step or of a validation that are named one by one
@@ -78,8 +78,8 @@ class Training:
     state: TrainState
     task: Task
     plan: RunPlan
-    make_loader: Callable[[int], Iterable[Batch]]
-    val_loader: Collection[Batch]
+    make_loader: Callable[[int], Iterable[MicroBatch]]
+    val_loader: Collection[MicroBatch]
     options: LoopOptions
     log: RunLog
     checkpoints: CheckpointWriter | None
@@ -98,7 +98,7 @@ class Training:
             self.forward = self._wrap()
         # what ends a wait for a batch
         self.waiting = {"stop": self.context.stop, "timeout_minutes": self.options.timeout_minutes}
-        self.feed = Feed(self.make_loader, self.terminal.warn, **self.waiting)
+        self.feed = BatchFeed(self.make_loader, self.terminal.warn, **self.waiting)
         self.reported: set[str] = set()  # unreadable files that were reported
         self.went_back = False
         self.log.start(self.state.step)
@@ -128,7 +128,7 @@ class Training:
             try:
                 loss, parts, unreadable = self._gradients()
             except (Stopped, ProcessLost) as error:
-                self._save_alone(error)
+                self._save_unsynchronized(error)
                 raise
             apply_running_averages(state.model, self.processes.sum_)
             numbers = self._update(loss)
@@ -174,11 +174,11 @@ class Training:
                 gradient_as_bucket_view=True,
                 static_graph=True,  # every weight gets a gradient in every step, also where drop path drops a branch
             )
-        self._rehearse(forward)
+        self._warm_up_ddp(forward)
         defer_running_averages(model)
         return forward
 
-    def _rehearse(self, forward: nn.Module) -> None:
+    def _warm_up_ddp(self, forward: nn.Module) -> None:
         """Run two forward and backward passes without an update.
 
         DDP counts gradients in its first pass, records their order in the second, and then rebuilds its buckets. The
@@ -187,7 +187,7 @@ class Training:
         """
         example = self.task.example(self.plan.micro_batch_size)
         for _ in range(2):
-            self.task.loss(forward, example, Draw(self.options.seed, 0, 0)).total.backward()
+            self.task.loss(forward, example, MicroBatchKey(self.options.seed, 0, 0)).total.backward()
             forward.zero_grad(set_to_none=False)
 
     # A step
@@ -204,14 +204,14 @@ class Training:
         names, unreadable = [], []
         self.forward.zero_grad(set_to_none=False)  # keeps DDP's buckets in place
         for turn, m in enumerate(micros):
-            batch, draw = self.feed.next(state.step, turn), Draw(seed, state.step, m)
+            batch, key = self.feed.next(state.step, turn), MicroBatchKey(seed, state.step, m)
             unreadable += batch.unreadable
             if self.pictures and state.step == turn == 0:
-                self.pictures.batch(self.task, batch, draw)
-            torch.manual_seed(keyed_seed("dropout", *draw))
+                self.pictures.batch(self.task, batch, key)
+            torch.manual_seed(keyed_seed("dropout", *key))
             # DDP sums gradients over the processes once per step, in the backward pass of the last micro-batch
             with nullcontext() if m == micros[-1] or self.processes.world_size == 1 else self.forward.no_sync():
-                loss, parts = self.task.loss(self.forward, batch, draw)
+                loss, parts = self.task.loss(self.forward, batch, key)
                 # DDP averages over processes, and each process sums its share of the micro-batches
                 with self.processes.collective("all_reduce of gradients"):
                     state.scaler.scale(loss / len(micros)).backward()
@@ -306,11 +306,8 @@ class Training:
         finally:
             training_mode(state.model)
         self._report_unreadable(self.left_out, "left out of the validation")
-        state.validated = state.step
         decisive = averaged or evaluation
-        value = decisive.numbers[score.name]
-        if not state.best or value > state.best[score.name]:
-            state.best = {score.name: value, "epoch": self.plan.epochs_done(state.step), "step": state.step}
+        state.record_validation(score.name, decisive.numbers[score.name], self.plan.epochs_done(state.step))
         self.log.validation(state.step, evaluation, averaged=averaged, score=score, is_best=state.is_best)
         if self.pictures and state.is_best:
             self.pictures.evaluation(decisive, state.step)
@@ -318,7 +315,7 @@ class Training:
     def _evaluate(self, model: nn.Module) -> Evaluation:
         return self.task.evaluate(model, self._until_stopped(self.val_loader), self.processes)
 
-    def _until_stopped(self, batches: Collection[Batch]) -> Iterator[Batch]:
+    def _until_stopped(self, batches: Collection[MicroBatch]) -> Iterator[MicroBatch]:
         """Yield `batches` until a process is asked to stop.
 
         Shares may differ by one batch, so the processes exchange the request only as often as all of them have one.
@@ -356,7 +353,7 @@ class Training:
             self.log.flush(self.state.counters)
             self.checkpoints.save(self._saved(), best=self.state.is_best)
 
-    def _save_alone(self, error: Exception) -> None:
+    def _save_unsynchronized(self, error: Exception) -> None:
         """Save the state before a step that a stop request ends, where the processes cannot agree on it.
 
         A process whose read does not return ends alone, and the collective operation of the others fails. The model
@@ -368,7 +365,7 @@ class Training:
             self.checkpoints.finish(self._saved())
 
     def _saved(self) -> dict:
-        return self.state.save(self.plan.epochs_done(self.state.step))
+        return self.state.state_dict(self.plan.epochs_done(self.state.step))
 
 
 class _StopAgreed(Exception):  # noqa: N818  not an error

@@ -66,7 +66,7 @@ def _saved_bytes(model: nn.Module, shape: tuple[int, int, int, int], precision: 
         tensors = [*model.named_parameters(), *model.named_buffers()]
         fake = {name: mode.from_tensor(t).to(precision.device) for name, t in tensors}  # the model may be elsewhere yet
         own = {tensor.untyped_storage()._cdata for tensor in fake.values()}
-        images = torch.empty(shape, dtype=precision.weights, device=precision.device)
+        images = torch.empty(shape, dtype=precision.weights_dtype, device=precision.device)
         with saved_tensors_hooks(keep, lambda tensor: tensor), precision.context():
             torch.func.functional_call(model, fake, images)
     return sum(size for number, size in kept.items() if number not in own)

@@ -69,7 +69,7 @@ def restore(state: TrainState, saved: dict | None, context: RunContext, resume: 
     """
     folder, source = context.folder, Path(resume)
     if saved is not None:
-        state.load(saved)
+        state.load_state_dict(saved)
 
     def adapt_folder() -> None:
         empty = not (folder.last.exists() or folder.best.exists() or folder.history())

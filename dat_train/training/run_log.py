@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dat_train.runtime.terminal import duration
+from dat_train.runtime.terminal import eta
 from dat_train.training.loggers.logger import Logger
 from dat_train.training.plan import RunPlan
 from dat_train.training.run_context import RunContext
@@ -153,8 +153,8 @@ class RunLog:
         self._write(self._timing, row)
         losses = [row["loss"] for row in rows if row["loss"] is not None]
         loss = f"{sum(losses) / len(losses):.4f}" if losses else "not finite"
-        left = (now - self._start) / max(1, step - self._first_step) * (self.plan.steps - step)
-        text = f"loss {loss}   lr {rows[-1]['lr']:.2e}   {images_per_second:,.0f} images/s   ETA {duration(left)}"
+        left = eta(now - self._start, step - self._first_step, self.plan.steps - self._first_step)
+        text = f"loss {loss}   lr {rows[-1]['lr']:.2e}   {images_per_second:,.0f} images/s   {left}"
         if rows[-1]["skipped"]:
             text += f"   {rows[-1]['skipped']} skipped"
         if self.terminal.live:

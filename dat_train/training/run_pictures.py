@@ -6,7 +6,7 @@ from pathlib import Path
 from dat_train.run_report.curves import write_curves
 from dat_train.training.loggers.logger import Logger
 from dat_train.training.run_context import RunContext
-from dat_train.training.task import Batch, Draw, Evaluation, Task
+from dat_train.training.task import Evaluation, MicroBatch, MicroBatchKey, Task
 
 
 class RunPictures:
@@ -21,9 +21,9 @@ class RunPictures:
         self.loggers = loggers
         self._failed: set[str] = set()
 
-    def batch(self, task: Task, batch: Batch, draw: Draw) -> None:
+    def batch(self, task: Task, batch: MicroBatch, key: MicroBatchKey) -> None:
         """Draw the run's first micro-batch."""
-        self._draw("batch", 0, lambda path: task.draw_batch(batch, draw, path))
+        self._draw("batch", 0, lambda path: task.draw_batch(batch, key, path))
 
     def evaluation(self, evaluation: Evaluation, step: int) -> None:
         """Draw the pictures of the evaluation after `step` steps."""

@@ -1,6 +1,5 @@
-"""State of a run, as saved in its checkpoints, and the average of its weights."""
+"""State of a run, as saved in its checkpoints."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -8,33 +7,11 @@ import torch
 from torch import nn
 
 from dat_train.errors import UserError
+from dat_train.training.ema import Ema
 
 FORMAT = 1  # of the checkpoint's keys
 COUNTERS = ("skipped", "consecutive_failures", "unreadable", "unreadable_in_epoch")
 FORMER_COUNTERS = {"in_a_row": "consecutive_failures", "unreadable_now": "unreadable_in_epoch"}  # of version 0.1
-
-
-class Ema:
-    """Copy of `model` with an exponential moving average (EMA) of its weights: w <- d w + (1 - d) w_model per step.
-
-    Args:
-        warmup: d = min(decay, (1 + step) / (10 + step)): the average of the first steps is short, so that a run of a
-            few thousand steps is not dominated by its random initialization. It depends on the step alone and needs no
-            state. Otherwise d = decay, as in timm.
-    """
-
-    def __init__(self, model: nn.Module, decay: float, warmup: bool = True) -> None:
-        self.decay = decay
-        self.warmup = warmup
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Update the average with the weights of `model` after step `step` (0-based)."""
-        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
-        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
 
 
 @dataclass
@@ -64,12 +41,22 @@ class TrainState:
     config: dict = field(default_factory=dict)
     data: dict | None = None
 
+    def record_validation(self, name: str, score: float, epochs_done: int) -> None:
+        """Record that the weights of this step were validated, and that they are the best if no score was as high.
+
+        Args:
+            name: of the score. Of equal scores, the first is the best.
+        """
+        self.validated = self.step
+        if not self.best or score > self.best[name]:
+            self.best = {name: score, "epoch": epochs_done, "step": self.step}
+
     @property
     def is_best(self) -> bool:
         """True if the validation at this step is the best so far."""
         return self.validated == self.step and self.best.get("step") == self.step
 
-    def save(self, epochs_done: int) -> dict:
+    def state_dict(self, epochs_done: int) -> dict:
         """Return the content of a checkpoint. Its tensors are the live ones."""
         return {
             "format": FORMAT,
@@ -87,7 +74,7 @@ class TrainState:
             "data": self.data,
         }
 
-    def load(self, saved: dict) -> None:
+    def load_state_dict(self, saved: dict) -> None:
         """Restore the state from the content of a checkpoint.
 
         Raises:

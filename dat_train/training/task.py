@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from dat_train.runtime.processes import Processes
 
 
-class Batch(Protocol):
-    """Samples of one micro-batch, as the task's data set and collate function make them.
+class MicroBatch(Protocol):
+    """Samples of a micro-batch, as the task's data set and collate function make them.
 
     The loop reads `unreadable` only: paths of files that could not be read and were replaced by other samples.
     """
@@ -23,8 +23,8 @@ class Batch(Protocol):
     unreadable: list[str]
 
 
-class Draw(NamedTuple):
-    """Key of the random draws of a micro-batch: `keyed_randomness("mixup", *draw)`."""
+class MicroBatchKey(NamedTuple):
+    """Key of the random draws of a micro-batch: `keyed_randomness("mixup", *key)`."""
 
     seed: int
     step: int
@@ -88,26 +88,26 @@ class Task(Protocol):
     name: str
     score: Score
 
-    def loss(self, forward: Callable[..., object], batch: Batch, draw: Draw) -> Loss:
+    def loss(self, forward: Callable[..., object], batch: MicroBatch, key: MicroBatchKey) -> Loss:
         """Compute the loss of a micro-batch.
 
         Args:
             forward: the model as the loop calls it, perhaps compiled or wrapped in DDP. It is called exactly once, in
                 the precision's context, with the inputs of the model: `forward(images)` or `forward(images, targets)`.
             batch: on the host; the task moves it to the device. Images and targets are not changed in place.
-            draw: key of every random draw outside of the model. Draws inside the model (dropout, stochastic depth)
+            key: of every random draw outside of the model. Draws inside the model (dropout, stochastic depth)
                 come from torch's generator, which the loop has seeded with this key.
         """
         ...
 
-    def example(self, size: int) -> Batch:
+    def example(self, size: int) -> MicroBatch:
         """Return a batch of `size` samples of the right shapes and types with arbitrary content, on the host.
 
         Used before training, to let DDP set up its buckets and to estimate memory.
         """
         ...
 
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch], processes: Processes) -> Evaluation:
+    def evaluate(self, model: nn.Module, batches: Iterable[MicroBatch], processes: Processes) -> Evaluation:
         """Evaluate `model` on this process' share of the validation set, and gather: each sample counts once.
 
         Args:
@@ -117,6 +117,6 @@ class Task(Protocol):
         """
         ...
 
-    def draw_batch(self, batch: Batch, draw: Draw, path: Path) -> None:
+    def draw_batch(self, batch: MicroBatch, key: MicroBatchKey, path: Path) -> None:
         """Draw a picture (PNG) of a micro-batch with its targets, as the model sees it."""
         ...

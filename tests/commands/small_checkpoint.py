@@ -24,5 +24,5 @@ def write_small_checkpoint(path: Path, *overrides: str, classes=DIGITS, model: s
     precision = resolve_precision(config.dtype, torch.device("cpu"))
     state = build_state(config, build_model(config, len(classes)), precision, classes)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(state.save(0), path)
+    write_checkpoint(state.state_dict(0), path)
     return path

@@ -20,5 +20,5 @@ def write_small_dense_checkpoint(path: Path, task: str, *overrides: str, classes
     precision = resolve_precision(config.dtype, torch.device("cpu"))
     model = build_model(config, len(classes))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(build_state(config, model, precision, classes).save(0), path)
+    write_checkpoint(build_state(config, model, precision, classes).state_dict(0), path)
     return path

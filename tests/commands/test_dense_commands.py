@@ -40,7 +40,7 @@ def home(tmp_path_factory):
                 if "fc_cls.weight" in name or "conv_seg.weight" in name:
                     parameter.mul_(1000)
         precision = resolve_precision(config.dtype, torch.device("cpu"))
-        write_checkpoint(build_state(config, model, precision, classes).save(0), home / f"{task}.pt")
+        write_checkpoint(build_state(config, model, precision, classes).state_dict(0), home / f"{task}.pt")
     (home / "images/c").mkdir(parents=True)
     random = np.random.default_rng(0)
     for name, size in (("a.png", (90, 130, 3)), ("b.jpg", (40, 33, 3)), ("c/a.png", (7, 300, 3))):

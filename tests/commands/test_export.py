@@ -18,6 +18,7 @@ from commands.small_checkpoint import write_small_checkpoint
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from dat_train.commands.load_trained import open_trained
 from dat_train.data.storages.sources import open_datasets
 
 pytestmark = pytest.mark.long
@@ -34,7 +35,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def digits(run):
     """(images, labels) of the validation set, preprocessed."""
-    transform = load_trained.open_trained(run / "checkpoints/best.pt").transform
+    transform = open_trained(run / "checkpoints/best.pt").transform
     _, val_set = open_datasets("folder", run / "digits")
     images = torch.stack([transform(val_set.read(index)) for index in range(len(val_set))])
     return images, np.array([label for _, label in val_set.samples])
@@ -43,7 +44,7 @@ def digits(run):
 @pytest.fixture(scope="module")
 def logits(run, digits):
     """Logits of PyTorch on the validation set."""
-    model = load_trained.open_trained(run / "checkpoints/best.pt", device="cpu").model
+    model = open_trained(run / "checkpoints/best.pt", device="cpu").model
     with torch.inference_mode():
         return model(digits[0])
 
@@ -235,7 +236,7 @@ def grey_image(folder: Path) -> torch.Tensor:
 
 
 def test_a_one_channel_model_is_exported_in_all_formats(grey):
-    want = load_trained.open_trained(grey / "checkpoints/best.pt", device="cpu").model(grey_image(grey)).detach()
+    want = open_trained(grey / "checkpoints/best.pt", device="cpu").model(grey_image(grey)).detach()
     for format in ("safetensors", "onnx", "torch_export"):
         result = run_here("dat-export", ckpt(grey), f"format={format}", "eval.crop_pct=1", cwd=grey)
         assert result.returncode == 0, result.stderr

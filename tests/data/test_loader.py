@@ -12,7 +12,7 @@ from dat_train.data.loader import evaluation_loader, train_loader
 from dat_train.data.micro_batches import MicroBatchSampler
 from dat_train.data.order import epoch_order
 from dat_train.errors import UserError
-from dat_train.runtime.batch_feed import Feed
+from dat_train.runtime.batch_feed import BatchFeed
 
 NORM = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
@@ -120,6 +120,6 @@ class Unsendable:
 
 def test_a_batch_that_cannot_be_sent_is_an_error(photos):
     photos.collate = lambda samples: Unsendable()
-    feed = Feed(lambda _step: evaluation_loader(photos, batch_size=4, workers=1), print, timeout_minutes=1)
+    feed = BatchFeed(lambda _step: evaluation_loader(photos, batch_size=4, workers=1), print, timeout_minutes=1)
     with pytest.raises(OSError, match="too many open files"):
         feed.next(0, 0)

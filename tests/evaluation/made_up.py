@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from dat_train.evaluation.classification import Evaluation
+from dat_train.evaluation.classification import ClassificationEvaluation
 
 
-def made_up(labels, predicted, confidence=None, loss=0.25, unreadable=()) -> Evaluation:
+def made_up(labels, predicted, confidence=None, loss=0.25, unreadable=()) -> ClassificationEvaluation:
     labels, predicted = np.array(labels, dtype=np.int64), np.array(predicted, dtype=np.int64)
-    return Evaluation(
+    return ClassificationEvaluation(
         top1=100 * float((labels == predicted).mean()),
         top5=100.0,
         loss=loss,

@@ -8,7 +8,7 @@ from dat_train.data.generated.digit_scenes import write_digit_scenes
 from dat_train.data.micro_batches import SampleKey
 from dat_train.data.scenes.coco import open_coco
 from dat_train.data.scenes.detection_dataset import DetectionEvalTransform, DetectionImages
-from dat_train.evaluation.detection import average_precision, detect, evaluate_detection, run_lengths
+from dat_train.evaluation.detection import coco_average_precision, detect, evaluate_detection, run_lengths
 from dat_train.models.detection.rcnn import create_detector
 from dat_train.runtime.precision import resolve_precision
 
@@ -39,7 +39,7 @@ def truth_as_results(images, score=0.9):
 
 
 def test_the_ground_truth_itself_has_a_precision_of_1(images):
-    precisions = average_precision(images.classes, truths(images), truth_as_results(images))
+    precisions = coco_average_precision(images.classes, truths(images), truth_as_results(images))
     box, class_ap = precisions["box"]
     assert box["AP"] == box["AP50"] == pytest.approx(1) and set(precisions) == {"box"}
     occurring = {a["category_id"] for _, _, truth in truths(images) for a in truth}
@@ -54,10 +54,10 @@ def test_masks_have_numbers_of_their_own(images):
         for index, size, truth in truths(images)
         for a in truth
     ]
-    found = average_precision(images.classes, truths(images), half, with_masks=True)
+    found = coco_average_precision(images.classes, truths(images), half, with_masks=True)
     assert found["box"].numbers["AP"] == pytest.approx(1) and found["mask"].numbers["AP"] == 0
     assert np.nanmax(found["box"].class_ap) == pytest.approx(1) and np.nanmax(found["mask"].class_ap) == 0
-    nothing = average_precision(images.classes, truths(images), [], with_masks=True)
+    nothing = coco_average_precision(images.classes, truths(images), [], with_masks=True)
     for kind in ("box", "mask"):
         assert nothing[kind].numbers["AP"] == 0
         assert np.array_equal(np.isnan(nothing[kind].class_ap), np.isnan(found["box"].class_ap))
@@ -65,7 +65,7 @@ def test_masks_have_numbers_of_their_own(images):
 
 def test_boxes_of_another_class_are_wrong(images):
     results = [result | {"category_id": result["category_id"] % 10 + 1} for result in truth_as_results(images)]
-    assert average_precision(images.classes, truths(images), results)["box"].numbers["AP50"] < 0.5
+    assert coco_average_precision(images.classes, truths(images), results)["box"].numbers["AP50"] < 0.5
 
 
 @pytest.mark.parametrize("head", ["retinanet", "mask_rcnn", "cascade_mask_rcnn"])

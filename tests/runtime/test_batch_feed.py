@@ -13,7 +13,7 @@ from training.small_run import run_small, small_training
 from dat_train.data.batch import Batch
 from dat_train.errors import UserError
 from dat_train.runtime import batch_feed as feed_module
-from dat_train.runtime.batch_feed import MAX_DEATHS, Feed, Stopped
+from dat_train.runtime.batch_feed import MAX_DEATHS, BatchFeed, Stopped
 from dat_train.runtime.stop_request import StopRequest
 
 FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl")
@@ -90,7 +90,7 @@ def test_batches_continue_at_the_micro_batch_at_which_the_worker_died():
             return dying_loader(first)
         return iter([a_batch(10 * first), a_batch(10 * first + 1)])
 
-    feed = Feed(make_loader, warnings.append)
+    feed = BatchFeed(make_loader, warnings.append)
     assert [feed.next(4, turn).images.item() for turn in (0, 1)] == [40, 41]
     assert starts == [4, 4]
     assert warnings == [
@@ -117,7 +117,7 @@ def failing(error):
 )
 def test_workers_that_keep_dying_end_the_run(error):
     warnings = []
-    feed = Feed(failing(error), warnings.append)
+    feed = BatchFeed(failing(error), warnings.append)
     with pytest.raises(UserError, match=r"data workers keep dying at step 0 .*--shm-size.*data\.workers=0"):
         feed.next(0, 0)
     assert len(warnings) == MAX_DEATHS and all("a data worker died at step 0 (" in line for line in warnings)
@@ -125,7 +125,7 @@ def test_workers_that_keep_dying_end_the_run(error):
 
 def test_other_errors_of_the_data_are_raised():
     warnings = []
-    feed = Feed(failing(RuntimeError("sizes do not match")), warnings.append)
+    feed = BatchFeed(failing(RuntimeError("sizes do not match")), warnings.append)
     with pytest.raises(RuntimeError, match="sizes do not match"):
         feed.next(0, 0)
     assert not warnings
@@ -136,7 +136,7 @@ def test_a_worker_that_dies_does_not_interrupt_an_update(tmp_path):
     training = small_training(tmp_path, workers=1)
     iter(training.val_loader)  # torch sets its handler with the first workers: here, a validation's
     before = signal.getsignal(signal.SIGCHLD)
-    feed = Feed(training.make_loader, print)
+    feed = BatchFeed(training.make_loader, print)
     feed.next(0, 0)
     assert signal.getsignal(signal.SIGCHLD) is before
     for worker in multiprocessing.active_children():
@@ -155,7 +155,7 @@ class Stuck:
 
 
 def test_the_wait_for_a_batch_ends_with_the_time_out():
-    feed = Feed(lambda first: iter(Stuck()), print, timeout_minutes=0.3 / 60)
+    feed = BatchFeed(lambda first: iter(Stuck()), print, timeout_minutes=0.3 / 60)
     start = time.monotonic()
     with pytest.raises(UserError, match=r"no batch arrived within 0\.005 minutes at step 4: the storage does not"):
         feed.next(4, 0)
@@ -167,7 +167,7 @@ def test_the_wait_for_a_batch_ends_after_a_stop_request(monkeypatch):
     stop = StopRequest()
     stop.name = "SIGTERM"
     with pytest.raises(Stopped, match="stopped by SIGTERM while no batch arrived at step 4"):
-        Feed(lambda first: iter(Stuck()), print, stop=stop).next(4, 0)
+        BatchFeed(lambda first: iter(Stuck()), print, stop=stop).next(4, 0)
 
 
 def test_a_run_that_is_asked_to_stop_while_a_read_hangs_saves_the_step_before(tmp_path, monkeypatch):
@@ -193,4 +193,4 @@ def test_a_run_that_is_asked_to_stop_while_a_read_hangs_saves_the_step_before(tm
 def test_full_shared_memory_is_one_line_with_the_ways_out():
     full = RuntimeError("unable to write to file </torch_5>: No space left on device (28)")
     with pytest.raises(UserError, match=r"shared memory \(/dev/shm\) is full at step 0; .*--shm-size=8g or --ipc=host"):
-        Feed(failing(full), print).next(0, 0)
+        BatchFeed(failing(full), print).next(0, 0)

@@ -24,9 +24,9 @@ CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 )
 def test_weights_and_products_have_the_named_format(name, weights, inside):
     precision = resolve_precision(name, CPU)
-    layer = torch.nn.Linear(2, 2).to(precision.weights)
+    layer = torch.nn.Linear(2, 2).to(precision.weights_dtype)
     with precision.context():
-        assert layer(torch.zeros(1, 2, dtype=precision.weights)).dtype == inside
+        assert layer(torch.zeros(1, 2, dtype=precision.weights_dtype)).dtype == inside
     assert layer.weight.dtype == weights
     assert precision.scaler().is_enabled() == (name == "fp16")
 

@@ -18,7 +18,7 @@ from dat_train.errors import UserError
 from dat_train.runtime.precision import resolve_precision
 from dat_train.runtime.processes import Processes
 from dat_train.tasks.losses import positive_weights
-from dat_train.training.task import Draw
+from dat_train.training.task import MicroBatchKey
 
 CPU = torch.device("cpu")
 TARGETS = np.array([[1, 0, 1], [0, 0, 0], [1, 0, 0], [1, 0, 1]], bool)
@@ -71,13 +71,13 @@ def test_the_loss_is_binary_cross_entropy_and_class_weights_are_its_pos_weight(i
     for more, weights in (([], None), (["loss.name=bce"], None), balanced):
         config = composed(*settings, "mixing.label_smoothing=0", *more)
         task = multilabel(config, images_set, resolve_precision("fp32", CPU))
-        loss = task.loss(lambda images: logits, batch, Draw(0, 0, 0))
+        loss = task.loss(lambda images: logits, batch, MicroBatchKey(0, 0, 0))
         expected = F.binary_cross_entropy_with_logits(logits, LABELS.float(), pos_weight=weights)
         assert loss.total.item() == pytest.approx(expected.item(), rel=1e-6)
     more = ["mixing.label_smoothing=0.2", "loss.target_threshold=0.2", "loss.sum_classes=true"]  # 0.1 and 0.9: 0 and 1
     task = multilabel(composed(*settings, *more), images_set, resolve_precision("fp32", CPU))
     expected = 3 * F.binary_cross_entropy_with_logits(logits, LABELS.float())
-    loss = task.loss(lambda images: logits, batch, Draw(0, 0, 0))
+    loss = task.loss(lambda images: logits, batch, MicroBatchKey(0, 0, 0))
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-6)
 
 

@@ -22,6 +22,7 @@ from dat_train.runtime.terminal import Terminal
 from dat_train.tasks.classification import ImageClassification, Images
 from dat_train.tasks.losses import cross_entropy
 from dat_train.training.checkpoint_writer import CheckpointWriter
+from dat_train.training.ema import Ema
 from dat_train.training.loop import LoopOptions, Training
 from dat_train.training.optimizer import build_optimizer
 from dat_train.training.plan import RunPlan
@@ -30,7 +31,7 @@ from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.run_log import RunLog
 from dat_train.training.schedule import Schedule
-from dat_train.training.state import Ema, TrainState
+from dat_train.training.state import TrainState
 
 CLASSES = 4
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
@@ -90,7 +91,7 @@ def small_training(
         schedule=Schedule(warmup_epochs=1, base_lr=1e-3, warmup_lr=1e-5, min_lr=1e-5),
     )
     precision = resolve_precision(dtype, processes.device)
-    model = (model or tiny_model()).to(precision.weights)
+    model = (model or tiny_model()).to(precision.weights_dtype)
     state = TrainState(
         model,
         build_optimizer(model, name=optimizer, lr=1e-3, weight_decay=0.05),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.utils import ModelEmaV2
 
-from dat_train.training.state import Ema
+from dat_train.training.ema import Ema
 
 
 def a_model() -> torch.nn.Module:

@@ -40,7 +40,7 @@ def deterministic(request):
     torch.use_deterministic_algorithms(False)
 
 
-class Feed:
+class Batches:
     def __init__(self, batches):
         self.batches = iter(batches)
 
@@ -65,7 +65,7 @@ def test_a_training_step_stays_on_the_device(variant, deterministic, tmp_path, m
         move(one.state.ema.model, mode)
         one.state.optimizer = build_optimizer(model, lr=1e-3, weight_decay=0.05)
         one.processes, one.task.precision = Processes(0, 1, 0, CUDA), Precision("fp32", torch.float32, None, CUDA)
-        one.forward, one.feed = model, Feed(batches)
+        one.forward, one.feed = model, Batches(batches)
         for _ in range(2):
             loss, _, _ = one._gradients()
             numbers = one._update(loss)

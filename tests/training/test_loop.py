@@ -369,6 +369,6 @@ def test_too_many_unreadable_images_end_the_run(training):
 )
 def test_a_state_that_does_not_fit_is_refused(training, change, message):
     one = training()
-    saved = one.state.save(0)
+    saved = one.state.state_dict(0)
     with pytest.raises(UserError, match=message):
-        one.state.load(saved | change)
+        one.state.load_state_dict(saved | change)

@@ -101,7 +101,7 @@ def train(state: TrainState, steps: range, bad: tuple[int, ...] = ()) -> None:
 def content(state: TrainState) -> bytes:
     """Bytes of a checkpoint."""
     file = io.BytesIO()
-    torch.save(canonical(state.save(0)), file)
+    torch.save(canonical(state.state_dict(0)), file)
     return file.getvalue()
 
 

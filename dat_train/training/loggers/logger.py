@@ -48,9 +48,17 @@ class FailSafeLogger:
         self.failed = False
         self._logger = self._try(make)
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        """A method of `Logger` that does nothing after a failure."""
-        return lambda *arguments: self._try(lambda: getattr(self._logger, name)(*arguments))
+    def log(self, group: str, row: dict) -> None:
+        self._try(lambda: self._logger.log(group, row))
+
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        self._try(lambda: self._logger.log_picture(name, path, step))
+
+    def sync(self) -> None:
+        self._try(lambda: self._logger.sync())
+
+    def close(self) -> None:
+        self._try(lambda: self._logger.close())
 
     def _try(self, action: Callable[[], Logger | None]) -> Logger | None:
         if self.failed:

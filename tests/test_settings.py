@@ -5,7 +5,7 @@ from commands.composing import composed
 
 from dat_train.cli.settings.train import MAY_CHANGE
 from dat_train.commands.build_training import run_plan
-from dat_train.commands.saved_settings import continue_with
+from dat_train.commands.saved_settings import keep_former_settings
 from dat_train.settings import ADDED, OLD_NAMES, Settings, flat, nested, upgraded
 from dat_train.training.resume import differences
 
@@ -32,7 +32,8 @@ def former(now: Settings, falling: dict) -> dict:
 def test_a_run_with_the_group_falling_is_continued_without_a_difference(task):
     falling, arguments = FORMER[task]
     now = composed(*arguments)
-    before = continue_with(now, former(now, falling))
+    before = upgraded(former(now, falling))
+    keep_former_settings(now, before)
     assert differences(before, now.plain(), MAY_CHANGE) == []
     assert not {key for key in flat(before) if key.startswith("falling") or key in OLD_NAMES}
 

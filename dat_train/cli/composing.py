@@ -18,6 +18,7 @@ from dat_train.cli.arguments import read_arguments
 from dat_train.cli.command_table import Command
 from dat_train.cli.composition_errors import composition_error
 from dat_train.cli.conf import UNSET, conf_dir
+from dat_train.cli.derived_values import FUNCTIONS
 from dat_train.cli.machine_faults import environment_error
 from dat_train.cli.settings.paths import expand_paths
 from dat_train.cli.settings.train import MAY_CHANGE, TrainConfig
@@ -26,9 +27,6 @@ from dat_train.cli.settings_for_checkpoint import settings_for_checkpoint
 from dat_train.cli.streams import report_error
 from dat_train.errors import UserError
 from dat_train.settings import CommandLine, Settings, flat
-
-FULL_LR_BATCH = 1024  # images of an update that the rate in linear_lr is for
-LARGE_DATA = ("imagenet", "hf", "shards", "fake")  # data.kind of sets with the size of ImageNet
 
 
 def launch(command: Command, run: Callable[[Settings, CommandLine], object] | None = None) -> None:
@@ -70,7 +68,7 @@ def launch(command: Command, run: Callable[[Settings, CommandLine], object] | No
 
 def register(name: str, schema: type) -> None:
     """Register with Hydra the schema of conf/NAME.yaml, the resolvers of conf/, and the choice `unset`."""
-    for function in (linear_lr, by_data, at_most, warmup):
+    for function in FUNCTIONS:
         OmegaConf.register_new_resolver(function.__name__, function, replace=True)
     ConfigStore.instance().store(name=f"schema_{name}", node=schema)
     for group in ("model", "data"):  # a sweep over models is first composed without a model
@@ -126,35 +124,6 @@ def command_line_of(command: Command, config: Settings, computed: frozenset[str]
         return settings_for_checkpoint(config, trained, ckpt, chosen=chosen, typed=typed, images=images)
 
     return CommandLine(settings_for, MAY_CHANGE, computed)
-
-
-def linear_lr(rate: float, batch_size: int) -> float:
-    """Scale a learning rate per 1024 images to another batch size by the linear scaling rule (Goyal et al., 2017).
-
-    Used in conf/ as ${linear_lr:1e-3,${batch_size}}.
-    """
-    return float(rate) * batch_size / FULL_LR_BATCH
-
-
-def by_data(large: int, small: int, kind: str) -> int:
-    """Choose between a value for sets of the size of ImageNet and one for own images, of which there are thousands.
-
-    Used in conf/ as ${by_data:1024,128,${data.kind}}.
-    """
-    return int(large) if kind in LARGE_DATA else int(small)
-
-
-def at_most(limit: int, value: int) -> int:
-    """Smaller one of two numbers. Used in conf/ as ${at_most:128,${batch_size}}."""
-    return min(int(limit), int(value))
-
-
-def warmup(length: float, full: int, epochs: int) -> float:
-    """Epochs of warm-up: `length` in schedules of `full` epochs or more, and the same share of shorter ones.
-
-    Used in conf/ as ${warmup:20,300,${epochs}}.
-    """
-    return length if epochs >= full else round(length * epochs / full, 2)
 
 
 def run_name(values: dict, swept: set[str]) -> str:

@@ -9,17 +9,12 @@ import yaml
 
 from dat_train.cli.command_table import Command
 from dat_train.cli.conf import conf_dir, first_comment
+from dat_train.cli.derived_values import IN_WORDS
 from dat_train.cli.settings.setting import MISSING, settings
 from dat_train.cli.settings.train import TrainConfig
 from dat_train.settings import flat
 
 _WIDTH = 110
-_RESOLVERS = {  # functions of conf/ (cli/composing.py) in words
-    r"\$\{linear_lr:(\S+?),\$\{batch_size\}\}": r"\1 x batch_size / 1024",
-    r"\$\{by_data:(\d+),(\d+),\$\{data\.kind\}\}": r"\1; own images: \2",
-    r"\$\{at_most:(.*),\$\{batch_size\}\}": r"\1; at most batch_size",
-    r"\$\{warmup:(\S+?),(\d+),\$\{epochs\}\}": r"\1 of \2, the same share of fewer",
-}
 
 
 def usage(command: Command) -> str:
@@ -65,7 +60,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = str(value)
-    for resolver, words in _RESOLVERS.items():
+    for resolver, words in IN_WORDS.items():
         text = re.sub(resolver, words, text)
     return re.sub(r"\$\{(.*?)\}", r"\1", text)
 

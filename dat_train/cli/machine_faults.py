@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def environment_error(error: BaseException) -> str | None:
         text = str(cause)
         if TOO_MANY_FILES in text or "received 0 items of ancdata" in text:
             return "too many open files: ulimit -n 65536 allows more, and a smaller data.workers needs fewer"
+        if _is_out_of_memory(cause):
+            wanted = re.search(r"tried to allocate ([\d.]+ \w+)", text, re.IGNORECASE)
+            size = f" (tried to allocate {wanted[1]})" if wanted else ""
+            return (
+                f"not enough memory{size}: in training, micro_batch_size=... with fewer images (batch_size stays, the "
+                "gradient is accumulated); in other commands, a smaller batch_size; or a smaller img_size"
+            )
         if type(cause).__name__ == "InvalidCxxCompiler" or "No working C++ compiler" in text:
             return NO_COMPILER
         if "Failed to find C compiler" in text:  # Triton
@@ -55,6 +63,16 @@ def environment_error(error: BaseException) -> str | None:
         if isinstance(cause, OSError) and cause.errno in STORAGE_FAULTS and cause.filename is not None:
             return f"{printable(cause.filename)}: {cause.strerror}; check the permissions and the disk"
     return None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """True for a failed allocation on a GPU or in the main memory, by PyTorch, NumPy or Python."""
+    texts = ("can't allocate memory", "DefaultCPUAllocator: not enough memory", "MPS backend out of memory")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(text in str(error) for text in texts))
+    )
 
 
 def printable(path: str | bytes | os.PathLike) -> str:

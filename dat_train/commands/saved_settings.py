@@ -61,25 +61,20 @@ def trained_with(checkpoint: Checkpoint) -> dict[str, Any]:
     return upgraded(checkpoint.config)
 
 
-def continue_with(config: Settings, saved: dict[str, Any], computed: Set[str] = frozenset()) -> dict[str, Any]:
+def keep_former_settings(config: Settings, before: dict[str, Any], computed: Set[str] = frozenset()) -> None:
     """Keep the warm-up of a run, and the behavior of one that was started before a setting existed.
 
     Args:
         config: settings of this start; changed in place: those in KEPT for which the run has the former behavior, and
             the warm-up unless it was set, because conf/ computes it from `epochs`, which may grow.
-        saved: configuration in the run's checkpoint.
+        before: configuration in the run's checkpoint, as from `upgraded`.
         computed: `CommandLine.computed`.
-
-    Returns:
-        `saved` with the names and settings of this version.
     """
-    before = upgraded(saved)
     for group, name in KEPT:
         if before[group][name] == ADDED[f"{group}.{name}"]:
             config[group][name] = before[group][name]
     if WARMUP in computed and WARMUP in (items := flat(before)):
         config.schedule["warmup_epochs"] = items[WARMUP]
-    return before
 
 
 def settings_of_timm(config: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dat_train.commands.build_model import build_model, with_model_defaults
 from dat_train.commands.build_task import task_builders
 from dat_train.commands.build_training import build_state, build_training, run_plan
 from dat_train.commands.recipe_topics import recipe_topics
-from dat_train.commands.saved_settings import continue_with
+from dat_train.commands.saved_settings import keep_former_settings
 from dat_train.data.dataset import ImageDataset
 from dat_train.data.fingerprint import class_difference, data_difference, data_fingerprint, describe_data
 from dat_train.errors import UserError
@@ -26,7 +26,7 @@ from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import start_processes, stop_processes
 from dat_train.runtime.stop_request import PREEMPTED, StopRequest
 from dat_train.runtime.terminal import Terminal
-from dat_train.settings import CommandLine, Settings
+from dat_train.settings import CommandLine, Settings, upgraded
 from dat_train.tasks.distillation import Distillation
 from dat_train.training.failure_report import report_failure
 from dat_train.training.freezing import freeze
@@ -137,7 +137,8 @@ def take_folder(config: Settings, command_line: CommandLine, context: RunContext
     saved = open_run(context, config.resume)
     changed = []
     if saved:
-        before = continue_with(config, saved["config"], command_line.computed)
+        before = upgraded(saved["config"])
+        keep_former_settings(config, before, command_line.computed)
         changed = differences(before, config.plain(), command_line.may_change)
     text = ", ".join(f"{key}={was} is {now} now" for key, was, now in changed)
     if changed and not config.resume_changed:

@@ -19,7 +19,7 @@ from dat_train.training.checkpoint_writer import CheckpointWriter
 from dat_train.training.freezing import training_mode
 from dat_train.training.optimizer import set_learning_rate, update
 from dat_train.training.plan import RunPlan
-from dat_train.training.resume import go_back
+from dat_train.training.resume import newest_good_checkpoint, restore_from
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_log import RunLog
 from dat_train.training.run_pictures import RunPictures
@@ -86,21 +86,25 @@ class Training:
     offsets: OffsetMonitor | None = None
     pictures: RunPictures | None = None
 
+    def __post_init__(self) -> None:
+        self.processes, self.terminal = self.context.processes, self.context.terminal
+        # what ends a wait for a batch
+        self.waiting = {"stop": self.context.stop, "timeout_minutes": self.options.timeout_minutes}
+        self.feed = BatchFeed(lambda step: self.make_loader(step), self.terminal.warn, **self.waiting)
+        self.forward: nn.Module = self.state.model  # as the loop calls it, see `_wrap`
+        self.reported: set[str] = set()  # unreadable files that were reported
+        self.left_out: list[str] = []  # unreadable files of this process' share of a validation
+        self.restored = False  # True after non-finite steps ended in a return to an earlier checkpoint
+
     def run(self) -> bool:
         """Train to the end of the plan. Returns False if the run was asked to stop before.
 
         Raises:
             UserError: too many skipped steps or unreadable images, or the last state could not be written.
         """
-        self.processes, self.terminal = self.context.processes, self.context.terminal
         self.context.stop.at_once = False  # from now on there is something to save
         with self.processes.collective("first all_reduce of gradients"):
             self.forward = self._wrap()
-        # what ends a wait for a batch
-        self.waiting = {"stop": self.context.stop, "timeout_minutes": self.options.timeout_minutes}
-        self.feed = BatchFeed(self.make_loader, self.terminal.warn, **self.waiting)
-        self.reported: set[str] = set()  # unreadable files that were reported
-        self.went_back = False
         self.log.start(self.state.step)
         with closing(self.feed):
             finished = False
@@ -147,7 +151,7 @@ class Training:
             if epoch_ends or state.step % self.options.log_every == 0:
                 self.log.flush(counters)
                 if counters["consecutive_failures"] >= self.options.nonfinite_limit:
-                    self._go_back()
+                    self._restore_good_checkpoint()
                     counters = state.counters
                     continue
             if stopping:
@@ -297,7 +301,7 @@ class Training:
         if self.checkpoints:
             self.checkpoints.wait()  # validation forks data workers, which is safer while no file is being written
         self.terminal.progress(state.step, self.plan.steps, "validating")
-        self.left_out: list[str] = []  # unreadable files of this process' share
+        self.left_out = []
         averaged = None
         try:
             evaluation = self._evaluate(state.model)
@@ -328,20 +332,21 @@ class Training:
             self.left_out += batch.unreadable
             yield batch
 
-    def _go_back(self) -> None:
-        """Go back once to the last good checkpoint, in case the machine failed; the second time, end the run."""
+    def _restore_good_checkpoint(self) -> None:
+        """Restore the last good checkpoint once, in case the machine failed; the second time, end the run."""
         message = (
             f"the last {self.state.counters['consecutive_failures']} steps up to step {self.state.step:,} had a loss "
             "or gradient that is not finite"
         )
         if self.checkpoints:
             self.checkpoints.wait()
-        good = go_back(self.state, self.context, to_restore=not self.went_back)
+        good = newest_good_checkpoint(self.context)
         if good is None:
             raise UserError(f"{message}, and there is no checkpoint from before; lower optim.lr or use dtype=fp32")
-        if self.went_back:
+        if self.restored:
             raise UserError(f"{message}, again; the last good checkpoint is {good}; lower optim.lr or use dtype=fp32")
-        self.went_back = True
+        restore_from(good, self.state, self.context)
+        self.restored = True
         self.log.start(self.state.step)
         self.terminal.warn(f"{message}; going back to {good}, step {self.state.step:,}, once")
         self.feed.close()  # the next batch is that of the step in `state`

@@ -80,25 +80,24 @@ def restore(state: TrainState, saved: dict | None, context: RunContext, resume: 
     context.processes.on_main(adapt_folder)
 
 
-def go_back(state: TrainState, context: RunContext, to_restore: bool) -> Path | None:
-    """Find the newest checkpoint that was written while loss and gradients were finite. Returns None if there is none.
-
-    Args:
-        to_restore: restore `state` from it, and make it the run's last.pt.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+def newest_good_checkpoint(context: RunContext) -> Path | None:
+    """Newest checkpoint that was written while loss and gradients were finite; None if there is none."""
 
     def choose() -> Path | None:
         return context.folder.newest_checkpoint(
             context.terminal.warn, lambda saved: saved_counters(saved)["consecutive_failures"] == 0
         )
 
-    path = context.processes.on_main(choose)
-    if path is not None and to_restore:
-        restore(state, _read(path, context.processes), context, str(path))
-    return path
+    return context.processes.on_main(choose)
+
+
+def restore_from(path: Path, state: TrainState, context: RunContext) -> None:
+    """Restore `state` from a checkpoint of the run, and make it the run's last.pt.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or the folder cannot be written.
+    """
+    restore(state, _read(path, context.processes), context, str(path))
 
 
 def differences(old: dict, new: dict, may_change: Set[str]) -> list[tuple[str, Any, Any]]:

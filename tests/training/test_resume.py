@@ -10,7 +10,7 @@ from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.runtime.checkpoint_file import write_checkpoint
 from dat_train.runtime.stop_request import StopRequest
 from dat_train.training import checkpoint_writer as writer
-from dat_train.training.resume import go_back
+from dat_train.training.resume import newest_good_checkpoint, restore_from
 from dat_train.training.run_folder import read_rows
 
 FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl")
@@ -249,9 +249,9 @@ def test_going_back_makes_the_good_checkpoint_the_last_one(tmp_path):
         saved["counters"]["consecutive_failures"] = 2
         write_checkpoint(saved, path)
     step, before = Checkpoint.open(good).content["step"], (folder.last.read_bytes(), folder.metrics.read_bytes())
-    assert go_back(state, training.context, to_restore=False) == good
+    assert newest_good_checkpoint(training.context) == good
     assert (folder.last.read_bytes(), folder.metrics.read_bytes()) == before and state.step > step
-    assert go_back(state, training.context, to_restore=True) == good
+    restore_from(good, state, training.context)
     assert folder.last.read_bytes() == good.read_bytes() and state.step == step
     assert read_rows(folder.metrics)[-1]["step"] == step
     folder.unlock()

@@ -68,3 +68,15 @@ def test_texts_are_written_and_read_in_utf_8():
     calls = [(place, node) for place, node in nodes(ast.Call) if isinstance(node.func, ast.Attribute)]
     texts = [(place, node) for place, node in calls if node.func.attr in ("read_text", "write_text")]
     assert [place for place, node in texts if "encoding" not in {keyword.arg for keyword in node.keywords}] == []
+
+
+ROWS = re.findall(r"^\| ([^|]+) \| (`[^|]+) \| ([^|]*) ?\|$", (ROOT / "docs/code.md").read_text(encoding="utf-8"), re.M)
+
+
+@pytest.mark.parametrize(("subject", "files", "names"), ROWS, ids=[row[0] for row in ROWS])
+def test_the_page_of_the_code_names_files_and_definitions_that_exist(subject, files, names):
+    paths = [ROOT / "dat_train" / path for path in re.findall(r"`([^`]+)`", files)]
+    assert paths and all(path.exists() for path in paths)
+    text = "".join(path.read_text(encoding="utf-8") for path in paths if path.is_file())
+    for name in re.findall(r"`([^`]+)`", names):
+        assert re.search(rf"^\s*(def|class) {name}\b|^{name}\b.* = ", text, re.M), name

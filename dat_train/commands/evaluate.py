@@ -24,10 +24,10 @@ from dat_train.models import count_parameters
 from dat_train.models.kernels import accelerate
 from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.run_report.metrics import title
+from dat_train.runtime.display_text import table
 from dat_train.runtime.processes import Processes, start_processes, stop_processes
 from dat_train.runtime.terminal import Terminal
 from dat_train.settings import CommandLine, Settings
-from dat_train.training.summary import table
 
 COLUMNS = ("img_size", "top1", "top5", "map", "f1", "macro_f1", "loss", "ece", "images_per_second")  # resolutions.csv
 MAX_NAMED_FILES = 5  # unreadable images on the terminal; result.json has all

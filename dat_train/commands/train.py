@@ -21,6 +21,7 @@ from dat_train.data.fingerprint import class_difference, data_difference, data_f
 from dat_train.errors import UserError
 from dat_train.models import count_macs, count_parameters, load_weights
 from dat_train.models.kernels import accelerate, is_accelerated, prefers_eager
+from dat_train.runtime.display_text import table
 from dat_train.runtime.environment import require_compiler
 from dat_train.runtime.precision import Precision, resolve_precision
 from dat_train.runtime.processes import start_processes, stop_processes
@@ -30,13 +31,13 @@ from dat_train.settings import CommandLine, Settings, upgraded
 from dat_train.tasks.distillation import Distillation
 from dat_train.training.failure_report import report_failure
 from dat_train.training.freezing import freeze
-from dat_train.training.memory_estimate import estimate_memory
+from dat_train.training.memory_estimate import estimate_memory, memory_text
 from dat_train.training.optimizer import check_name, state_size
 from dat_train.training.plan import RunPlan
 from dat_train.training.resume import differences, open_run, restore
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
-from dat_train.training.summary import memory_text, result_text, summarize, table
+from dat_train.training.summary import result_text, summarize
 from dat_train.training.task import MicroBatchKey, Task
 
 Sets = tuple[ImageDataset, ImageDataset]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
-from dat_train.data.order import BLOCK, WINDOW, balanced_order, block_order, epoch_order, grouped_order
+from dat_train.data.order import balanced_order, block_order, epoch_order, grouped_order, window_end
 
 
 class SampleKey(NamedTuple):
@@ -60,9 +60,9 @@ class MicroBatchSampler(Sampler[list[SampleKey]]):
                 epoch = step // steps_per_epoch
                 order = self.order(epoch)
             start = step % steps_per_epoch * self.batch_size
-            if self.read_ahead and (epoch, start // (BLOCK * WINDOW)) != window:
-                window = (epoch, start // (BLOCK * WINDOW))
-                self.read_ahead(order[start : (window[1] + 1) * BLOCK * WINDOW, 0])
+            if self.read_ahead and (epoch, window_end(start)) != window:
+                window = (epoch, window_end(start))
+                self.read_ahead(order[start : window_end(start), 0])
             for m in range(self.rank, self.batch_size // self.micro_batch_size, self.world_size):
                 first = start + m * self.micro_batch_size
                 rows = order[first : first + self.micro_batch_size].tolist()

@@ -67,6 +67,11 @@ def block_order(seed: int, epoch: int, storage_order: np.ndarray, repeats: int =
     return _repeated(np.concatenate(windows), repeats)
 
 
+def window_end(position: int) -> int:
+    """End of the window of blocks that contains a position of an epoch, see `block_order`."""
+    return (position // (BLOCK * WINDOW) + 1) * BLOCK * WINDOW
+
+
 def _repeated(shuffled: np.ndarray, repeats: int) -> np.ndarray:
     positions = np.arange(len(shuffled))
     return np.stack([shuffled[positions // repeats], positions % repeats], axis=1)

@@ -22,6 +22,12 @@ def one_line(text: str, limit: int | None = None) -> str:
     return set_cell_size(text, limit - 1).rstrip() + "…"
 
 
+def table(topics: Sequence[tuple[str, str]]) -> str:
+    """Format (topic, text) pairs as aligned lines."""
+    width = max(len(topic) for topic, _ in topics)
+    return "\n".join(f"  {topic:<{width}}  {text}" for topic, text in topics)
+
+
 def lowest_classes(classes: Sequence[str], values: Sequence[float], heading: str) -> list[str]:
     """Lines with the names and values of the classes with the lowest values; NaN is left out."""
     known = sorted((k for k in range(len(classes)) if not math.isnan(values[k])), key=lambda k: values[k])

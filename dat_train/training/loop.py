@@ -289,7 +289,7 @@ class Training:
 
     def _validation_is_due(self) -> bool:
         state = self.state
-        return state.validated != state.step and self.plan.validates(state.step, self.options.eval_every)
+        return state.validated != state.step and self.plan.is_validation_step(state.step, self.options.eval_every)
 
     def _validate(self) -> None:
         """Validate and record the result.

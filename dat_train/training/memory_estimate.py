@@ -70,3 +70,13 @@ def _saved_bytes(model: nn.Module, shape: tuple[int, int, int, int], precision: 
         with saved_tensors_hooks(keep, lambda tensor: tensor), precision.context():
             torch.func.functional_call(model, fake, images)
     return sum(size for number, size in kept.items() if number not in own)
+
+
+def memory_text(estimate: dict[str, int]) -> str:
+    """Format bytes by use as text. GB are 10^9 bytes."""
+    parts = ", ".join(f"{use} {_size(size)}" for use, size in estimate.items())
+    return f"about {_size(sum(estimate.values()))} per process: {parts}"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -148,7 +148,7 @@ class RunPlan:
         """Returns True if an epoch is complete after `step` steps."""
         return step > 0 and step % self.steps_per_epoch == 0
 
-    def validates(self, step: int, every_epochs: int) -> bool:
+    def is_validation_step(self, step: int, every_epochs: int) -> bool:
         """Returns True if step `step` is followed by a validation: every `every_epochs` epochs, and at the end."""
         if self.eval_steps:
             return step == self.steps or (step > 0 and step % self.eval_steps == 0)

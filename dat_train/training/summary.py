@@ -1,7 +1,6 @@
-"""Texts before and after a run, and summary.json."""
+"""Summary of a finished run: summary.json, and the last lines on the terminal."""
 
 import shlex
-from collections.abc import Sequence
 
 from dat_train.atomic import write_json
 from dat_train.run_report.curves import write_curves
@@ -9,18 +8,6 @@ from dat_train.runtime.terminal import duration
 from dat_train.training.run_folder import RunFolder, is_validation, read_rows
 from dat_train.training.state import TrainState
 from dat_train.training.task import Score
-
-
-def table(topics: Sequence[tuple[str, str]]) -> str:
-    """Format (topic, text) pairs as aligned lines."""
-    width = max(len(topic) for topic, _ in topics)
-    return "\n".join(f"  {topic:<{width}}  {text}" for topic, text in topics)
-
-
-def memory_text(estimate: dict[str, int]) -> str:
-    """Format bytes by use as text. GB are 10^9 bytes."""
-    parts = ", ".join(f"{use} {_size(size)}" for use, size in estimate.items())
-    return f"about {_size(sum(estimate.values()))} per process: {parts}"
 
 
 def summarize(folder: RunFolder, state: TrainState, score: Score, batch_size: int, facts: dict) -> dict:
@@ -79,7 +66,3 @@ def result_text(summary: dict, score: Score, folder: RunFolder) -> str:
             f"  dat-eval {shlex.quote(f'ckpt={folder.best}')}",
         ]
     )
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -44,10 +44,10 @@ def test_max_steps_beyond_the_epochs_changes_nothing():
 
 
 def test_validation_follows_every_n_epochs_and_the_end():
-    every_seventh = [step for step in range(1, 781) if plan().validates(step, 7)]
+    every_seventh = [step for step in range(1, 781) if plan().is_validation_step(step, 7)]
     assert every_seventh == [182, 364, 546, 728, 780]
-    assert [step for step in range(1, 781) if plan().validates(step, 1000)] == [780]
-    assert [step for step in range(1, 101) if plan(max_steps=100).validates(step, 1)] == [26, 52, 78, 100]
+    assert [step for step in range(1, 781) if plan().is_validation_step(step, 1000)] == [780]
+    assert [step for step in range(1, 101) if plan(max_steps=100).is_validation_step(step, 1)] == [26, 52, 78, 100]
 
 
 def test_the_warm_up_may_be_part_of_an_epoch():

@@ -7,10 +7,12 @@ import torch
 from PIL import Image
 from training.small_run import small_training
 
+from dat_train.runtime.display_text import table
 from dat_train.tasks.classification import ImageClassification
+from dat_train.training.memory_estimate import memory_text
 from dat_train.training.run_folder import RunFolder, read_rows
 from dat_train.training.state import TrainState
-from dat_train.training.summary import memory_text, result_text, summarize, table
+from dat_train.training.summary import result_text, summarize
 
 SCORE = ImageClassification.score
 

@@ -73,7 +73,7 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
     """Start or continue the run. Returns False if it was asked to stop before its end."""
     folder, processes, terminal = context.folder, context.processes, context.terminal
     builders = task_builders(config)
-    saved = take_folder(config, command_line, context)
+    saved = open_folder(config, command_line, context)
     if saved and (summary := summary_of_finished(config, folder, saved)):
         terminal.say(f"{folder.path} is finished; a larger epochs=... would continue it")
         terminal.say(result_text(summary, builders.score, folder))
@@ -132,27 +132,41 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
 # Folder of the run
 
 
-def take_folder(config: Settings, command_line: CommandLine, context: RunContext) -> dict | None:
+def open_folder(config: Settings, command_line: CommandLine, context: RunContext) -> dict | None:
     """Lock the folder, write the configuration into it, and return the checkpoint to continue from."""
     folder, processes = context.folder, context.processes
     saved = open_run(context, config.resume)
-    changed = []
-    if saved:
-        before = upgraded(saved["config"])
-        keep_former_settings(config, before, command_line.computed)
-        changed = differences(before, config.plain(), command_line.may_change)
-    text = ", ".join(f"{key}={was} is {now} now" for key, was, now in changed)
-    if changed and not config.resume_changed:
-        raise UserError(
-            f"{folder.path} was started with other settings: {text}; use the former ones to continue it, "
-            "resume_changed=true to continue it with these, name=... for another run, or resume=never to start it again"
-        )
+    changed = check_settings(config, saved["config"], command_line, folder.path) if saved else ""
     context.terminal.log_path = folder.log if processes.is_main else folder.path / f"log-rank{processes.rank}.txt"
     if processes.is_main:
         write_text(folder.config, config.as_yaml())
     if changed:
-        context.terminal.warn(f"the run continues with changed settings: {text}")
+        context.terminal.warn(f"the run continues with changed settings: {changed}")
     return saved
+
+
+def check_settings(config: Settings, saved: dict, command_line: CommandLine, folder: Path) -> str:
+    """Compare the settings with those of the run, of which `config` takes over some (`keep_former_settings`).
+
+    Args:
+        saved: configuration in the run's checkpoint.
+
+    Returns:
+        The changes as text; "" without changes.
+
+    Raises:
+        UserError: settings changed that affect the run's numbers, and config.resume_changed is not set.
+    """
+    before = upgraded(saved)
+    keep_former_settings(config, before, command_line.computed)
+    changed = differences(before, config.plain(), command_line.may_change)
+    text = ", ".join(f"{key}={was} is {now} now" for key, was, now in changed)
+    if changed and not config.resume_changed:
+        raise UserError(
+            f"{folder} was started with other settings: {text}; use the former ones to continue it, "
+            "resume_changed=true to continue it with these, name=... for another run, or resume=never to start it again"
+        )
+    return text
 
 
 def check_data(config: Settings, saved: dict | None, data: dict, context: RunContext) -> None:

@@ -19,7 +19,7 @@ from dat_train.data.scenes.dense_transforms import Normalized, scaled_views
 from dat_train.data.storages.class_names import IMAGENET_CLASSES
 from dat_train.errors import UserError
 from dat_train.evaluation.detection import detect
-from dat_train.evaluation.segmentation import predict_scene
+from dat_train.evaluation.segmentation import predicted_classes
 from dat_train.models.detection.boxes import Detections
 from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.models.weights.loading import LoadReport, count_classes, load_weights
@@ -84,7 +84,7 @@ class TrainedDense(TrainedModel):
         dense = self.settings.dense
         views = self.views(image, scales or dense.scales or (1.0,))
         flip = bool(dense.flip) if flip is None else flip
-        return predict_scene(forward, views, (image.height, image.width), flip).cpu()
+        return predicted_classes(forward, views, (image.height, image.width), flip).cpu()
 
     @torch.inference_mode()
     def detect(self, image: Image) -> Detections:

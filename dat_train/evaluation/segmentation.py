@@ -81,7 +81,7 @@ def evaluate_segmentation(
                 unreadable += scene.unreadable
                 if not scene.views:
                     continue
-                predicted = predict_scene(forward, scene.views, scene.labels.shape, flip)
+                predicted = predicted_classes(forward, scene.views, scene.labels.shape, flip)
                 counts = confusion_of(predicted, scene.labels.to(predicted.device), num_classes)
                 confusion += counts
                 rows.append((scene.index, mean_iou(counts)))
@@ -101,7 +101,7 @@ def evaluate_segmentation(
     )
 
 
-def predict_scene(forward, views: Sequence[Tensor], size: Sequence[int], flip: bool = False) -> Tensor:
+def predicted_classes(forward, views: Sequence[Tensor], size: Sequence[int], flip: bool = False) -> Tensor:
     """Class (H, W) of every pixel at the original size.
 
     Args:

@@ -17,7 +17,7 @@ from dat_train.evaluation.segmentation import (
     confusion_of,
     evaluate_segmentation,
     mean_iou,
-    predict_scene,
+    predicted_classes,
 )
 from dat_train.evaluation.segmentation_files import segmentation_text, write_segmentation_report
 from dat_train.models.segmentation import create_segmentation
@@ -55,7 +55,7 @@ def test_evaluation_sums_pixels_of_all_images_at_original_size(small):
     total = np.zeros((11, 11), np.int64)
     with torch.no_grad():
         for i in range(len(val)):
-            predicted = predict_scene(model, [view.double() for view in scenes[i].views], scenes[i].labels.shape)
+            predicted = predicted_classes(model, [view.double() for view in scenes[i].views], scenes[i].labels.shape)
             assert predicted.shape == scenes[i].labels.shape
             total += confusion_of(predicted, scenes[i].labels, 11)
     assert np.array_equal(evaluation.confusion, total)

@@ -1,4 +1,4 @@
-"""Values that settings may take: for the command line, which imports no torch, and for the code that uses them."""
+"""Values that settings may take, shared by the command line, which must not import torch, and the other packages."""
 
 CLASSIFIERS = ("classification", "multilabel")  # tasks whose model is a timm classifier of whole images
 TASKS = (*CLASSIFIERS, "segmentation", "detection")

@@ -51,14 +51,14 @@ def settings_for_checkpoint(
 
 
 def _of_experiment(name: str, config: Settings, chosen: dict[str, str], typed: Sequence[str], images: bool) -> Settings:
-    """Settings of conf/experiment/NAME.yaml in the number format of the device, with the typed settings on top."""
+    """Settings of conf/experiment/NAME.yaml with dtype=auto, overridden by the typed settings."""
     groups = [f"experiment={name}", *(f"{group}={choice}" for group, choice in chosen.items())]
     composed = OmegaConf.to_container(compose("train", groups))
     return _finished(composed | {"dtype": "auto"}, config, typed, images)
 
 
 def _finished(settings: dict[str, Any], config: Settings, typed: Sequence[str], images: bool) -> Settings:
-    """Settings with the typed ones on top, checked."""
+    """Checked settings, overridden by the typed ones."""
     whole = OmegaConf.create(merged(settings, _typed(config, typed)))
     OmegaConf.resolve(whole)
     plain = OmegaConf.to_container(whole) | {"init": None}  # weights the training started from are not needed

@@ -1,4 +1,4 @@
-"""Scenes with exact masks and boxes as a folder for both dense tasks."""
+"""Folder of scenes with exact masks and boxes, for both dense tasks."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence

@@ -53,7 +53,7 @@ class MultiLabelEvaluation:
 def evaluate_multilabel(
     model: nn.Module, loader: Iterable[Batch], *, precision: Precision, processes: Processes | None = None
 ) -> MultiLabelEvaluation:
-    """Evaluate a multi-label classifier; each process evaluates its share, and the logits are gathered.
+    """Evaluate a multi-label classifier; each process evaluates its part, and the logits are gathered.
 
     Args:
         model: images (B, C, H, W) -> logits (B, classes), on `precision.device`.

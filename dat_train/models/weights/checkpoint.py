@@ -2,7 +2,7 @@
 
 `Checkpoint.open` is the only reader in the package. No code in a file is executed: pickles are read with torch's
 `weights_only=True`, and the pickled `yacs` configuration of a released checkpoint becomes a plain dictionary. Files
-written by dat-train carry the SHA-256 of their content in the comment of the zip archive; it is verified on every read.
+written by dat-train have the SHA-256 of their content in the comment of the zip archive; it is verified on every read.
 """
 
 import hashlib
@@ -213,8 +213,8 @@ def _read_pickle(file, path: Path) -> Any:
 def _verify(file, path: Path) -> bool:
     """Compare a file with the checksum in its comment.
 
-    A changed bit, or a missing end, leaves at least one sign of our comment: its mark, or its length in the end record.
-    A file with either sign has to have both, and the right checksum.
+    After a bit flip or truncation, a file still has the mark of our comment or its length in the end record. A file
+    with one of them must have both, and the right checksum.
 
     Returns:
         False for a file without our comment, which has no checksum.

@@ -2,7 +2,7 @@
 
 CLASSIFIERS = ("classification", "multilabel")  # tasks whose model is a timm classifier of whole images
 TASKS = (*CLASSIFIERS, "segmentation", "detection")
-TEST_SETS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_real")  # for dat-eval alone
+TEST_SETS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_real")  # for dat-eval only
 CLASSIFICATION_KINDS = ("digits", "folder", "imagenet", "hf", "shards", "csv", "fake", *TEST_SETS)  # of data
 SEGMENTATION_KINDS = ("ade20k", "masks", "digit_scenes", "nuclei")
 DETECTION_KINDS = ("coco", "boxes", "digit_scenes", "nuclei")

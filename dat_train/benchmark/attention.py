@@ -1,4 +1,4 @@
-"""Speed and memory of deformable attention alone, by map size and kernels."""
+"""Speed and memory of the deformable attention module, by map size and kernels."""
 
 import copy
 import warnings

@@ -15,7 +15,7 @@ from dat_train.settings import Settings, flat, merged, nested
 
 NORMALIZATION = ("mean", "std")  # in the group data, but a property of the trained model
 MACHINE_SETTING = "device"  # of the machine the training ran on, not of the model
-DEFAULT_DATA = "imagenet"  # source of normalization for released weights where no data is chosen
+DEFAULT_DATA = "imagenet"  # source of normalization for released weights if no data is chosen
 
 
 def settings_for_checkpoint(
@@ -80,7 +80,7 @@ def _typed(config: Settings, names: Sequence[str]) -> dict[str, Any]:
     known = {item.key for item in settings(TrainConfig)}
     typed: dict[str, Any] = {}
     for key, value in flat(config).items():
-        of_training = key in known or key.startswith("model.args.")  # others are of the command alone, as ckpt
+        of_training = key in known or key.startswith("model.args.")  # others belong to the command only, as ckpt
         if value is not None and of_training and any(f"{key}.".startswith(f"{name}.") for name in names):
             typed["eval.batch_size" if key == "batch_size" else key] = value
     return nested(typed)

@@ -110,7 +110,7 @@ def train_transform(
         mean, std: of three channels, or of one: images are then converted to grayscale.
 
     Raises:
-        UserError: a policy that timm does not know.
+        UserError: a policy that does not exist in timm.
     """
     try:
         steps = create_transform(

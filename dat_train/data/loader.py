@@ -58,7 +58,7 @@ class Loader(DataLoader):
     """DataLoader that raises a worker's UserError as one line, and reports a worker's death only in `next`.
 
     torch's signal handler would raise the death of a worker anywhere in the main thread, also in the middle of an
-    update. Without the handler, the loader notices it when it is asked for the next batch.
+    update. Without the handler, the loader raises it in the call for the next batch.
     """
 
     def __iter__(self) -> Iterator[Batch]:

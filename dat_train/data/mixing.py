@@ -15,7 +15,7 @@ class Mixing:
     Args:
         num_classes: number of classes of the soft targets.
         mixup, cutmix: alphas of their beta distributions; 0 turns one off.
-        switch_prob: probability of cutmix where both are on.
+        switch_prob: probability of cutmix if both are on.
         label_smoothing: mass spread over all classes.
         off_step: step from which images are not mixed; None: never.
     """

@@ -49,7 +49,7 @@ def balanced_order(seed: int, epoch: int, labels: np.ndarray, repeats: int = 1) 
 def block_order(seed: int, epoch: int, storage_order: np.ndarray, repeats: int = 1) -> np.ndarray:
     """Return an epoch in which neighboring samples on the disk are within one window, as `epoch_order` does.
 
-    The samples are cut into blocks of BLOCK in the order of storage. The blocks are shuffled, and the samples are
+    The samples are split into blocks of BLOCK in the order of storage. The blocks are shuffled, and the samples are
     shuffled inside windows of WINDOW blocks. A disk then reads whole blocks, and a page cache of the size of
     two windows is sufficient. Samples of different windows are not mixed in batches.
 

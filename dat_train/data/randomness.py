@@ -11,7 +11,7 @@ from torch.utils.data import get_worker_info
 
 
 def keyed_seed(*key: int | str) -> int:
-    """Seed of 63 bits as a function of `key` alone, the same on every machine.
+    """Seed of 63 bits as a function of only `key`, the same on every machine.
 
     Example: keyed_seed("sample", seed, epoch, index, repeat)
     """

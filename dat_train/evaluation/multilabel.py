@@ -32,7 +32,7 @@ class MultiLabelEvaluation:
         class_f1: (classes,) F1 score in percent; NaN for a class without images.
         indices: (count,) int64, ascending, positions in the data set. The arrays below have the same order.
         labels: (count, classes) bool.
-        predicted: (count, classes) bool, probability of at least 0.5; False where the logit is NaN.
+        predicted: (count, classes) bool, probability of at least 0.5; False if the logit is NaN.
         probabilities: (count, classes) float64.
     """
 

@@ -50,7 +50,7 @@ def write_multilabel_report(
 def per_class(evaluation: MultiLabelEvaluation, classes: Sequence[str]) -> list[tuple]:
     """(class number, name, images, average precision, precision, recall, F1) of every class.
 
-    Values are in percent. They are NaN for a class without images; precision also where the class is never predicted.
+    Values are in percent. They are NaN for a class without images; precision also if the class is never predicted.
     """
     labels, predicted = evaluation.labels, evaluation.predicted
     images, decided, hits = (part.sum(0) for part in (labels, predicted, labels & predicted))

@@ -90,7 +90,7 @@ def axis_shifts(H: int, W: int, w: int, shift: int) -> tuple[int, int]:
 
 @torch.fx.wrap
 def window_partition(x: Tensor, w: int, shift: tuple[int, int]) -> Tensor:
-    """Pad a map (B, H, W, C) to multiples of w, roll it by -shift, cut it: (B, windows, w*w, C)."""
+    """Pad a map (B, H, W, C) to multiples of w, roll it by -shift, split it: (B, windows, w*w, C)."""
     H, W = x.shape[1:3]
     if H % w or W % w:
         x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))

@@ -25,7 +25,7 @@ def write_digit_scenes(root: str | Path, *, train: int = 800, val: int = 100, se
         seed: key of all random draws.
 
     Raises:
-        UserError: the folder holds other scenes or something else, or cannot be written.
+        UserError: the folder contains other scenes or something else, or cannot be written.
 
     Source: UCI ML hand-written digits (Alpaydin and Kaynak, 1998), in `sklearn.datasets.load_digits`.
     """

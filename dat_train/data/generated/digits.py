@@ -24,7 +24,7 @@ def write_digits(root: str | Path, *, val_fraction: float, split_seed: int) -> P
         the folder.
 
     Raises:
-        UserError: the folder holds another split or something else, or cannot be written.
+        UserError: the folder contains another split or something else, or cannot be written.
 
     Source: UCI ML hand-written digits (Alpaydin and Kaynak, 1998), in `sklearn.datasets.load_digits`.
     """

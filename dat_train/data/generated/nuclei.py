@@ -27,7 +27,7 @@ def write_nuclei(root: str | Path, split_seed: int = 0) -> Path:
         split_seed: key of the tiles that are held out.
 
     Raises:
-        UserError: the package is not installed; the folder holds something else, or cannot be written.
+        UserError: the package is not installed; the folder contains something else, or cannot be written.
 
     Source: 2018 Data Science Bowl (Caicedo et al., Nature Methods 2019), image set BBBC038 of the Broad Bioimage
     Benchmark Collection, public domain (CC0); distributed in stardist (Weigert and Schmidt, BSD-3-Clause).

@@ -174,7 +174,7 @@ class DetectionImages(Dataset):
                 self.read(index)
 
     def upright(self) -> np.ndarray:
-        """(N,) bool: images that are not wider than high. A batch holds images of one kind."""
+        """(N,) bool: images that are not wider than high. A batch has images of one kind."""
         return np.array([record["width"] <= record["height"] for record in self.records])
 
     def fingerprint(self) -> str:

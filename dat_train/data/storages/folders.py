@@ -62,7 +62,7 @@ class Folders:
         """Return the images of a split folder, or of the root itself (None).
 
         Raises:
-            UserError: no class folders, an empty one, folders that hold only folders, or flat images without labels.
+            UserError: no class folders, an empty one, folders that contain only folders, or flat images without labels.
         """
         folder = self.root / split if split else self.root
         if not is_flat(folder):
@@ -110,7 +110,7 @@ def scan(folder: Path, whole: bool = False) -> Catalog:
         whole: require ImageNet's 1000 classes, before the files are listed, which may take minutes.
 
     Raises:
-        UserError: no class folders, an empty one, or folders that hold only folders.
+        UserError: no class folders, an empty one, or folders that contain only folders.
     """
     folders = class_folders(folder)
     if whole:
@@ -135,7 +135,7 @@ def class_folders(folder: Path) -> list[str]:
     """Names of the class folders, sorted as text.
 
     Raises:
-        UserError: there are none, or they hold only folders.
+        UserError: there are none, or they contain only folders.
     """
     names = subfolders(folder)
     if not names:

@@ -39,7 +39,7 @@ END_RECORD_BYTES = 22
 TAIL_BYTES = 256  # of a file, searched for the end record and our comment
 CHUNK = 1 << 20
 
-# Classes that training programs pickle next to weights, and that hold data only: the `config` of released checkpoints
+# Classes that training programs pickle next to weights and that contain data only: the `config` of released checkpoints
 # (read as an ordered dictionary), arguments of scripts, Lightning's hyper-parameters.
 _PLAIN_CLASSES = [
     (OrderedDict, "yacs.config.CfgNode"),

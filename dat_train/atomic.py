@@ -1,4 +1,4 @@
-"""Atomic file writing: at every moment a file is either the old one or the new one, complete.
+"""Atomic file writing: at any time a file has either its complete old content or its complete new content.
 
 Every file that is read back later is written with these functions. Data go to `.NAME.new` in the same folder, are
 flushed to the disk, and replace the file in one step. Standard library only.
@@ -65,7 +65,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table to `path` atomically: floats with four decimals, nothing for NaN, paths with any bytes."""
+    """Write a table to `path` atomically: floats with four decimals, NaN as an empty cell, any bytes in paths."""
     shown = (
         [("" if math.isnan(cell) else f"{cell:.4f}") if isinstance(cell, float) else cell for cell in row]
         for row in rows
@@ -93,7 +93,7 @@ def new_folder(folder: Path, exists: Callable[[], bool]) -> Iterator[Path]:
     """Yield an empty folder that becomes `folder` when the block ends, so that `folder` is complete or missing.
 
     Args:
-        exists: whether another process has written `folder` in the meantime; this one is then removed.
+        exists: returns True if another process has written `folder` in the meantime; the new one is then removed.
 
     Raises:
         OSError: the disk is full, or `folder` has other content.
@@ -112,8 +112,8 @@ def new_folder(folder: Path, exists: Callable[[], bool]) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the entries of `folder` to the disk, so that a renaming in it survives a power failure."""
-    if os.name == "nt":  # Windows cannot open folders and writes their entries by itself
+    """Flush the entries of `folder` to the disk, so that a rename in it survives a power failure."""
+    if os.name == "nt":  # Windows cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,8 +1,8 @@
-"""Values that settings may take: for the command line, which imports no torch, and for the code that uses them."""
+"""Values that settings may take, shared by the command line, which must not import torch, and the other packages."""
 
 CLASSIFIERS = ("classification", "multilabel")  # tasks whose model is a timm classifier of whole images
 TASKS = (*CLASSIFIERS, "segmentation", "detection")
-TEST_SETS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_real")  # for dat-eval alone
+TEST_SETS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_real")  # for dat-eval only
 CLASSIFICATION_KINDS = ("digits", "folder", "imagenet", "hf", "shards", "csv", "fake", *TEST_SETS)  # of data
 SEGMENTATION_KINDS = ("ade20k", "masks", "digit_scenes", "nuclei")
 DETECTION_KINDS = ("coco", "boxes", "digit_scenes", "nuclei")

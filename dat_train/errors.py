@@ -1,4 +1,4 @@
-"""Errors that the user can fix, and their parts."""
+"""Errors that the user can fix, and parts of their messages."""
 
 import difflib
 from collections.abc import Collection, Iterable
@@ -7,9 +7,9 @@ NO_COMPILER = "compile=true needs a C++ compiler, and none was found: apt instal
 
 
 class UserError(ValueError):
-    """An error that the user can fix; one line names the thing, the value and the way out.
+    """Error that the user can fix. Its message, one line, has the setting or file, the value, and the fix.
 
-    Commands print the message alone, without a traceback, and exit with code 2.
+    Commands print the message without a traceback and exit with code 2.
     """
 
 

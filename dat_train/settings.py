@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-# Former names of settings. A typed one is answered with the new name; one in an old checkpoint is read.
+# Former -> current names of settings. On the command line, a former name is an error that states the current one; in an
+# old checkpoint, it is accepted.
 OLD_NAMES = {
     "augment.mixup": "mixing.mixup",
     "augment.cutmix": "mixing.cutmix",
@@ -21,7 +22,7 @@ OLD_NAMES = {
     "falling.milestones": "schedule.milestones",
     "falling.gamma": "schedule.gamma",
 }
-# Settings that older configurations lack, with the value that has the behavior of that time.
+# Settings that older configurations lack, with the value that keeps their behavior.
 ADDED: dict[str, Any] = {
     "data.split_by": "order",
     "task": "classification",
@@ -35,7 +36,7 @@ ADDED: dict[str, Any] = {
     "schedule.warmup_steps": None,
     "mixing.off_epoch": None,
     "ema.warmup": True,
-    "data.background": [255, 255, 255],  # transparency was dropped then, which is the same for opaque images
+    "data.background": [255, 255, 255],  # transparency was ignored, which is the same for opaque images
 }
 
 
@@ -55,7 +56,7 @@ class Settings(dict):
             raise AttributeError(f"no setting {name!r}") from None
 
     def only(self, *names: str) -> dict[str, Any]:
-        """Some of the items, as keyword arguments."""
+        """Items with these names, as keyword arguments."""
         return {name: self[name] for name in names}
 
     def changed(self, **values: Any) -> "Settings":
@@ -63,7 +64,7 @@ class Settings(dict):
         return Settings(self.plain() | values)
 
     def without(self, *names: str) -> "Settings":
-        """A copy that lacks some settings."""
+        """A copy without some settings."""
         return Settings({key: value for key, value in self.items() if key not in names})
 
     def plain(self) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class Settings(dict):
 
 @dataclass(frozen=True)
 class CommandLine:
-    """Typed settings of a command, for what it needs of them beyond its own settings.
+    """Information from the command line that a command needs in addition to its own settings.
 
     Attributes:
         settings_for: returns the settings of a training run for a checkpoint: those it was trained with, overridden by
@@ -105,7 +106,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings of both; where both have a value, that of `above`."""
+    """Nested settings of both; if both have a value, that of `above`."""
     result = dict(below)
     for name, value in above.items():
         deeper = isinstance(value, dict) and isinstance(below.get(name), dict)
@@ -128,7 +129,7 @@ def nested(items: dict[str, Any]) -> dict[str, Any]:
 def upgraded(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration written by any version of dat-train, with the names of this version.
 
-    Settings that the configuration lacks get the value that has the behavior of the version that wrote it.
+    Missing settings get the value that keeps the behavior of the version that wrote the configuration.
     """
     items = flat(config)
     moved = {new: items[old] for old, new in OLD_NAMES.items() if old in items} | _schedule(items)

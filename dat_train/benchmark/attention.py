@@ -1,4 +1,4 @@
-"""Speed and memory of deformable attention alone, by map size and kernels."""
+"""Speed and memory of the deformable attention module, by map size and kernels."""
 
 import copy
 import warnings
@@ -25,8 +25,8 @@ class Shape:
     stride: int
 
 
-# By the side of the map. 7 and 14 are stages 4 and 3 of DAT-T. 28 and 56 are its first two stages, which have windows
-# in DAT-T, with as many keys as stage 3.
+# Keys are the sides of the maps. 7 and 14 are stages 4 and 3 of DAT-T. 28 and 56 are its first two stages, which have
+# window attention in DAT-T; here they have as many keys as stage 3.
 SHAPES = {
     7: Shape(768, 24, 6, 3, 1),
     14: Shape(384, 12, 3, 5, 1),
@@ -88,7 +88,7 @@ def benchmark_attention(
 
 
 def _layers(layer: DeformableAttention, x: torch.Tensor) -> dict[str, DeformableAttention]:
-    """The layer with each kernels=... of its device that works for x, (B, H, W, C); a warning for each other one."""
+    """Layer by each value of kernels=... that works for x, (B, H, W, C), on its device; warns about the others."""
     layers = {}
     for kernels in kernels_of(x.device):
         try:

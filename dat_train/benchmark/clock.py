@@ -23,7 +23,7 @@ def interleaved(
 
 
 def timed(task: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call: between events of the GPU on CUDA, else of the wall clock."""
+    """Seconds of one call: measured with CUDA events on CUDA, else with the wall clock."""
     if device.type == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(device)

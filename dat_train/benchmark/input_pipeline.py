@@ -25,7 +25,7 @@ from dat_train.data.randomness import keyed_randomness
 
 OURS, PLAIN, PREFETCHER = "dat-train", "timm", "timm, prefetcher"
 STAGES = ("read", "decode", "crop and resize", "flip and augment", "collate", "normalize and erase")
-GPU_SPEEDS = (500, 1000, 2000, 4000)  # images/s that a GPU trains on
+GPU_SPEEDS = (500, 1000, 2000, 4000)  # training speeds of a GPU, images/s
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LoaderSpeed:
 
 
 class _Files:
-    """Reader for timm's ImageDataset of the files of one of our datasets, repeated `length` times."""
+    """Reader for timm's ImageDataset: files of a dataset of this package, repeated up to `length` samples."""
 
     class_to_idx: dict = {}  # noqa: RUF012  timm's interface
 
@@ -129,13 +129,13 @@ def _one_round(dataset: ImageDataset, batch_size: int, epoch: int) -> dict[str, 
 def loader_speeds(
     dataset: ImageDataset, workers: Sequence[int], *, images: int, batch_size: int, rounds: int, augment: dict
 ) -> list[LoaderSpeed]:
-    """Measure our loader and both forms of timm's, in turns, for each number of workers.
+    """Measure our loader and both of timm's, interleaved, for each number of workers.
 
     All of them end with normalized float images in the main process. CPU time depends little on other programs that
     run on the machine, so its ratios hold on a machine that is not idle.
 
     Args:
-        images: of a round, at least. Starting the workers takes about 0.1 s of CPU time, which a round includes.
+        images: minimum per round. A round includes the start of the workers, about 0.1 s of CPU time.
         augment: arguments of timm's create_loader for the same augmentation.
     """
     batches = max(4, math.ceil(images / batch_size))
@@ -162,7 +162,7 @@ def _seconds(batches: Iterator[Tensor], warmup: int) -> tuple[float, float]:
     begin = _cpu_seconds()
     early = sum(len(images) for images in islice(batches, warmup))
     middle = time.perf_counter()
-    late = sum(len(images) for images in batches)  # the workers have ended then, so that their time is known
+    late = sum(len(images) for images in batches)  # the workers end here, which makes their CPU time known
     wall = (time.perf_counter() - middle) / late
     return (_cpu_seconds() - begin) / (early + late), wall
 
@@ -179,7 +179,7 @@ def _our_batches(dataset: ImageDataset, workers: int, batch_size: int, total: in
 
 
 class _Cycle:
-    """Batches of keys that go through the dataset again and again."""
+    """Batches of keys, which repeat the dataset."""
 
     def __init__(self, size: int, batch_size: int, total: int, epoch: int) -> None:
         self.size, self.batch_size, self.total, self.epoch = size, batch_size, total, epoch
@@ -214,7 +214,7 @@ def _timm_batches(
 
 
 def ratios(speeds: Iterable[LoaderSpeed], workers: int) -> dict[str, dict[str, float]]:
-    """Speed of our loader over that of each form of timm's, by clock: medians over the rounds in which both ran."""
+    """Speed of our loader relative to each of timm's, by clock: medians of the ratios of the rounds."""
     by_name = {speed.name: speed for speed in speeds if speed.workers == workers}
     own = by_name.pop(OURS)
     return {

@@ -19,15 +19,15 @@ MODES = ("inference", "training")
 
 
 class Candidate:
-    """A model with everything that a step needs, on random images.
+    """A model to measure, with optimizer, random images and targets.
 
     Args:
         name: of a timm model, DAT or another.
         size: side of the images, or (height, width), pixels.
         weights, autocast: formats of the weights and, if not None, of autocast.
-        compiled: compile the plain model by torch.compile.
+        compiled: compile the plain model with torch.compile.
         kernels: kernels of the eager model, as in `accelerate`.
-        task: what a step computes; None: classification.
+        task: creates model, targets and loss; None: classification.
         arguments: of timm.create_model.
 
     Raises:
@@ -100,7 +100,7 @@ def benchmark_models(
 ) -> list[Result]:
     """Measure all candidates in every mode, interleaved.
 
-    Memory of compiled models is measured on CUDA alone: elsewhere tensors are counted, and compiled code hides them.
+    Memory of compiled models is measured on CUDA only: elsewhere tensors are counted, and compiled code hides them.
     """
     results = []
     for mode in modes:

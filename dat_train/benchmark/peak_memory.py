@@ -10,11 +10,11 @@ from torch.utils._pytree import tree_leaves
 
 
 def peak_memory(task: Callable[[], object], held: Iterable[Tensor], device: torch.device) -> int:
-    """Peak of the allocated bytes during `task`, with the tensors `held` before it (weights, optimizer state).
+    """Peak of the allocated bytes during `task`, including the tensors `held` before it (weights, optimizer state).
 
-    On CUDA: the maximum of the allocator, less the memory allocated before. Elsewhere the tensors that live at once are
-    counted operator by operator, which does not depend on the allocator as resident memory does. Memory that operators
-    allocate and free internally is not counted.
+    On CUDA: the maximum of the allocator minus the memory allocated before. Elsewhere the living tensors are counted
+    after every operator, because resident memory depends on the allocator. Memory that operators allocate and free
+    internally is not counted.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -34,7 +34,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 class _LiveTensors(TorchDispatchMode):
-    """Sum of the storages that operators return, while they live."""
+    """Total size of the living storages that operators returned."""
 
     def __init__(self, held: Iterable[Tensor]) -> None:
         super().__init__()

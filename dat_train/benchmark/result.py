@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Result:
-    """One model, or one implementation, in one mode.
+    """Measurement of one model or one implementation in one mode.
 
     Attributes:
-        name: of what was measured; mode: "inference", "training", ...; compiled: by torch.compile.
-        items: images a call computes.
-        seconds: of each call, in the order they were made.
+        name: of the model or implementation; mode: "inference", "training", ...; compiled: by torch.compile.
+        items: images per call.
+        seconds: of each call, in order.
         memory: peak bytes of a call; None if not measured.
         parameters, macs: of the model; None for a single layer.
     """
@@ -32,12 +32,12 @@ class Result:
 
     @property
     def throughput(self) -> float:
-        """Images a second, at the median."""
+        """Images per second, at the median."""
         return self.items / self.latency
 
     @property
     def spread(self) -> float:
-        """Distance between the quartiles of the seconds, as a share of the median."""
+        """Interquartile range of the seconds divided by their median."""
         if len(self.seconds) < 2:
             return 0.0
         first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
@@ -45,7 +45,7 @@ class Result:
 
 
 def ratio(result: Result, baseline: Result) -> float:
-    """Speed relative to the baseline: median over the rounds, in each of which both ran."""
+    """Speed relative to the baseline: median of the ratios of the rounds."""
     pairs = zip(result.seconds, baseline.seconds, strict=True)
     return statistics.median(other / own for own, other in pairs) * result.items / baseline.items
 

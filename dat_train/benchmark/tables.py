@@ -14,7 +14,7 @@ BLUE, GREY = "#1f5fa8", "#888888"
 
 
 def tables(rows: Sequence[dict]) -> Iterator[Table]:
-    """The rows of `compared` for a console: a table of every mode, and one of the models; x: ratio to the baseline."""
+    """Console tables of the rows of `compared`: one for each mode, one of the models. x: ratio to the baseline."""
     for mode in dict.fromkeys(_mode(row) for row in rows):
         shown = _table(mode, "images/s", "x", "ms", "spread", "memory", "x")
         for row in rows:
@@ -69,13 +69,13 @@ def _table(*titles: str) -> Table:
 
 
 def write_json(path: Path, facts: dict, rows: Sequence[dict]) -> None:
-    """Facts (machine, settings) and rows as one JSON object."""
+    """Write the machine, the settings (`facts`) and the rows as one JSON object."""
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_json(path, facts | {"results": list(rows)})
 
 
 def write_chart(path: Path, title: str, rows: Sequence[dict], baseline: str | None) -> None:
-    """Images a second as bars, a panel for each mode, the quartiles of the rounds as whiskers; the baseline grey."""
+    """Draw images per second as bars with the interquartile range as whiskers, a panel per mode; the baseline gray."""
     modes = list(dict.fromkeys(_mode(row) for row in rows))
     figure = new_figure(5.5 * len(modes), 1.6 + 0.45 * len(rows) / len(modes))
     figure.suptitle(title)

@@ -15,7 +15,7 @@ from dat_train.models.detection.retinanet import RetinaNet
 from dat_train.models.segmentation import create_segmentation, segmentation_loss
 
 ADE20K_CLASSES, COCO_CLASSES = 150, 80
-OBJECTS = 8  # in an image; COCO has seven on average
+OBJECTS = 8  # per image; COCO has seven on average
 AUXILIARY_WEIGHT = 0.4
 
 Size = tuple[int, int]  # (height, width)
@@ -96,7 +96,7 @@ class Detection(Classification):
 
 
 class CountedDetector(nn.Module):
-    """Layers of a detector without matching and suppression, on 1,000 regions and 100 masks, as mmdetection counts."""
+    """Layers of a detector for counting: no matching, no suppression, 1,000 regions, 100 masks, as in mmdetection."""
 
     def __init__(self, model: RetinaNet | MaskRCNN) -> None:
         super().__init__()

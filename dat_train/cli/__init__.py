@@ -1,1 +1,1 @@
-"""Command line: the table of commands, settings, composition by Hydra, errors, help. Imports no torch."""
+"""Command line: the table of commands, settings, composition by Hydra, errors, help. Does not import torch."""

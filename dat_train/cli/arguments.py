@@ -1,6 +1,6 @@
 """Arguments of a command as Hydra reads them, with errors in one line.
 
-A setting that is a text takes the characters as typed: name=2024_11_05, data.root=/photos (new)/it's.
+Values of text settings are taken literally: name=2024_11_05, data.root=/photos (new)/it's.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from dat_train.cli.settings.setting import settings
 from dat_train.errors import UserError
 
 _ARGUMENTS = ("model.args.", "optim.args.")  # any key, for Python functions
-_OPEN = (*_ARGUMENTS, "hydra.", "hydra/")  # below these, anything may be set
+_OPEN = (*_ARGUMENTS, "hydra.", "hydra/")  # prefixes below which any key is allowed
 
 
 def read_arguments(command: Command, arguments: list[str]) -> tuple[list[str], dict[str, Override], list[str]]:

@@ -1,4 +1,4 @@
-"""The table of commands: name, settings, choices, help texts and the module that does the work."""
+"""Table of commands: name, settings, choices, help texts and implementation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,14 +17,14 @@ class Command:
 
     Attributes:
         name: name of the command after "dat-", and of its defaults, conf/NAME.yaml.
-        module: module in commands/ whose `run(config, command_line)` does the work; imported only when it is called,
+        module: module in commands/ that implements it as `run(config, command_line)`; imported only for the call,
             because it imports torch.
         schema: dataclass of its settings.
-        groups: folders of conf/ it chooses from.
+        groups: configuration groups (folders of conf/) of the command.
         usage: short usage with examples.
         notes: further text of --help, printed before the settings.
         positional: name of a setting, a list, that takes the arguments without NAME=, as in dat-report runs/A runs/B.
-        left_out: choices of the groups, as GROUP=NAME, that the command does not have, and the way out of each.
+        left_out: unsupported choices of the groups, as GROUP=NAME, and the alternative that the error message names.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Composition of a command's settings by Hydra, and the call of the command, once or for every run of a sweep."""
+"""Composition of a command's settings by Hydra, and the call of the command for one run or each run of a sweep."""
 
 import importlib
 import os
@@ -114,7 +114,7 @@ def computed_settings(config: DictConfig) -> frozenset[str]:
 
 
 def command_line_of(command: Command, config: Settings, computed: frozenset[str]) -> CommandLine:
-    """Typed settings behind the composed ones; `computed` as from `computed_settings`."""
+    """CommandLine of the composed settings; `computed` as from `computed_settings`."""
     job = HydraConfig.get()
     chosen = {group: name for group in ("model", "data") if (name := job.runtime.choices.get(group))}
     typed = [override.lstrip("+").partition("=")[0] for override in job.overrides.task]

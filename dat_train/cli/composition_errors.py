@@ -1,4 +1,4 @@
-"""Errors in arguments and composed settings in one line: the setting, the fault, the probable intention."""
+"""One-line errors in arguments and composed settings: setting, fault, suggestion."""
 
 import difflib
 import re

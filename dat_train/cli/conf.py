@@ -1,4 +1,4 @@
-"""The configuration tree conf/: its place, the choices of a group, and their descriptions."""
+"""Configuration tree conf/: its location, the choices of a group, and their descriptions."""
 
 from pathlib import Path
 

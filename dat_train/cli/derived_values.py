@@ -1,6 +1,6 @@
 """Functions of conf/ that derive a default from other settings: learning rate, warm-up, batch size of evaluation."""
 
-FULL_LR_BATCH = 1024  # images of an update that the rate in linear_lr is for
+FULL_LR_BATCH = 1024  # batch size that the rate of linear_lr refers to
 LARGE_DATA = ("imagenet", "hf", "shards", "fake")  # data.kind of sets with the size of ImageNet
 
 
@@ -21,12 +21,12 @@ def by_data(large: int, small: int, kind: str) -> int:
 
 
 def at_most(limit: int, value: int) -> int:
-    """Smaller one of two numbers. Used in conf/ as ${at_most:128,${batch_size}}."""
+    """Minimum of two numbers. Used in conf/ as ${at_most:128,${batch_size}}."""
     return min(int(limit), int(value))
 
 
 def warmup(length: float, full: int, epochs: int) -> float:
-    """Epochs of warm-up: `length` in schedules of `full` epochs or more, and the same share of shorter ones.
+    """Epochs of warm-up: `length` in schedules of `full` epochs or more, and the same fraction of shorter ones.
 
     Used in conf/ as ${warmup:20,300,${epochs}}.
     """

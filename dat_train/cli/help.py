@@ -54,7 +54,7 @@ def _settings(command: Command) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A default as a user would type it; "" where there is none, or it depends on the choices above."""
+    """A default as a user would type it; "" if there is none or if it depends on the chosen groups."""
     if value in (None, MISSING, dataclasses.MISSING):
         return ""
     if isinstance(value, bool):

@@ -11,9 +11,9 @@ from dat_train.errors import NO_COMPILER, UserError
 
 OTHERS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_TRACKING_URI")
 CACHES = ("TORCH_HOME", "HF_HOME", "XDG_CACHE_HOME", "TMPDIR")
-MIN_FILES, WANTED_FILES = 256, 65536  # open files that a command with data processes needs, and that are plenty
+MIN_FILES, WANTED_FILES = 256, 65536  # limits of open files: minimum for data processes, and sufficient for any run
 TOO_MANY_FILES = "Too many open files"  # strerror of EMFILE; also the text of PyTorch's RuntimeError
-# of a file or folder that a command reads or writes
+# errno values of errors about a file or folder that a command reads or writes
 STORAGE_FAULTS = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EROFS, errno.ENOSPC)
 
 
@@ -44,7 +44,7 @@ def check_environment() -> None:
 
 
 def environment_error(error: BaseException) -> str | None:
-    """Explain an exception that a fault of the machine caused, in one line; None for any other exception."""
+    """One-line text for an exception caused by a fault of the machine; None for any other exception."""
     for cause in _chain(error):
         text = str(cause)
         if TOO_MANY_FILES in text or "received 0 items of ancdata" in text:
@@ -88,7 +88,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _raise_file_limit() -> int | None:
-    """Raise the limit of open files as far as the system lets a user, and return it; None where there is none."""
+    """Raise the limit of open files as far as the system allows, and return it; None if there is no limit."""
     try:
         import resource
     except ImportError:  # Windows

@@ -51,7 +51,7 @@ def run_command(command: Command, run: Callable | None = None) -> NoReturn:
 
 
 def _answer(command: Command, run: Callable | None) -> None:
-    """Print the help that was asked for, or run the command."""
+    """Print the requested help, or run the command."""
     arguments = sys.argv[1:]
     if not arguments:
         print(usage(command))

@@ -15,7 +15,7 @@ from dat_train.settings import Settings, flat, merged, nested
 
 NORMALIZATION = ("mean", "std")  # in the group data, but a property of the trained model
 MACHINE_SETTING = "device"  # of the machine the training ran on, not of the model
-DEFAULT_DATA = "imagenet"  # source of normalization for released weights where no data is chosen
+DEFAULT_DATA = "imagenet"  # source of normalization for released weights if no data is chosen
 
 
 def settings_for_checkpoint(
@@ -51,14 +51,14 @@ def settings_for_checkpoint(
 
 
 def _of_experiment(name: str, config: Settings, chosen: dict[str, str], typed: Sequence[str], images: bool) -> Settings:
-    """Settings of conf/experiment/NAME.yaml in the number format of the device, with the typed settings on top."""
+    """Settings of conf/experiment/NAME.yaml with dtype=auto, overridden by the typed settings."""
     groups = [f"experiment={name}", *(f"{group}={choice}" for group, choice in chosen.items())]
     composed = OmegaConf.to_container(compose("train", groups))
     return _finished(composed | {"dtype": "auto"}, config, typed, images)
 
 
 def _finished(settings: dict[str, Any], config: Settings, typed: Sequence[str], images: bool) -> Settings:
-    """Settings with the typed ones on top, checked."""
+    """Checked settings, overridden by the typed ones."""
     whole = OmegaConf.create(merged(settings, _typed(config, typed)))
     OmegaConf.resolve(whole)
     plain = OmegaConf.to_container(whole) | {"init": None}  # weights the training started from are not needed
@@ -80,7 +80,7 @@ def _typed(config: Settings, names: Sequence[str]) -> dict[str, Any]:
     known = {item.key for item in settings(TrainConfig)}
     typed: dict[str, Any] = {}
     for key, value in flat(config).items():
-        of_training = key in known or key.startswith("model.args.")  # others are of the command alone, as ckpt
+        of_training = key in known or key.startswith("model.args.")  # others belong to the command only, as ckpt
         if value is not None and of_training and any(f"{key}.".startswith(f"{name}.") for name in names):
             typed["eval.batch_size" if key == "batch_size" else key] = value
     return nested(typed)

@@ -11,7 +11,7 @@ FIXABLE = 2  # exit code after an error the user can fix
 
 
 def make_safe() -> None:
-    """Replace closed standard streams by the null device, and characters the terminal lacks by backslash escapes.
+    """Replace closed standard streams by the null device, and unencodable characters by backslash escapes.
 
     Called once at the start of a command.
     """

@@ -29,7 +29,7 @@ def run(config: Settings, command_line: CommandLine) -> None:
         torch.set_num_threads(config.threads)
     device = resolve_device(config.device)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # where events are recorded and kernels launched
+        torch.cuda.set_device(device)  # device of events and kernels
     precision = resolve_precision(config.dtype, device)
     console = Console()
     attention = config.what[0] == "attention"

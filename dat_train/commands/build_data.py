@@ -97,7 +97,7 @@ def scene_datasets(config: Settings, processes: Processes, parts: Sequence[str] 
     """Training and validation set of segmentation or detection with their transforms.
 
     Args:
-        parts: those that are wanted; the images of others need not be there.
+        parts: parts to open; the images of the others may be missing.
 
     Raises:
         UserError: data that cannot be used, or an object without the mask that the detector needs.
@@ -166,7 +166,7 @@ def _detection_part(config: Settings, part: tuple[Path, CocoFile], *, training: 
 def micro_batches(
     config: Settings, train_set: ImageDataset, plan: RunPlan, processes: Processes, first_step: int
 ) -> Iterable[Batch]:
-    """This process' micro-batches from `first_step` on."""
+    """Micro-batches of this process from `first_step` on."""
     order = {
         "seed": config.seed,
         "batch_size": plan.batch_size,
@@ -192,7 +192,7 @@ def micro_batches(
 
 
 def evaluation_batches(config: Settings, val_set: Dataset, processes: Processes) -> Collection[Batch]:
-    """This process' share of a set to evaluate, in batches of config.eval.batch_size."""
+    """Part of the evaluation set for this process, in batches of config.eval.batch_size."""
     return evaluation_loader(
         val_set,
         batch_size=config.eval.batch_size,

@@ -1,4 +1,4 @@
-"""The task of a run from its settings: its loss and evaluation, and the data sets it is for."""
+"""Task of a run from its settings: loss, evaluation and data sets."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from dat_train.tasks.segmentation import SemanticSegmentation
 from dat_train.training.task import Score, Task
 
 SINGLE_LABEL = ("classification",)
-# Settings that not every task has: the value without effect, the tasks that have it, and the way out.
+# Settings of some tasks only: the value without effect, the tasks that have it, and the advice in the error message.
 OF_TASKS = {
     "loss.name": ("cross_entropy", CLASSIFIERS, "remove it"),
     "loss.target_threshold": (None, CLASSIFIERS, "remove it"),

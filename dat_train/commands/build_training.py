@@ -81,7 +81,7 @@ def build_training(
     precision: Precision,
     sets: tuple[ImageDataset, ImageDataset],
 ) -> Training:
-    """Build the training loop for training and validation set."""
+    """Build the training loop; `sets` are training and validation set."""
     train_set, val_set = sets
     processes = context.processes
     loggers = build_loggers(config, context, state.step)

@@ -26,7 +26,7 @@ from dat_train.settings import CommandLine, Settings
 
 PROBLEMS = 1  # the exit code
 SCENE_SETTINGS = ("classes", "val_fraction", "split_seed")  # of segmentation
-MAX_NAMED = 20  # unreadable files and duplicates on the terminal; the report has all
+MAX_NAMED = 20  # unreadable files and duplicates printed; the report has all
 
 
 def run(config: Settings, command_line: CommandLine) -> None:
@@ -93,7 +93,7 @@ def open_parts(data: Settings, task: str) -> dict[str, Part]:
 
 
 def part_report(images: Part, results: list[CheckedImage]) -> dict[str, Any]:
-    """Describe one split as plain values."""
+    """Description of one split as plain values."""
     sizes = sorted((result.size for result in results if result.reason is None), key=lambda size: size[0] * size[1])
     return {
         "images": len(images),

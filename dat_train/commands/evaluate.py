@@ -30,7 +30,7 @@ from dat_train.runtime.terminal import Terminal
 from dat_train.settings import CommandLine, Settings
 
 COLUMNS = ("img_size", "top1", "top5", "map", "f1", "macro_f1", "loss", "ece", "images_per_second")  # resolutions.csv
-MAX_NAMED_FILES = 5  # unreadable images on the terminal; result.json has all
+MAX_NAMED_FILES = 5  # unreadable images printed; result.json has all
 FILES = ("result.json", "per_class.csv", "confused.csv", "wrong.csv", "wrong.png")
 FILES_OF_SCENES = ("confusion.csv", "confusion.png", "worst.png", "detections.json", "detections.png")
 
@@ -102,7 +102,7 @@ def create_folder(output: Path) -> None:
 
 
 def view_facts(settings: Settings) -> dict[str, Any]:
-    """Entries of result.json about the model and its view of an image."""
+    """Entries of result.json about the model and its preprocessing."""
     if settings.task not in CLASSIFIERS:
         model = f"{settings.dense.head} with {settings.model.name}"
         return {"task": settings.task, "model": model, **settings.dense.only("limits", "scales", "flip")}
@@ -195,7 +195,7 @@ def result_topics(result: dict[str, Any], trained: TrainedModel, val_set: Datase
 
 
 def print_result(terminal: Terminal, topics: Sequence[tuple[str, str]], text: str, output: Path) -> None:
-    """Print the surroundings of an evaluation, its result, and the files in `output`."""
+    """Print the topics of an evaluation, its result, and the files in `output`."""
     names = [name for name in (*FILES, *FILES_OF_SCENES) if (output / name).exists()]
     terminal.say(table(topics))
     terminal.say(f"\n{text}\n")
@@ -215,5 +215,5 @@ def resolutions_text(results: Sequence[dict]) -> str:
 
 
 if __name__ == "__main__":
-    # The command line is a floor above, so it is imported by name and only here.
+    # cli/ is the layer above commands/, which must not import it elsewhere; hence the import by name.
     import_module("dat_train.cli.main").main("eval")

@@ -37,7 +37,7 @@ from dat_train.runtime.processes import Processes
 from dat_train.runtime.terminal import Terminal, eta
 from dat_train.settings import Settings
 
-PROGRESS_SECONDS = 30.0  # between progress lines where the output is no terminal
+PROGRESS_SECONDS = 30.0  # between progress lines if the output is not a terminal
 
 
 def evaluation_set(settings: Settings, checkpoint: Checkpoint, processes: Processes) -> Dataset:
@@ -99,7 +99,7 @@ def set_view(images: ImageDataset, settings: Settings) -> None:
 
 
 def known_classes(names: Sequence[str], number: int) -> list[str] | None:
-    """Class names of a model with `number` classes; ImageNet's WordNet numbers where it has 1000 without names."""
+    """Class names of a model with `number` classes; ImageNet's WordNet numbers for 1000 classes without names."""
     if len(names) == number:
         return list(names)
     return imagenet_numbers() if number == IMAGENET_CLASSES else None

@@ -1,4 +1,4 @@
-"""dat-export: checkpoint -> model -> files, compared with the checkpoint -> accuracies."""
+"""dat-export: checkpoint -> model -> files, which are compared with the checkpoint -> accuracies."""
 
 import json
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from dat_train.runtime.terminal import Terminal
 from dat_train.settings import CommandLine, Settings
 
 SINGLE = Processes(0, 1, 0, torch.device("cpu"))  # on the CPU, in one process
-METRICS = ("miou", "pixel_accuracy", "top1", "top5", "map", "f1", "loss")  # the first of a task is its score
+METRICS = ("miou", "pixel_accuracy", "top1", "top5", "map", "f1", "loss")  # the first one of a task is its score
 TRACED_SCENE = (3, 288, 320)  # (C, H, W) of the image that is traced for segmentation and detection
 HUB_METRICS = {"top1": "accuracy", "map": "mean_average_precision"}  # names on the Hugging Face hub
 
@@ -82,7 +82,7 @@ def run(config: Settings, command_line: CommandLine) -> None:
 
 
 def require_exportable(config: Settings, settings: Settings, measure: bool) -> None:
-    """Raise a UserError for what has no exported form.
+    """Raise a UserError for models and settings that cannot be exported.
 
     Args:
         config: settings of dat-export.
@@ -163,12 +163,12 @@ def preprocessing(settings: Settings) -> Preprocessing:
 
 
 def card(config: Settings, trained: Trained, checkpoint: Checkpoint, steps: Preprocessing) -> str:
-    """Model card with the facts about the training that the checkpoint holds."""
+    """Model card with the data about the training in the checkpoint."""
     content, settings = checkpoint.content, trained.settings
     facts = [("weights", trained.weights.source)]
     data = result = None
     score = task_builders(settings).score
-    if "step" in content and "config" in content:  # of a run of ours
+    if "step" in content and "config" in content:  # of a run of dat-train
         data, optim = settings.data.name, settings.optim
         value = score_of(config, content, score.name)
         result = None if value is None else (HUB_METRICS[score.name], value / 100)

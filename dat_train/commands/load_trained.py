@@ -143,7 +143,7 @@ def number_of_classes(settings: Settings, checkpoint: Checkpoint) -> int:
 def class_names(known: Sequence[str], number: int) -> list[str]:
     """Names of `number` classes for display: `known` if given; else ImageNet's for 1000 classes; else numbers.
 
-    WordNet ids, as ImageNet's folders are called, become words.
+    WordNet ids, the names of ImageNet's folders, are replaced by words.
     """
     if not known and number == IMAGENET_CLASSES:
         return ImageNetInfo().label_descriptions()

@@ -18,7 +18,7 @@ def output_folder(output: str | None, ckpt: Path, name: str) -> Path:
 
 @contextmanager
 def output_errors(output: str | Path, kind: str = "FOLDER") -> Iterator[None]:
-    """Report an error of the file system in one line.
+    """Convert an OSError of the block into a one-line error.
 
     Args:
         output: file or folder that the block writes.

@@ -63,7 +63,7 @@ def run(config: Settings, command_line: CommandLine) -> None:
 
 
 def predict_classes(config: Settings, trained: Trained, paths: Sequence[str]) -> int:
-    """Write a row for each readable image; return the number of the others."""
+    """Write a row for each readable image; return the number of unreadable ones."""
     multi_label, number = trained.multi_label, min(config.top, len(trained.classes))
     choose = partial(above, threshold=config.threshold) if multi_label else partial(best, number=number)
     writer = writer_for(config.format, paths, number, multi_label=multi_label)
@@ -166,10 +166,10 @@ def _output(path: str | None) -> Iterator[Callable[[str], object]]:
 
 
 def predict_scenes(trained: TrainedDense, paths: Sequence[str], output: Path, least_score: float) -> int:
-    """Write pictures of each image and a file about all into the folder `output`; return the number of the others.
+    """Write pictures of each image and one file for all into `output`; return the number of unreadable images.
 
     Args:
-        least_score: of the objects that are drawn and counted; detections.json has all.
+        least_score: minimum score of the objects that are drawn and counted; detections.json has all.
 
     Raises:
         UserError: the folder cannot be written, or an image does not arrive within timeout_minutes.
@@ -195,7 +195,7 @@ def predict_scenes(trained: TrainedDense, paths: Sequence[str], output: Path, le
 
 
 class _Images:
-    """Images of files, in order; the error in place of an unreadable image."""
+    """Images of files, in order; an unreadable image is replaced by its error."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = paths

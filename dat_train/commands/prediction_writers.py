@@ -8,7 +8,7 @@ from typing import NamedTuple
 from dat_train.atomic import csv_text
 from dat_train.data.images import printable
 
-WIDEST = 60  # characters of the column of paths
+WIDEST = 60  # maximum width of the column of paths, characters
 
 
 class Guess(NamedTuple):
@@ -20,7 +20,7 @@ class Guess(NamedTuple):
 
 
 class Writer(NamedTuple):
-    """Text of an output format: the header, and a function from path and guesses, best first, to lines."""
+    """Output format: the header, and a function from path and guesses (best first) to lines of text."""
 
     header: str
     row: Callable[[str, Sequence[Guess]], str]
@@ -31,7 +31,7 @@ def writer_for(format: str, paths: Sequence[str], number: int, *, multi_label: b
 
     Args:
         number: guesses for each image.
-        multi_label: any number of guesses instead.
+        multi_label: the number of guesses varies; `number` is ignored.
     """
     if format == "table":
         width = min(WIDEST, max(len(printable(path)) for path in paths))

@@ -5,7 +5,7 @@ from dat_train.settings import Settings
 
 
 def recipe_topics(config: Settings) -> list[tuple[str, str]]:
-    """(topic, text) pairs for the plan of a run."""
+    """(topic, text) pairs for the summary printed before training."""
     topics = [("optimizer", _optimizer(config))]
     if config.get("task", "classification") in CLASSIFIERS:
         topics += [("loss", _loss(config)), ("augment", _augmentation(config))]

@@ -1,4 +1,4 @@
-"""Checkpoint of a command, and the configuration in a checkpoint or exported model as settings of a training run."""
+"""Configuration in a checkpoint or exported model, converted to the settings of a training run."""
 
 from collections.abc import Set
 from typing import Any
@@ -22,7 +22,7 @@ NOT_ARGUMENTS = ("num_classes", "img_size", "in_chans", "global_pool", "drop_pat
 
 
 def open_checkpoint(config: Settings, command_line: CommandLine, *, images: bool) -> tuple[Checkpoint, Settings]:
-    """Open config.ckpt; without it the weights of config.model published by its authors or in timm.
+    """Open config.ckpt, or if it is not set, the weights of config.model published by its authors or in timm.
 
     Args:
         images: images of the data set will be read.
@@ -62,11 +62,11 @@ def trained_with(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def keep_former_settings(config: Settings, before: dict[str, Any], computed: Set[str] = frozenset()) -> None:
-    """Keep the warm-up of a run, and the behavior of one that was started before a setting existed.
+    """Keep the warm-up of a continued run, and its behavior from before a setting was introduced.
 
     Args:
-        config: settings of this start; changed in place: those in KEPT for which the run has the former behavior, and
-            the warm-up unless it was set, because conf/ computes it from `epochs`, which may grow.
+        config: settings of this start. Changed in place are those in KEPT, if the run has the former behavior, and
+            the warm-up, unless it was set: conf/ computes it from `epochs`, which may grow.
         before: configuration in the run's checkpoint, as from `upgraded`.
         computed: `CommandLine.computed`.
     """

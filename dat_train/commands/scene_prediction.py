@@ -3,12 +3,12 @@
 `PredictedAreas` and `PredictedObjects` have the same methods and attributes:
 
     text: the prediction in one line.
-    shares: name and share of the image of each class, or name and score of each object.
+    shares: name and fraction of the image of each class, or name and score of each object.
     picture(): the prediction drawn on the image.
     regions(): predicted areas or objects in pixels of the image, for traced points.
     record(): plain values for the file.
-    write(path): draws the pictures; `path` without their endings.
-    file, content(records, classes): name of the file for the records of all images, and its content.
+    write(path): writes the pictures; `path` has no extension.
+    file, content(records, classes): name and content of the file with the records of all images.
 """
 
 from collections import Counter
@@ -33,8 +33,8 @@ from dat_train.models.detection.masks import paste_masks
 from dat_train.runtime.display_text import NAME_WIDTH, one_line
 from dat_train.viewer.scene_pictures import Region
 
-MAX_REGIONS = 9  # objects or areas with traced points
-SAME_OBJECT = 0.7  # overlap of boxes, of which only the one with the best score becomes a region
+MAX_REGIONS = 9  # maximum number of objects or areas with traced points
+SAME_OBJECT = 0.7  # IoU above which only the box with the best score becomes a region
 
 
 class PredictedAreas:
@@ -84,7 +84,7 @@ class PredictedAreas:
 
 
 class PredictedObjects:
-    """Objects with boxes and, of some detectors, masks.
+    """Objects with boxes and, for some detectors, masks.
 
     Args:
         found: all detections; those with a score of at least `least_score` are drawn, named and counted.
@@ -144,10 +144,10 @@ class PredictedObjects:
 def predict_scene(
     trained: TrainedDense, image: Image, least_score: float, **views: object
 ) -> PredictedAreas | PredictedObjects:
-    """Predict one image.
+    """Predict the areas or objects of one image.
 
     Args:
-        least_score: of the objects of a detector, see `PredictedObjects`.
+        least_score: minimum score of the objects of a detector, see `PredictedObjects`.
         views: scales and flip of `TrainedDense.segment`.
     """
     if trained.settings.task == "segmentation":

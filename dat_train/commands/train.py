@@ -42,7 +42,7 @@ from dat_train.training.task import MicroBatchKey, Task
 
 Sets = tuple[ImageDataset, ImageDataset]
 
-WEIGHT_SOURCES = ("published", "timm")  # values of `init`: weights of the model by its authors, or in timm
+WEIGHT_SOURCES = ("published", "timm")  # values of `init`: weights of the model from its authors or from timm
 
 
 def run(config: Settings, command_line: CommandLine) -> None:
@@ -202,9 +202,9 @@ def check_data(config: Settings, saved: dict | None, data: dict, context: RunCon
 
 
 def summary_of_finished(config: Settings, folder: RunFolder, saved: dict) -> dict | None:
-    """Return summary.json if the run has nothing left to do."""
+    """Return summary.json if the run is finished, else None."""
     summary = read_json(folder.summary)
-    if summary is None:  # also if it is damaged: it is written again
+    if summary is None:  # missing or damaged; it is then written again
         return None
     same_length = all(saved["config"].get(key) == config[key] for key in ("epochs", "steps", "max_steps"))
     return summary if same_length and summary["steps"] == saved["step"] else None
@@ -268,7 +268,7 @@ def countable(model: nn.Module) -> nn.Module:
 
 
 def show_batch(config: Settings, context: RunContext) -> bool:
-    """Draw the run's first micro-batch as the model would see it, and return True."""
+    """Draw the first micro-batch of the run as the model receives it, and return True."""
     builders, processes = task_builders(config), context.processes
     train_set, _ = builders.datasets(config, processes)  # in all processes: opening is a collective operation
     if not processes.is_main:
@@ -284,5 +284,5 @@ def show_batch(config: Settings, context: RunContext) -> bool:
 
 
 if __name__ == "__main__":
-    # The command line is a floor above, so it is imported by name and only here.
+    # cli/ is the layer above commands/, which must not import it elsewhere; hence the import by name.
     import_module("dat_train.cli.main").main("train")

@@ -39,7 +39,7 @@ class Seen(NamedTuple):
     Attributes:
         inspection: input of the model, without padding, and its layers.
         queries: pixels (x, y) of the input whose attention is drawn; empty: the most attended ones.
-        shares: names and probabilities, scores or shares for the page.
+        shares: names with probabilities, scores or fractions of the image, for the page.
         text: the prediction in one line.
         write_prediction: writes a picture of the prediction into a folder.
     """
@@ -127,7 +127,7 @@ def see_image(config: Settings, trained: Trained, image: Image) -> Seen:
 def see_scene(config: Settings, trained: TrainedDense, image: Image) -> Seen:
     """Attention and prediction of a segmentation model or a detector at scale 1.
 
-    Queries are pixels of the image; without them attention is traced from the predicted regions.
+    Queries are pixels of the image; the default is the predicted regions.
     """
     data, view = trained.settings.data, trained.views(image)[0]
     scale = (view.shape[2] / image.width, view.shape[1] / image.height)

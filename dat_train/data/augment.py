@@ -24,14 +24,14 @@ MAX_RESIZED_PIXELS = 2**24  # if the whole resized image would have more, only t
 
 
 class Augmented(NamedTuple):
-    """Augmented image (C, H, W), uint8, and the rectangle to erase once it is normalized."""
+    """Augmented image (C, H, W), uint8, and the rectangle to erase after normalization."""
 
     image: Tensor
     rectangle: Rectangle
 
 
 class TrainTransform:
-    """DeiT's augmentation with timm's operations: crop, flip, RandAugment or colour jitter, random erasing.
+    """DeiT's augmentation with timm's operations: crop, flip, RandAugment or color jitter, random erasing.
 
     Returns 8-bit pixels; `batch.prepare_images` normalizes them and adds the noise of random erasing on the device.
     Random numbers come from the global generators, see `keyed_randomness`.
@@ -41,7 +41,7 @@ class TrainTransform:
         flips: transforms of a tensor.
         operations: transforms of a PIL image, such as those of RandAugment.
         random_erasing: probability.
-        mean, std: of three channels, or of one: images are then converted to greyscale after the operations.
+        mean, std: of three channels, or of one: images are then converted to grayscale after the operations.
     """
 
     reads_files = True
@@ -104,13 +104,13 @@ def train_transform(
         image_size: side of the result, pixels.
         scale: range of the crop's area; None resizes the whole image to a square instead of cropping.
         rand_augment: timm's policy, for example "rand-m9-mstd0.5-inc1", or "3a" for DeiT III's three-augment
-            (greyscale, solarization or blur). Colour jitter is off with every policy but "3a", as in timm.
+            (grayscale, solarization or blur). Color jitter is off with every policy but "3a", as in timm.
         random_erasing: probability; erased rectangles get noise per pixel.
         background: R, G, B (0 to 255) behind transparent pixels.
-        mean, std: of three channels, or of one: images are then converted to greyscale.
+        mean, std: of three channels, or of one: images are then converted to grayscale.
 
     Raises:
-        UserError: a policy that timm does not know.
+        UserError: a policy that does not exist in timm.
     """
     try:
         steps = create_transform(
@@ -153,7 +153,7 @@ def _policy_operations(step: object) -> list[AugmentOp]:
 
 
 def keep_posterize_bits(step: object) -> None:
-    """Keep at least one bit in Posterize: with none, Pillow 12 makes a black image and Pillow 13 raises an error."""
+    """Keep at least one bit in Posterize: with zero bits, Pillow 12 makes a black image and Pillow 13 raises."""
     for operation in _policy_operations(step):
         if operation.name.startswith("Posterize"):
             operation.level_fn = functools.partial(_at_least_one_bit, operation.level_fn)
@@ -261,5 +261,5 @@ def eval_transform(
 
 
 def resized_side(image_size: int, crop_pct: float) -> int:
-    """Pixels to resize to, so that the centre crop of `image_size` is `crop_pct` of the side."""
+    """Side to resize to, pixels, so that the center crop of `image_size` is `crop_pct` of it."""
     return int(image_size / crop_pct + 1e-6)  # 384 / (384 / 438) is 438, not 437.99

@@ -1,4 +1,4 @@
-"""Batch of samples, its preparation on the device, and the way back from normalized images to pixels."""
+"""Batch of samples, its preparation on the device, and conversion of normalized images to pixels."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ class SceneList(list[Any]):
 def prepare_images(batch: Batch, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
     """Move the images of a batch to `device`, normalize them and apply random erasing.
 
-    The only way from a batch to the input of a model: training, evaluation and pictures use it.
+    Training, evaluation and pictures use it, so that a model always gets the same input.
 
     Returns:
         images (B, C, H, W) of `dtype`, contiguous.
@@ -62,7 +62,7 @@ def normalize(images: Tensor, normalization: Tensor, dtype: torch.dtype) -> Tens
     mean, std = normalization.to(torch.float32)[:, :, None, None]
     white = torch.full_like(mean, 255)
     result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
-    # On a CPU one image at a time stays in the cache through the four passes, which takes a third of the time.
+    # On a CPU, one image at a time stays in the cache during the four passes, which takes a third of the time.
     parts = zip(result, images, strict=True) if images.device.type == "cpu" else [(result, images)]
     for part, pixels in parts:
         part.copy_(pixels).div_(white).sub_(mean).div_(std)
@@ -70,7 +70,7 @@ def normalize(images: Tensor, normalization: Tensor, dtype: torch.dtype) -> Tens
 
 
 def denormalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Pixels of normalized images: (..., C, H, W) -> (..., H, W, 3) uint8. One channel becomes grey."""
+    """Pixels of normalized images: (..., C, H, W) -> (..., H, W, 3) uint8. One channel becomes gray."""
     mean, std = (torch.tensor(list(values), dtype=torch.float32).view(-1, 1, 1) for values in (mean, std))
     pixels = (images.detach().float().cpu() * std + mean).clamp(0, 1) * 255
     pixels = pixels.round().to(torch.uint8).expand(*images.shape[:-3], 3, *images.shape[-2:])

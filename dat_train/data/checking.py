@@ -31,7 +31,7 @@ class CheckedImage(NamedTuple):
         index: in the set.
         size: (width, height), pixels.
         digest: hash of its file.
-        reason: why it cannot be used; None: it can.
+        reason: fault of the image; None: it can be used.
         amounts: pixels or objects of each class in it, for segmentation and detection.
     """
 

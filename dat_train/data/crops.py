@@ -53,11 +53,11 @@ class RandomResizedCrop:
 
     Args:
         size: side of the result, pixels.
-        scale: range of the crop's area, as a share of the image; None: the whole image is resized to a
+        scale: range of the crop's area, as a fraction of the image; None: the whole image is resized to a
             square by Pillow, exactly as in evaluation.
         ratio: range of the crop's aspect ratio.
         interpolation: bicubic, bilinear or nearest.
-        background: colour behind transparent pixels.
+        background: color behind transparent pixels.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class RandomResizedCrop:
             edges = left, top, min(left + width, image.width), min(top + height, image.height)
             return _pixels(image.resize((self.size, self.size), PILLOW[self.interpolation], box=edges))
         crop = image[None, :, top : top + height, left : left + width]
-        crop = crop.contiguous(memory_format=torch.channels_last)  # the result is channels last then too
+        crop = crop.contiguous(memory_format=torch.channels_last)  # then the result is channels last too
         return F.interpolate(crop, (self.size, self.size), **TORCH[self.interpolation])[0]
 
     def draw(self, width: int, height: int) -> Box:

@@ -1,4 +1,4 @@
-"""Dataset of labelled images, decoded and augmented by key; unreadable images are replaced."""
+"""Dataset of labeled images, decoded and augmented by key; unreadable images are replaced."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -30,8 +30,8 @@ class Sample(NamedTuple):
         label: class index, or (classes,) int8 of 0 and 1 in multi-label data. UNREADABLE in evaluation if the image
             cannot be read.
         index: index in the set.
-        unreadable: path of the image of the sample's key if it could not be read or transformed; else empty. Further
-            ones that were passed over are not in it: each is reported when its own key comes.
+        unreadable: path of the image of the sample's key if it could not be read or transformed; else empty. Other
+            images that were skipped are not in it, because they are reported with their own keys.
         normalization: (2, C) mean and standard deviation, if the image is uint8.
         rectangle: to erase after normalization, if the image is uint8.
     """
@@ -45,7 +45,7 @@ class Sample(NamedTuple):
 
 
 class ImageDataset(Dataset):
-    """Labelled images.
+    """Labeled images.
 
     Args:
         samples: (path, label) pairs.
@@ -60,8 +60,8 @@ class ImageDataset(Dataset):
     Attributes:
         base: common beginning of all paths, not part of the fingerprint.
         source: encoded images by index; None: the paths are files.
-        notes: facts about the set the user should know, one line each.
-        targets: (images, classes) bool, all labels of each image, of multi-label data; in `samples` is one of them.
+        notes: information about the set for the user, one line each.
+        targets: (images, classes) bool, all labels of each image in multi-label data; `samples` has one of them.
         subset: labels of the classes that occur in a test set; predictions are restricted to them.
         right: (images, max labels) all labels that count as correct, padded with -1.
     """
@@ -151,7 +151,7 @@ class ImageDataset(Dataset):
     def fingerprint(self) -> str:
         """Hash of the class and name of every image, as 16 hexadecimal digits; of all its labels in multi-label data.
 
-        It depends neither on the root folder nor on the form of storage. Image contents are not read.
+        It does not depend on the root folder or the storage format. Image contents are not read.
         """
         digest = hashlib.blake2b(digest_size=8)
         for index, (path, label) in enumerate(self.samples):
@@ -162,16 +162,16 @@ class ImageDataset(Dataset):
         return digest.hexdigest()
 
     def storage_order(self) -> np.ndarray:
-        """Indices in the order in which the images lie on the disk, (number of images,)."""
+        """Indices of the images in storage order, (number of images,)."""
         return np.arange(len(self)) if self.source is None else self.source.storage_order()
 
     def read_ahead(self, indices: np.ndarray) -> None:
-        """Ask the system to read these images into its cache, where they lie in archives."""
+        """Ask the system to read these images into its cache, if they are in archives."""
         if isinstance(self.source, ReadsAhead):
             self.source.read_ahead(indices)
 
     def encoded(self, index: int) -> str | bytes:
-        """Return the path of the image file at `index`, or its content where it lies inside another file.
+        """Return the path of the image file at `index`, or its content if it is inside another file.
 
         Raises:
             OSError: the archive cannot be read.
@@ -187,7 +187,7 @@ class ImageDataset(Dataset):
         name = self.samples[index][0]
         try:
             encoded = self.encoded(index)
-        except Exception as error:  # an archive that was cut, replaced or unmounted
+        except Exception as error:  # an archive that was truncated, replaced or unmounted
             raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
         return read_rgb(encoded, name)
 

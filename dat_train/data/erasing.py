@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-AREA = (0.02, 1 / 3)  # range of the erased area, as a share of the image
+AREA = (0.02, 1 / 3)  # range of the erased area, as a fraction of the image
 LOG_ASPECT = (math.log(0.3), math.log(1 / 0.3))
 ATTEMPTS = 10
 

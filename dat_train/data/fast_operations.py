@@ -47,17 +47,17 @@ def translate_y_abs(image: Image.Image, pixels: float, **options) -> Image.Image
 
 
 def translate_x_rel(image: Image.Image, share: float, **options) -> Image.Image:
-    """Shift all rows by a share of the width."""
+    """Shift all rows by `share` times the width."""
     return translate_x_abs(image, share * image.width, **options)
 
 
 def translate_y_rel(image: Image.Image, share: float, **options) -> Image.Image:
-    """Shift all columns by a share of the height."""
+    """Shift all columns by `share` times the height."""
     return translate_y_abs(image, share * image.height, **options)
 
 
 def sharpness(image: Image.Image, factor: float, **_options) -> Image.Image:
-    """Blend an image with its blurred copy (3 x 3 pixels, weight 5 in the centre); factor 1 changes nothing."""
+    """Blend an image with its blurred copy (3 x 3 pixels, weight 5 in the center); factor 1 changes nothing."""
     if image.mode != "RGB" or min(image.size) < 3:
         return auto_augment.sharpness(image, factor)
     pixels = torch.from_numpy(np.array(image))  # (H, W, 3)
@@ -75,7 +75,7 @@ def _is_cubic(image: Image.Image, options: dict) -> bool:
 
 
 def _shift_rows(image: Image.Image, offsets: np.ndarray, fill: tuple[int, int, int]) -> Image.Image:
-    """Resample each row at x + offset with Pillow's cubic kernel; pixels from outside the image get the fill colour.
+    """Resample each row at x + offset with Pillow's cubic kernel; pixels from outside the image get the fill color.
 
     Pixels are packed in 4 bytes (R, G, B, unused), as in Pillow's own memory.
 
@@ -88,7 +88,7 @@ def _shift_rows(image: Image.Image, offsets: np.ndarray, fill: tuple[int, int, i
     fraction = torch.from_numpy((offsets - whole).astype(np.float32))[:, None]  # (H, 1)
 
     # Interpolation takes the pixels x + whole - 1 ... x + whole + 2; outside, the pixels at the edge are repeated. Two
-    # repeated pixels are enough: pixels further outside are replaced by the fill colour below.
+    # repeated pixels are enough: pixels further outside are replaced by the fill color below.
     margin = int(np.abs(whole).max()) + 3
     padded = np.zeros((height, width + 2 * margin), np.uint32)
     padded[:, margin : margin + width] = packed

@@ -8,7 +8,7 @@ from dat_train.data.dataset import ImageDataset
 from dat_train.data.reading.image_files import first_named
 from dat_train.data.storages.class_names import composed
 
-MAX_CLASSES = 8  # classes with changed counts that are named
+MAX_CLASSES = 8  # maximum number of named classes with changed counts
 
 
 def data_fingerprint(train_set: Dataset, val_set: Dataset) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def data_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 def class_difference(before: list[str], now: list[str]) -> str | None:
-    """Describe added and removed class names in one line; None if the lists are equal, with composed characters."""
+    """Describe added and removed class names in one line; None if the lists are equal after Unicode composition."""
     before, now = [composed(name) for name in before], [composed(name) for name in now]
     if before == now:
         return None
@@ -72,7 +72,7 @@ def class_difference(before: list[str], now: list[str]) -> str | None:
 
 
 def describe_data(train_set: ImageDataset, val_set: ImageDataset) -> list[tuple[str, str]]:
-    """(topic, text) pairs for the plan of a run: first class names with their counts, and notes."""
+    """(topic, text) pairs printed before training: first class names with their counts, and notes."""
     rows = [("classes", class_counts(train_set))]
     if len(train_set.classes) == 1 and train_set.targets is None:
         text = "there is only one class, so nothing is learned; data.root must be the folder around the class folders"
@@ -81,7 +81,7 @@ def describe_data(train_set: ImageDataset, val_set: ImageDataset) -> list[tuple[
 
 
 def class_counts(dataset: ImageDataset, number: int = 5) -> str:
-    """The first class names with their numbers of images, and the range of these numbers where there are more."""
+    """First class names with their numbers of images; with more classes, also the range of these numbers."""
     counts = dataset.class_counts()
     named = [f"{name} ({count:,})" for name, count in zip(dataset.classes[:number], counts, strict=False)]
     if len(dataset.classes) <= number:

@@ -78,9 +78,9 @@ def printable(path: str | Path) -> str:
 def read_rgb(source: Source, name: str | Path | None = None, background: Sequence[int] = WHITE) -> Image.Image:
     """Decode an image as RGB, upright (EXIF orientation applied); the first frame of an animation.
 
-    - Greyscale, palette and CMYK images are converted.
+    - Grayscale, palette and CMYK images are converted.
     - Transparent pixels are composited onto `background`.
-    - Greyscale of 16 bits, 32 bits and floating point is scaled to 8 bits, see `_scale_to_8_bits`.
+    - Grayscale of 16 bits, 32 bits and floating point is scaled to 8 bits, see `_scale_to_8_bits`.
     - A damaged EXIF block is ignored.
 
     Args:
@@ -110,7 +110,7 @@ def unreadable(source: Source, error: Exception) -> UnreadableImage:
 
 @contextmanager
 def open_image(source: Source) -> Iterator[Image.Image]:
-    """Open an image with Pillow, which reads the header only; a pipe or device among the files is refused."""
+    """Open an image with Pillow, which reads the header only; a pipe or device is refused."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # DecompressionBombWarning of large photos, warnings of damaged metadata
         with _opened(source) as file, Image.open(file) as image:
@@ -125,7 +125,7 @@ def read_bytes(source: Source) -> bytes:
         return file.read()
 
 
-class NotRegular(Exception):  # noqa: N818  states the fact
+class NotRegular(Exception):  # noqa: N818  names the kind of file
     """A FIFO, socket, device or folder in place of an image file."""
 
 
@@ -168,11 +168,11 @@ def to_rgb(image: Image.Image, background: Sequence[int] = WHITE) -> Image.Image
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale greyscale of 16 bits, 32 bits or floating point to 8 bits; Pillow's convert would clip at 255.
+    """Scale grayscale of 16 bits, 32 bits or floating point to 8 bits; Pillow's convert would clip at 255.
 
     White is the maximum that the file states (TIFF tags BitsPerSample and MaxSampleValue), or else the smallest of the
     usual ranges that contains all values: 255, 4095, 65535 for integers, 1 too for floats; or else the largest value.
-    12-bit data in 16-bit files, as microscopes and X-ray detectors write them, therefore uses the full range.
+    12-bit data in 16-bit files, as written by microscopes and X-ray detectors, therefore uses the full range.
     """
     values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
     high = values.max(initial=0.0)

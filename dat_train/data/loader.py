@@ -1,4 +1,4 @@
-"""Data loaders: batches from worker processes, the same for any number of them."""
+"""Data loaders with worker processes; batches do not depend on the number of workers."""
 
 import multiprocessing.queues
 import os
@@ -37,7 +37,7 @@ def evaluation_loader(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterable[Batch]:
-    """Build the loader of this process' share of the set; every image occurs once over all processes."""
+    """Build the loader of the images of this process; every image occurs once over all processes."""
     return _loader(dataset, EvaluationSampler(len(dataset), batch_size, rank, world_size), workers, pin_memory)
 
 
@@ -58,7 +58,7 @@ class Loader(DataLoader):
     """DataLoader that raises a worker's UserError as one line, and reports a worker's death only in `next`.
 
     torch's signal handler would raise the death of a worker anywhere in the main thread, also in the middle of an
-    update. Without the handler, the loader notices it when it is asked for the next batch.
+    update. Without the handler, the loader raises it in the call for the next batch.
     """
 
     def __iter__(self) -> Iterator[Batch]:
@@ -124,7 +124,7 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def _stack(images: list[Tensor]) -> Tensor:
-    """Stack images (C, H, W) to (B, C, H, W), keeping channels last in memory where the images have it."""
+    """Stack images (C, H, W) to (B, C, H, W), keeping channels last in memory if the images have it."""
     channels_last = images[0].permute(1, 2, 0).is_contiguous()
     if channels_last:
         images = [image.permute(1, 2, 0) for image in images]
@@ -149,7 +149,7 @@ def _init_worker(_number: int) -> None:
 def _send_error(queue: multiprocessing.queues.Queue, _error: Exception, message: tuple[int, Any]) -> None:
     """Send the error of a batch that cannot be sent, for instance because shared memory or file descriptors run out.
 
-    multiprocessing prints the error and drops the batch, and the main process would wait for it without end.
+    multiprocessing prints the error and drops the batch, and the main process would wait for it forever.
     """
     number, _batch = message
     queue.put((number, ExceptionWrapper(where="in a data worker")))

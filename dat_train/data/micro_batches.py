@@ -1,4 +1,4 @@
-"""Micro-batches of a process: the batch of a step is cut into slices, and slice m belongs to process m % world_size."""
+"""Micro-batches of a process: the batch of a step is split into slices; slice m belongs to process m % world_size."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass

@@ -10,12 +10,12 @@ from dat_train.errors import UserError
 
 
 class Mixing:
-    """Mixup and cutmix of a batch with its own reverse, with soft targets. Images are normalized before.
+    """Mixup and cutmix of a batch with its reversed copy, and soft targets. Images are normalized.
 
     Args:
         num_classes: number of classes of the soft targets.
         mixup, cutmix: alphas of their beta distributions; 0 turns one off.
-        switch_prob: probability of cutmix where both are on.
+        switch_prob: probability of cutmix if both are on.
         label_smoothing: mass spread over all classes.
         off_step: step from which images are not mixed; None: never.
     """
@@ -72,8 +72,8 @@ class Mixing:
 class MultiHotMixing:
     """Mixup, cutmix and label smoothing of images with any number of labels, drawn as in `Mixing`.
 
-    A target is the share of the pixels or of the area that has the label: 1 if both images of a pair have it. Each
-    label is smoothed independently: 1 becomes 1 - smoothing / 2, and 0 becomes smoothing / 2.
+    A target is the sum of the weights (mixup) or areas (cutmix) of the images of a pair that have the label. Each label
+    is smoothed independently: 1 becomes 1 - smoothing / 2, and 0 becomes smoothing / 2.
 
     Args:
         label_smoothing: mass spread over "yes" and "no" of each label.
@@ -93,6 +93,6 @@ class MultiHotMixing:
         if self.enabled and (self.off_step is None or step < self.off_step):
             mixing = Mixing(len(images), **self.pairs)
             images, shares = mixing(images, torch.arange(len(images), device=images.device), *key)
-            own = shares.diagonal()[:, None]  # (B, 1), share of an image in its pair; the rest is its partner's
+            own = shares.diagonal()[:, None]  # (B, 1), weight of an image; the rest is that of its partner
             targets = targets * own + targets.flip(0) * (1 - own)
         return images, targets * (1 - self.label_smoothing) + self.label_smoothing / 2

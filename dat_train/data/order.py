@@ -4,7 +4,7 @@ import numpy as np
 
 from dat_train.data.randomness import keyed_seed
 
-BLOCK = 512  # neighboring samples on the disk
+BLOCK = 512  # samples that are neighbors on the disk
 WINDOW = 32  # blocks among which samples are shuffled: 16,384 samples, 1.8 GB of ImageNet
 
 
@@ -49,12 +49,12 @@ def balanced_order(seed: int, epoch: int, labels: np.ndarray, repeats: int = 1) 
 def block_order(seed: int, epoch: int, storage_order: np.ndarray, repeats: int = 1) -> np.ndarray:
     """Return an epoch in which neighboring samples on the disk are within one window, as `epoch_order` does.
 
-    The samples are cut into blocks of BLOCK in the order of storage. The blocks are shuffled, and the samples are
+    The samples are split into blocks of BLOCK in the order of storage. The blocks are shuffled, and the samples are
     shuffled inside windows of WINDOW blocks. A disk then reads whole blocks, and a page cache of the size of
     two windows is sufficient. Samples of different windows are not mixed in batches.
 
     Args:
-        storage_order: (size,) indices in the order in which the samples lie on the disk.
+        storage_order: (size,) indices of the samples in the order in which they are stored.
     """
     rng = np.random.default_rng(keyed_seed("blocks", seed, epoch))
     size = len(storage_order)
@@ -80,7 +80,7 @@ def _repeated(shuffled: np.ndarray, repeats: int) -> np.ndarray:
 def grouped_order(seed: int, epoch: int, groups: np.ndarray, micro_batch_size: int) -> np.ndarray:
     """Return the sample index at every position of an epoch; each micro-batch has samples of one group.
 
-    The last micro-batch of a group is filled with its first samples. Then the order of all micro-batches is drawn.
+    The last micro-batch of a group is filled up with its first samples. Then the micro-batches are shuffled.
 
     Args:
         seed, epoch: key of the draws.

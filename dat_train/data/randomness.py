@@ -11,7 +11,7 @@ from torch.utils.data import get_worker_info
 
 
 def keyed_seed(*key: int | str) -> int:
-    """Seed of 63 bits as a function of `key` alone, the same on every machine.
+    """Seed of 63 bits as a function of only `key`, the same on every machine.
 
     Example: keyed_seed("sample", seed, epoch, index, repeat)
     """
@@ -23,8 +23,8 @@ def keyed_seed(*key: int | str) -> int:
 def keyed_randomness(*key: int | str) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's CPU generator with `key` inside the block; afterwards they are as before.
 
-    In a data worker nothing else draws random numbers, so their states are not restored there: NumPy's state alone
-    takes 0.07 ms, 4 % of the time of a sample.
+    In a data worker nothing else draws random numbers, so the states are not restored: NumPy's state alone takes
+    0.07 ms, 4 % of the time of a sample.
     """
     if get_worker_info() is not None:
         _seed_generators(*key)
@@ -45,7 +45,7 @@ def held_out_by_order(items: Sequence, label: int, fraction: float, seed: int) -
 
     Args:
         items: sorted items of the class.
-        fraction: share to hold out.
+        fraction: of the items to hold out.
     """
     shuffled = list(items)
     random.Random(keyed_seed("split", seed, label)).shuffle(shuffled)

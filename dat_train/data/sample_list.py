@@ -1,4 +1,4 @@
-"""Compact sequence of labelled paths."""
+"""Compact sequence of labeled paths."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ class SampleList(Sequence[tuple[str, int]]):
     """Sequence of (path, label) pairs, kept in three arrays instead of millions of Python objects.
 
     Data workers are copies of the training process. Reading a Python object writes to its reference count, so each
-    worker would in time get its own copy of every path. Arrays stay shared, and are sent to new processes at once.
+    worker would end up with its own copy of every path. Arrays stay shared, and are fast to send to new processes.
     """
 
     def __init__(self, samples: Iterable[tuple[str, int]]) -> None:

@@ -54,9 +54,9 @@ def evaluate(
     subset: Sequence[int] | None = None,
     valid_labels: Tensor | None = None,
 ) -> ClassificationEvaluation:
-    """Evaluate a classifier; each process evaluates its share of the data set, and the results are gathered.
+    """Evaluate a classifier; each process evaluates its part of the data set, and the results are gathered.
 
-    Processes and device are synchronized only after the last batch, so shares may differ in length and may be empty.
+    Processes and device are synchronized only after the last batch, so parts may differ in length and may be empty.
 
     Args:
         model: on `precision.device`, with logits (B, num_classes). May be compiled or wrapped in DDP.

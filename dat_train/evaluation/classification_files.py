@@ -14,7 +14,7 @@ from dat_train.runtime.display_text import one_line
 
 NAME_WIDTH = 24  # columns of a class name on the terminal
 BINS = 15  # intervals of confidence
-MAX_CONFUSIONS = 5  # pairs on the terminal; confused.csv has all
+MAX_CONFUSIONS = 5  # printed pairs; confused.csv has all
 
 
 def write_report(
@@ -73,7 +73,7 @@ def per_class(
 def confusions(evaluation: ClassificationEvaluation, classes: Sequence[str]) -> list[tuple[str, str, int, float]]:
     """(true class, predicted class, count, percent of the true class) of all confusions, most frequent first.
 
-    Equal counts are ordered by share (highest first), then by class number.
+    Equal counts are ordered by percentage (highest first), then by class number.
     """
     wrong = evaluation.predicted != evaluation.labels
     pairs = np.stack([evaluation.labels[wrong], evaluation.predicted[wrong]], axis=1)  # (mistakes, 2)

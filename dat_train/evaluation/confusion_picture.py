@@ -14,7 +14,7 @@ NAME_WIDTH = 16  # columns of a class name
 
 
 def write_confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """Draw the share of each true class (rows) that is predicted as each class (columns), and write it to `path` (PNG).
+    """Draw the confusion matrix, normalized over each true class (row), and write it to `path` (PNG).
 
     Args:
         labels, predicted: (N,) class numbers. Predictions of -1 (a logit was NaN) are left out.

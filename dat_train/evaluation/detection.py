@@ -24,7 +24,7 @@ class Precisions(NamedTuple):
     """Average precision and recall of boxes or masks.
 
     Attributes:
-        numbers: the twelve of COCO, 0 to 1; -1 where there is no object of this size.
+        numbers: the twelve of COCO, 0 to 1; -1 if there is no object of this size.
         class_ap: (classes,) AP of each class; NaN for classes without objects.
     """
 
@@ -58,7 +58,7 @@ class DetectionEvaluation:
 
     @property
     def mask(self) -> dict[str, float]:
-        """Empty without masks."""
+        """Numbers of masks; empty without masks."""
         return self.precisions["mask"].numbers if "mask" in self.precisions else {}
 
 

@@ -15,7 +15,7 @@ from dat_train.evaluation.scenes_picture import draw_detections, draw_objects, w
 from dat_train.models.detection.boxes import Detections
 from dat_train.runtime.display_text import lowest_classes
 
-PICTURED = 8  # readable images in detections.png
+PICTURED = 8  # number of images in detections.png
 
 
 def write_detection_report(
@@ -32,7 +32,7 @@ def write_detection_report(
     Args:
         facts: further entries of result.json.
         detect: image -> detections in its pixels.
-        least_score: of the objects in detections.png.
+        least_score: minimum score of the objects in detections.png.
 
     Returns:
         The content of result.json.

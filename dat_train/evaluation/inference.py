@@ -42,7 +42,7 @@ def gather_by_index(
     """Gather the per-sample results of all processes, sorted by sample index.
 
     Sums over the returned arrays do not depend on the distribution of samples over processes. This function waits for
-    the device and for the other processes; shares may differ in length and may be empty.
+    the device and for the other processes; the number of samples per process may differ and may be 0.
 
     Args:
         results: one tuple of tensors (B, ...) per batch; the first tensor holds the sample indices.

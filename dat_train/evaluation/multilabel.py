@@ -32,7 +32,7 @@ class MultiLabelEvaluation:
         class_f1: (classes,) F1 score in percent; NaN for a class without images.
         indices: (count,) int64, ascending, positions in the data set. The arrays below have the same order.
         labels: (count, classes) bool.
-        predicted: (count, classes) bool, probability of at least 0.5; False where the logit is NaN.
+        predicted: (count, classes) bool, probability of at least 0.5; False if the logit is NaN.
         probabilities: (count, classes) float64.
     """
 
@@ -53,7 +53,7 @@ class MultiLabelEvaluation:
 def evaluate_multilabel(
     model: nn.Module, loader: Iterable[Batch], *, precision: Precision, processes: Processes | None = None
 ) -> MultiLabelEvaluation:
-    """Evaluate a multi-label classifier; each process evaluates its share, and the logits are gathered.
+    """Evaluate a multi-label classifier; each process evaluates its part, and the logits are gathered.
 
     Args:
         model: images (B, C, H, W) -> logits (B, classes), on `precision.device`.

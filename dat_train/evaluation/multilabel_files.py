@@ -12,7 +12,7 @@ from dat_train.evaluation.multilabel import THRESHOLD, MultiLabelEvaluation
 from dat_train.runtime.display_text import one_line
 
 NAME_WIDTH = 24  # columns of a class name on the terminal
-MAX_WORST = 5  # classes on the terminal; per_class.csv has all
+MAX_WORST = 5  # printed classes; per_class.csv has all
 
 
 def write_multilabel_report(
@@ -50,7 +50,7 @@ def write_multilabel_report(
 def per_class(evaluation: MultiLabelEvaluation, classes: Sequence[str]) -> list[tuple]:
     """(class number, name, images, average precision, precision, recall, F1) of every class.
 
-    Values are in percent. They are NaN for a class without images; precision also where the class is never predicted.
+    Values are in percent. They are NaN for a class without images; precision also if the class is never predicted.
     """
     labels, predicted = evaluation.labels, evaluation.predicted
     images, decided, hits = (part.sum(0) for part in (labels, predicted, labels & predicted))
@@ -65,8 +65,8 @@ def wrong_labels(
 ) -> list[tuple[str, str, str, float]]:
     """(path, true, predicted, confidence in percent) of every wrong decision, most confident first.
 
-    One of true and predicted is a class name, the other "not NAME". A confident one is often an error of the table.
-    The confidence is 0 where the logit is NaN.
+    One of true and predicted is a class name, the other "not NAME". A decision with high confidence often points to an
+    error in the labels. The confidence is 0 if the logit is NaN.
     """
     images, numbers = np.nonzero(evaluation.labels != evaluation.predicted)
     probabilities = evaluation.probabilities[images, numbers]

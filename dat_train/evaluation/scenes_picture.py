@@ -21,8 +21,8 @@ BACKGROUND = "background"  # pixels of a class of this name are not colored
 FONT = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 ALPHA = 0.55  # weight of the colors of an overlay
 SHORT_SIDE = 320  # smaller pictures are enlarged
-MAX_TAGS = 16  # names written into the areas of a picture
-LEAST_AREA = 0.004  # of an area with its name, relative to the picture
+MAX_TAGS = 16  # maximum number of names in the areas of a picture
+LEAST_AREA = 0.004  # smallest area with a name, as a fraction of the picture
 
 
 def palette(number: int) -> np.ndarray:
@@ -42,7 +42,7 @@ def label_picture(labels: np.ndarray, number: int) -> Image.Image:
 
 
 def overlay(image: Image.Image, labels: np.ndarray, classes: Sequence[str]) -> Image.Image:
-    """Image with its classes laid over it in color. Background and ignored pixels stay as they are.
+    """Image with an overlay of the colors of its classes. Background and ignored pixels are unchanged.
 
     Args:
         labels: (H, W) class numbers, 255 ignored.

@@ -25,7 +25,7 @@ class SegmentationEvaluation:
         confusion: (classes, classes) int64 pixels by true (row) and predicted class, at original size.
         image_indices: (images,) int64, ascending, positions in the data set.
         image_iou: (images,) mean intersection over union within each image, percent; NaN without valid pixels.
-        unreadable: sorted paths of images that could not be read; they are in no number.
+        unreadable: sorted paths of images that could not be read. They are excluded from all other attributes.
     """
 
     miou: float
@@ -42,7 +42,7 @@ class SegmentationEvaluation:
 
     @property
     def mean_accuracy(self) -> float:
-        """Mean over the classes that occur of the share of their pixels with the right class, percent."""
+        """Pixel accuracy within each class, averaged over the classes that occur, percent."""
         pixels = self.confusion.sum(1)
         return float(100 * (np.diag(self.confusion)[pixels > 0] / pixels[pixels > 0]).mean()) if pixels.any() else 0.0
 
@@ -63,7 +63,7 @@ def evaluate_segmentation(
 ) -> SegmentationEvaluation:
     """Evaluate a segmentation model at the original size of each image, one image at a time.
 
-    Each process evaluates its share; sums of pixels are gathered, so the result does not depend on their number.
+    Each process evaluates its part, and pixel counts are gathered, so the number of processes changes no result.
 
     Args:
         model: images (B, 3, H, W) -> logits (B, num_classes, h, w), on `precision.device`.

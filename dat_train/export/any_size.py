@@ -1,6 +1,6 @@
-"""Layers in a form without control flow on the size of a map, for graphs that take images of any height and width.
+"""Layers without control flow on the size of a feature map, for graphs that take images of any height and width.
 
-Each is a subclass of the plain layer with the same parameters, as in models/kernels/. Results agree to rounding.
+Each is a subclass of the original layer with the same parameters, as in models/kernels/. Results agree up to rounding.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dat_train.models.neighborhood import TILE, NeighborhoodAttention, tile_bias
 from dat_train.models.window import WindowAttention, window_attention, window_mask
 
-SMALLEST_SIDE = 64  # pixels of an image: the maps of the last stage then have two rows and columns or more
+SMALLEST_SIDE = 64  # minimum image side, pixels: the maps of the last stage then have at least two rows and columns
 
 
 def with_any_size(model: nn.Module) -> nn.Module:
@@ -53,7 +53,7 @@ class AnySizeNeighborhoodAttention(NeighborhoodAttention):
 
 
 def _cropped(x: Tensor, height: int, width: int) -> Tensor:
-    """First rows and columns of a map (B, H, W, ...). Slicing would give a minimum as size, which tracing compares."""
+    """First rows and columns of a map (B, H, W, ...). A slice has a minimum as its size, which adds a guard."""
     rows, columns = (torch.arange(side, device=x.device) for side in (height, width))
     return x.index_select(1, rows).index_select(2, columns)
 
@@ -93,12 +93,12 @@ class AnySizeWindowAttention(WindowAttention):
 
 
 def _exchanged(x: Tensor) -> Tensor:
-    """Copy of (B, rows, a, b, w, C) as (B, rows, b, a, w, C). A reshape would compare strides to avoid the copy."""
+    """Copy of (B, rows, a, b, w, C) as (B, rows, b, a, w, C). A reshape compares strides, which adds a guard."""
     return x.permute(0, 1, 3, 2, 4, 5).clone(memory_format=torch.contiguous_format)
 
 
 class AnySizeAdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
-    """Adaptive average pooling as a product with matrices of weights, for a whole number of cells a side."""
+    """Adaptive average pooling to a square map as a product with weight matrices."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = (_cell_weights(side, self.output_size, x) for side in x.shape[-2:])
@@ -106,7 +106,7 @@ class AnySizeAdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
 
 
 def _cell_weights(size: int, cells: int, like: Tensor) -> Tensor:
-    """(cells, size): 1 / length where a position belongs to a cell, from floor(i size / cells) to its ceiled end."""
+    """(cells, size) weights: 1 / length in cell i, floor(i size / cells) to ceil((i + 1) size / cells), else 0."""
     cell, position = (torch.arange(n, device=like.device) for n in (cells, size))
     first, end = cell * size // cells, ((cell + 1) * size + cells - 1) // cells
     inside = (position >= first[:, None]) & (position < end[:, None])

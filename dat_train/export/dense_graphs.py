@@ -13,7 +13,7 @@ from dat_train.export.any_size import SMALLEST_SIDE
 from dat_train.models.dense_backbone import resize
 from dat_train.models.detection.retinanet import RetinaNet
 
-PADDING = 32  # the detector pads images right and below to a multiple
+PADDING = 32  # height and width of the detector's images are padded to a multiple of it
 
 
 class SegmentationGraph(nn.Module):

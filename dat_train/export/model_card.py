@@ -1,4 +1,4 @@
-"""Model card (README.md) of an exported folder, as the Hugging Face hub shows it."""
+"""Model card (README.md) of an exported folder, in the format of the Hugging Face hub."""
 
 import json
 from collections.abc import Sequence

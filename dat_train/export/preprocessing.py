@@ -19,7 +19,7 @@ class Preprocessing:
         resize: "short_side" or "squash".
         crop_pct: side of the center crop divided by the resized side.
         interpolation: "bicubic", "bilinear" or "nearest".
-        mean, std: of each channel, in [0, 1]: three values (RGB) or one (greyscale).
+        mean, std: of each channel, in [0, 1]: three values (RGB) or one (grayscale).
 
     Raises:
         UserError: another number of channels.

@@ -1,4 +1,4 @@
-"""Files and folders that appear under their name only after they are complete."""
+"""Files and folders that get their final name only when they are complete."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def staged_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def staged_folder(folder: Path, replaceable: Collection[str]) -> Iterator[Path]:
-    """Yield an empty folder, whose files take the place of those in `folder` when the block succeeds.
+    """Yield an empty folder, whose files replace those in `folder` when the block succeeds.
 
     Until then, an earlier `folder` stays complete. The new folder is written next to `folder` and renamed. If `folder`
     holds files other than `replaceable`, or cannot be renamed (the working directory, a mount point, a parent folder

@@ -29,7 +29,7 @@ def write_timm_folder(
     Args:
         model: created by timm.create_model, on the CPU.
         card: text of README.md.
-        task: setting of the training, read by our commands only.
+        task: setting of the training, read by the commands of dat-train only.
 
     Raises:
         UserError: the loaded model gives different logits.

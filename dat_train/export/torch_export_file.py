@@ -21,7 +21,7 @@ from dat_train.export.any_size import with_any_size
 from dat_train.export.staging import staged_file
 
 TOLERANCE = 1e-4  # largest difference of an output, relative to its largest value (absolute below 1)
-BATCH_SIZES = (1, 2, 5)  # compared with PyTorch
+BATCH_SIZES = (1, 2, 5)  # on which the written file is compared with the model
 
 Outputs = Tensor | tuple[Tensor, ...]
 
@@ -46,7 +46,7 @@ def trace(model: nn.Module, input_size: tuple[int, int, int], smallest: int | No
         try:
             with config.patch(backed_size_oblivious=True):  # else sizes of 1 in the traced image become assumptions
                 program = torch.export.export(graph, (images,), dynamic_shapes=(batch | sides,))
-        except Exception as error:  # exporters raise almost anything
+        except Exception as error:  # exporters raise errors of many types
             reason = str(error).strip().partition("\n")[0][:200]
             raise UserError(
                 "torch.export cannot trace this backbone for images of any height and width; train with a DAT, ResNet "

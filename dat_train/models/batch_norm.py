@@ -1,8 +1,8 @@
 """Batch normalization with running averages that do not depend on the number of micro-batches and processes.
 
 Each micro-batch is normalized by its own statistics. They are collected during the forward passes of a step, and the
-running averages move once by their mean. This holds for every batch normalization derived from PyTorch's, also timm's
-with an activation; the modules themselves are not replaced.
+running averages are updated once, with their mean. This applies to every subclass of PyTorch's batch normalization,
+such as timm's with an activation; modules are not replaced.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def defer_running_averages(model: nn.Module) -> None:
 
 @torch.no_grad()
 def apply_running_averages(model: nn.Module, total: Callable[[Tensor], Tensor]) -> None:
-    """Move the running averages towards the mean statistics of a step; statistics that are not finite are left out.
+    """Update the running averages with the mean statistics of a step; non-finite statistics are ignored.
 
     Args:
         total: sum of a tensor over processes.
@@ -47,7 +47,7 @@ def apply_running_averages(model: nn.Module, total: Callable[[Tensor], Tensor]) 
 
 
 def _use_empty_averages(module: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
-    """Replace the buffers by zeros, which the forward pass moves towards the statistics of its images."""
+    """Replace the buffers by zeros; after the forward pass they contain the statistics of its images, scaled."""
     if module.training:
         module.kept = {name: getattr(module, name) for name in BUFFERS}
         for name, buffer in module.kept.items():  # not in place: autograd refers to the buffers
@@ -65,7 +65,7 @@ def _collect(module: _BatchNorm, inputs: tuple[Tensor, ...], output: Tensor) -> 
 
 
 def _factor(module: _BatchNorm) -> float:
-    """Weight of new statistics, also of layers with the average of all steps (momentum=None)."""
+    """Weight of new statistics; momentum=None averages over all steps."""
     return 1 / int(module.num_batches_tracked) if module.momentum is None else module.momentum
 
 

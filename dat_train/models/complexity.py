@@ -13,8 +13,8 @@ def count_macs(model: nn.Module, img_size: int | tuple[int, int], in_chans: int 
     """Multiply-accumulates of the forward pass of one image, which the papers call FLOPs.
 
     Convolutions and matrix products count one per multiplication; as in fvcore, layer norm counts 5 and bilinear
-    sampling 4 per element. Neighborhood attention is counted by its definition, k*k keys per query. Counted on the meta
-    device: in well under a second, without memory. Count before `accelerate` (models/kernels/).
+    sampling 4 per element. Neighborhood attention is counted by its definition, k*k keys per query. The model runs on
+    the meta device, without memory and in less than a second. Count before `accelerate` (models/kernels/).
 
     Args:
         model: a model of timm.
@@ -45,7 +45,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 class NeighborhoodAttentionByDefinition(NeighborhoodAttention):
-    """Neighborhood attention as its matrix products alone, k*k keys for every query, for counting: no values."""
+    """Neighborhood attention for counting: matrix products with k*k keys for every query, no values."""
 
     def attend(self, qkv: Tensor) -> Tensor:
         B, H, W, _, M, d = qkv.shape

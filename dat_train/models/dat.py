@@ -44,8 +44,8 @@ class DAT(nn.Module):
     accepted (models/legacy_names.py).
 
     Args:
-        img_size: resolution the bias tables are made for, pixels (side, or (height, width)); the model takes others.
-        in_chans, num_classes, global_pool: as in timm; num_classes=0 leaves out the classifier.
+        img_size: resolution of the bias tables, pixels (side, or (height, width)); the model takes other sizes too.
+        in_chans, num_classes, global_pool: as in timm; num_classes=0: no classifier.
         dims, depths, num_heads: per stage channels, number of blocks, attention heads.
         blocks: per stage block letters, repeated up to the depth, as "LS", "LD", "ND": L window, S shifted window,
             D deformable, N neighborhood attention (docs/model.md, "Pyramid").
@@ -159,7 +159,7 @@ class DAT(nn.Module):
         """Load weights for timm.create_model(..., pretrained=True).
 
         Args:
-            source: what `dat_train.models.load_weights` takes, as "published:dat_tiny".
+            source: weights as in `dat_train.models.load_weights`, for example "published:dat_tiny".
             prefix: unused; part of timm's signature.
         """
         logger.info("%s", load_weights(self, source))

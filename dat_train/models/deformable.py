@@ -1,11 +1,11 @@
 """Deformable attention with offsets, sampling and position bias: block letter `D` (docs/model.md, steps 1 to 8).
 
-Coordinates are (y, x) in [-1, 1], where -1 and 1 are the centres of a map's border pixels. In shapes, B is the batch,
+Coordinates are (y, x) in [-1, 1], where -1 and 1 are the centers of a map's border pixels. In shapes, B is the batch,
 G the offset groups, M the heads, H x W the queries and Hk x Wk the keys. Functions with control flow on shapes are
 marked with torch.fx.wrap: symbolic tracing records a call of them.
 
 Sources: Xia et al., Vision Transformer with Deformable Attention, CVPR 2022 (arXiv 2201.00520), section 3.2, and DAT++
-(arXiv 2309.01430), section 3. The two place points differently: geometry="cvpr" and geometry="dat++".
+(arXiv 2309.01430), section 3. Their reference points and queries differ: geometry="cvpr" and geometry="dat++".
 """
 
 import torch
@@ -26,7 +26,8 @@ torch.fx.wrap("rearrange")
 class DeformableAttention(nn.Module):
     """Attention of every query to the same few keys, sampled at positions that an offset network predicts.
 
-    Usable alone on any (B, H, W, C) map, for example inside a CNN:
+    `dat_train.models.kernels.accelerate` may replace the class of a module by a faster subclass with the same
+    parameters. The module can be used alone on any (B, H, W, C) map, for example inside a CNN:
 
         attention = DeformableAttention(dim=64, num_heads=2, groups=1, size=(28, 28), stride=2)
         y = attention(x)  # (B, H, W, 64) -> (B, H, W, 64), any H, W
@@ -35,7 +36,7 @@ class DeformableAttention(nn.Module):
         dim: channels C, a multiple of `num_heads`.
         num_heads: attention heads M, a multiple of `groups`.
         groups: offset groups G; each samples its own C / G channels at its own positions.
-        size: (H, W) of the map the bias table is made for. Maps of other sizes sample the same table.
+        size: (H, W) of the map that determines the bias table. Maps of other sizes sample the same table.
         kernel_size, stride: of the offset network.
         offset_range_factor: largest offset along an axis, in half cells of the reference grid. None or a negative
             number: free offsets, bounded positions.
@@ -186,7 +187,7 @@ class SamplingPositions(nn.Module):
         return conv_size(H, kernel, stride, padding), conv_size(W, kernel, stride, padding)
 
     def convolve(self, queries: Tensor) -> Tensor:
-        """Depthwise convolution of step 2 on all groups of (B, H, W, C), their kernels the same: (B, Hk, Wk, C)."""
+        """Depthwise convolution of step 2 with the same kernels for all groups, (B, H, W, C) -> (B, Hk, Wk, C)."""
         conv = self.conv
         weight, bias = conv.weight.repeat(self.groups, 1, 1, 1), conv.bias.repeat(self.groups)
         x = rearrange(queries, "b h w c -> b c h w")
@@ -197,8 +198,8 @@ class SamplingPositions(nn.Module):
 class TableBias(nn.Module):
     """Position bias "table" (CVPR eq. 6): a table sampled at half the displacement of query and key.
 
-    Displacements are normalized coordinates: a table (M, 2H-1, 2W-1), made for a map of `size` = (H, W), serves maps of
-    any size.
+    Displacements are normalized coordinates, so a table (M, 2H-1, 2W-1) for a map of `size` = (H, W) is valid for maps
+    of any size.
 
     Shape: positions (B, G, Hk, Wk, 2) -> bias (B, M, H*W, keys), for a map of H x W queries.
     """
@@ -274,18 +275,18 @@ def limit_offsets(offsets: Tensor, factor: float, geometry: str) -> Tensor:
     Hk, Wk = offsets.shape[2:4]
     cells_y, cells_x = (Hk, Wk) if geometry == "cvpr" else (max(Hk - 1, 1), max(Wk - 1, 1))
     dy, dx = torch.tanh(offsets).unbind(-1)
-    # products with numbers: a tensor of two numbers made here would synchronize with the device
+    # Products with Python numbers: creating a tensor of two numbers would synchronize with the device.
     return torch.stack((dy * (factor / cells_y), dx * (factor / cells_x)), dim=-1)
 
 
 def reference_points(size: int, geometry: str, like: Tensor) -> Tensor:
-    """Step 4 along one axis: (size,) coordinates of uniform points. A single DAT++ point lies where CVPR places it."""
+    """Step 4 along one axis: (size,) coordinates of uniform points. A single DAT++ point is at the CVPR position."""
     points = torch.arange(size, dtype=like.dtype, device=like.device) + 0.5
     return 2 * points / (size if geometry == "cvpr" else max(size - 1, 1)) - 1
 
 
 def query_points(size: int, geometry: str, like: Tensor) -> Tensor:
-    """Step 8 along one axis: (size,) coordinates of the queries, for the bias alone. A single query lies at 0."""
+    """Step 8 along one axis: (size,) coordinates of the queries, for the bias only. A single query is at 0."""
     if geometry == "cvpr" or size == 1:
         return reference_points(size, "cvpr", like)
     return 2 * torch.arange(size, dtype=like.dtype, device=like.device) / (size - 1) - 1
@@ -309,7 +310,7 @@ def displacements(positions: Tensor, H: int, W: int, geometry: str) -> Tensor:
 
 @torch.fx.wrap
 def sample_bilinear(x: Tensor, positions: Tensor) -> Tensor:
-    """Step 6: each group's channels at the group's positions, bilinear, zeros outside the map.
+    """Step 6: channels of each group at its positions, bilinear, zeros outside the map.
 
     Shape: x (B, H, W, C), positions (B, G, Hk, Wk, 2) -> (B, Hk*Wk, C), in x's dtype.
     """

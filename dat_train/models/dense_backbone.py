@@ -61,7 +61,7 @@ def create_backbone(name: str, output_strides: Sequence[int] = STRIDES, **kwargs
         try:
             probe = timm.create_model(name, features_only=True, **kwargs)
             break
-        except TypeError as error:  # an argument that this model does not need
+        except TypeError as error:  # an argument that this model does not have
             unknown = next((key for key in ("strict_img_size", "img_size") if f"argument '{key}'" in str(error)), None)
             if unknown not in kwargs:
                 raise
@@ -107,7 +107,7 @@ class DenseModel(nn.Module):
 
 
 class StridedLevels(ExtraFPNBlock):
-    """Extra pyramid levels by 3x3 convolutions with stride 2: the first of the last backbone output, without ReLU."""
+    """Extra pyramid levels by 3x3 convolutions with stride 2, the first on the last backbone output, without ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, levels: int) -> None:
         super().__init__()

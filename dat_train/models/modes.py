@@ -1,4 +1,4 @@
-"""Evaluation mode for the duration of a block."""
+"""Temporary evaluation mode of a model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

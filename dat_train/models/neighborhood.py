@@ -1,6 +1,6 @@
 """Neighborhood attention: block letter `N` (docs/model.md, "Neighborhood attention").
 
-Source: Hassani et al., Neighborhood Attention Transformer, CVPR 2023 (arXiv 2204.07143), as DAT++ uses it.
+Source: Hassani et al., Neighborhood Attention Transformer, CVPR 2023 (arXiv 2204.07143), as in DAT++.
 """
 
 import torch
@@ -18,7 +18,7 @@ MAX_SINGLE_TILE = 14  # a map of up to this side is a single tile: dense attenti
 class NeighborhoodAttention(nn.Module):
     """Attention of every query to the k x k positions nearest to it, shifted inward at the borders.
 
-    A map smaller than k is zero-padded right and below before the projection and cropped after.
+    A map smaller than k is zero-padded right and below before the projection and cropped afterwards.
 
     Args:
         dim: channels C, a multiple of `num_heads`.
@@ -114,8 +114,8 @@ def key_windows(size: int, tile: int, k: int, device: torch.device) -> tuple[Ten
 
     Returns:
         positions of the keys, (tiles * w,); and a mask (tiles, tile, w, 2k-1) that selects the bias entry of a query
-        and a key. The mask is all False where the key is not a neighbor of the query. Queries beyond the map count as
-        copies of the last one.
+        and a key. The mask is all False if the key is not a neighbor of the query. Queries beyond the map are treated
+        as copies of the last one.
     """
     tiles = -(-size // tile)
     w = min(tile + k - 1, size)
@@ -131,8 +131,8 @@ def key_windows(size: int, tile: int, k: int, device: torch.device) -> tuple[Ten
 def tile_bias(rpb: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Bias of the keys of every tile, -inf for keys that are not neighbors.
 
-    Computed as a product with one-hot rows and columns: the gradient of a product has a fixed order of summation, that
-    of an index has not.
+    Computed as a product with one-hot rows and columns: the gradient of a product has a fixed order of summation, the
+    gradient of indexing does not.
 
     Args:
         rpb: (M, 2k-1, 2k-1).

@@ -1,4 +1,4 @@
-"""Recording the sampling positions and the inputs of deformable attention by forward hooks."""
+"""Recording of the sampling positions and the inputs of deformable attention by forward hooks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -23,7 +23,7 @@ from dat_train.models.dense_backbone import (
     resize,
 )
 
-IGNORED = 255  # label of pixels outside every class
+IGNORED = 255  # label of pixels without a class
 
 
 class UPerHead(nn.Module):
@@ -66,7 +66,7 @@ class UPerHead(nn.Module):
 
 
 class SemanticFPNHead(nn.Module):
-    """Semantic FPN decoder: each pyramid level brought to the finest one by convolutions and upsampling, and summed.
+    """Semantic FPN decoder: convolutions and upsampling of each pyramid level to the finest one, and their sum.
 
     Shape: four pyramid levels (B, in_channels, H / 2^i, W / 2^i) -> logits (B, num_classes, H, W).
     """
@@ -108,7 +108,7 @@ class SegmentationModel(DenseModel):
     """Backbone, optional pyramid, decoder, and optional auxiliary head on the third map (stride 16).
 
     Shape: images (B, 3, H, W) -> logits at stride 4 (B, num_classes, ceil(H / 4), ceil(W / 4)); in training mode a
-    pair with the auxiliary logits, or None in their place without an auxiliary head.
+    pair of these and the auxiliary logits, or None without an auxiliary head.
     """
 
     def __init__(
@@ -174,10 +174,10 @@ def segmentation_loss(logits: Tensor, labels: Tensor, class_weights: Tensor | No
     Args:
         logits: (B, num_classes, h, w).
         labels: (B, H, W) int64, 255 ignored.
-        class_weights: (num_classes,) factor of the loss of each class' pixels; None: 1.
+        class_weights: (num_classes,) factor of the loss of pixels of each class; None: 1.
 
     Returns:
-        Scalar. torch's mean would divide by the valid pixels only; the published models were trained with this one.
+        Scalar. torch's mean would divide by the valid pixels only; the published models divide by all pixels.
     """
     logits = resize(full_precision(logits), labels.shape[-2:])
     if class_weights is not None:

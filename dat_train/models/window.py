@@ -1,4 +1,4 @@
-"""Window attention and its shifted form: block letters `L` and `S` (docs/model.md, "Window attention").
+"""Window attention, regular and shifted: block letters `L` and `S` (docs/model.md, "Window attention").
 
 Functions with control flow on shapes are marked with torch.fx.wrap: symbolic tracing records a call of them.
 """
@@ -30,7 +30,7 @@ class WindowAttention(nn.Module):
 
     Shape: (B, H, W, C) -> (B, H, W, C), any H, W >= 1.
 
-    Source: Swin (Liu et al., ICCV 2021, section 3.2) as DAT uses it: the shift is ceil(w / 2) where Swin has
+    Source: Swin (Liu et al., ICCV 2021, section 3.2) as in DAT: the shift is ceil(w / 2) instead of Swin's
     floor(w / 2).
     """
 
@@ -72,9 +72,9 @@ class WindowAttention(nn.Module):
         """Bias of every (query, key) of a window, with the mask of the padded and shifted map.
 
         Returns:
-            (M, w*w, w*w) for all windows, or (windows, M, w*w, w*w) where they differ.
+            (M, w*w, w*w) for all windows, or (windows, M, w*w, w*w) if they differ.
         """
-        # The gradient of an embedding is summed in a fixed order, that of an index is not.
+        # The gradient of an embedding is summed in a fixed order; the gradient of indexing is not.
         bias = F.embedding(self.relative_position_index, self.relative_position_bias_table)
         return add_window_mask(rearrange(bias, "i j m -> m i j"), H, W, shift)
 
@@ -84,13 +84,13 @@ torch.fx.wrap("rearrange")
 
 @torch.fx.wrap
 def axis_shifts(H: int, W: int, w: int, shift: int) -> tuple[int, int]:
-    """Shift along each axis: `shift`, or 0 where a single window covers the axis."""
+    """Shift along each axis: `shift`, or 0 if a single window covers the axis."""
     return shift if w < H else 0, shift if w < W else 0
 
 
 @torch.fx.wrap
 def window_partition(x: Tensor, w: int, shift: tuple[int, int]) -> Tensor:
-    """Pad a map (B, H, W, C) to multiples of w, roll it by -shift, cut it: (B, windows, w*w, C)."""
+    """Pad a map (B, H, W, C) to multiples of w, roll it by -shift, split it: (B, windows, w*w, C)."""
     H, W = x.shape[1:3]
     if H % w or W % w:
         x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
@@ -106,7 +106,7 @@ def window_reverse(x: Tensor, w: int, shift: tuple[int, int], size: tuple[int, i
     x = rearrange(x, "b (rows columns) (y x) c -> b (rows y) (columns x) c", rows=(H + w - 1) // w, y=w, x=w)
     if shift != (0, 0):
         x = torch.roll(x, shift, (1, 2))
-    # torch multiplies layouts that are not contiguous by trained and by frozen weights differently
+    # For a layout that is not contiguous, torch computes products with trained and with frozen weights differently.
     return x[:, :H, :W].contiguous() if H % w or W % w else x
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34  # margins
-# readable on light and dark
+# readable on light and dark pages
 COLORS = ("#3b82c4", "#d9731a", "#2f9e5b", "#b05cc6", "#c94f4f", "#a98200", "#1aa3a3", "#8a8f98")
 
 

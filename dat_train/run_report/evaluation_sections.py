@@ -10,8 +10,8 @@ from dat_train.run_report.run_record import RunRecord
 from dat_train.run_report.run_tables import escaped, name_html, run_table, wide
 from dat_train.runtime.html_page import jpeg_url
 
-MAX_CLASSES = 50  # classes up to which all are listed, and confusions are shown as a matrix
-MAX_WORST = 20  # worst classes, or most frequent confusions, of more classes
+MAX_CLASSES = 50  # up to this number, all classes are listed, and confusions are shown as a matrix
+MAX_WORST = 20  # with more classes: number of worst classes, or of most frequent confusions
 MAX_NUMBERED = 20  # classes up to which the cells of a confusion matrix have numbers
 SHORT = 4  # characters of a class name that fit over a column
 MAX_TILES = 24  # mistakes of a run
@@ -57,7 +57,7 @@ def _result_cell(key: str, found: object) -> str:
 
 
 def classes(runs: Sequence[RunRecord]) -> str:
-    """Metric of each class, runs side by side; of many classes the worst. One table for each kind of metric."""
+    """Tables of the metrics of each class, with a column for each run; of many classes, only the worst."""
     return "".join(_class_table(runs, metric, counted) for metric, counted in CLASS_METRICS.items())
 
 

@@ -1,4 +1,4 @@
-"""Batches of this process in order, with a restart of data workers that died, and a time-out."""
+"""Batches of this process in order, with a time-out and a restart of data workers that died."""
 
 import queue
 import threading
@@ -37,10 +37,10 @@ class BatchFeed:
     thread, so that a read that does not return blocks neither a stop request nor the time-out.
 
     Args:
-        make_loader: maps a step to an iterable of this process' micro-batches from that step on.
+        make_loader: maps a step to an iterable of the micro-batches of this process from that step on.
         warn: called with a line when workers are restarted.
         unit: unit of `step` in messages.
-        stop: request to stop; None if there is none to watch.
+        stop: request to stop; None: the wait for a batch cannot be stopped.
         timeout_minutes: maximum wait for a batch.
     """
 
@@ -56,7 +56,7 @@ class BatchFeed:
         self._requests: queue.SimpleQueue | None = None  # of the thread that fetches the batches
 
     def next(self, step: int, turn: int) -> Any:
-        """Return this process' micro-batch number `turn` of `step`. Called in order.
+        """Return micro-batch number `turn` of this process in `step`. Called in order.
 
         Raises:
             Stopped: the run is asked to stop, and the batch does not arrive.
@@ -125,9 +125,9 @@ def _fetch_all(requests: queue.SimpleQueue) -> None:
             batch = next(batches)
         except StopIteration as error:
             failure = RuntimeError(f"the loader has too few batches: {error}")
-        except BaseException as error:  # raised in the thread that asked
+        except BaseException as error:  # raised in the requesting thread
             failure = error
-        del request, batches  # workers end with the last reference to their iterator, which is the asking thread's
+        del request, batches  # only the requesting thread may keep the iterator, whose deletion ends the workers
         if failure is None:
             future.set_result(batch)
         else:

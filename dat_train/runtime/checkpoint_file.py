@@ -16,11 +16,11 @@ from dat_train.models.weights.checkpoint import COMMENT_BYTES, MARK
 
 
 def canonical(value: object) -> object:
-    """Copy nested containers of numbers, strings and tensors so that their pickle depends on the content alone.
+    """Copy nested containers of numbers, strings and tensors so that their pickle depends only on the content.
 
-    Pickle writes an object that occurred before as a reference. Equal states would give different bytes if one of them
-    shared a string or tuple that the other has twice. In the copy, strings are always shared, containers and tensors
-    never. Tensors are copied to the CPU, so that training may continue while the copy is written.
+    Pickle writes a repeated object as a reference, so equal states would give different bytes if one of them has an
+    object twice and the other has two equal ones. In the copy, equal strings are always one object, containers and
+    tensors never. Tensors are copied to the CPU, so that training may continue while the copy is written.
 
     Raises:
         TypeError: a value of another type.
@@ -47,7 +47,7 @@ def save_checkpoint(state: dict, path: Path) -> None:
 
 
 def write_checkpoint(snapshot: dict, path: Path) -> None:
-    """Write the result of `canonical` to `path` atomically: at every moment the file is the old or the new one.
+    """Write the result of `canonical` to `path` atomically: the file is always the complete old or new one.
 
     Raises:
         OSError: the disk is full, the folder read-only or missing; the old file is unchanged.
@@ -56,7 +56,7 @@ def write_checkpoint(snapshot: dict, path: Path) -> None:
         hashed = _Hashed(file)
         try:
             torch.save(snapshot, hashed)
-        except RuntimeError as error:  # of torch's archive, after a failed write
+        except RuntimeError as error:  # from torch's zip writer after a failed write
             raise hashed.error or error from None
         file.seek(-2, os.SEEK_END)
         file.write(COMMENT_BYTES.to_bytes(2, "little"))

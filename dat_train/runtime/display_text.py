@@ -1,4 +1,4 @@
-"""Text of unknown content (class names, paths) for one line of a terminal, a picture or a page."""
+"""Conversion of arbitrary text (class names, paths) to one printable line for a terminal, a picture or a page."""
 
 import math
 import unicodedata
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
-BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # they change the direction of the text after them
+BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # these change the direction of the following text
 NAME_WIDTH = 24  # columns of a class name on a terminal or a picture
 MAX_CLASSES = 12  # lines of `lowest_classes`
 

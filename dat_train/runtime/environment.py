@@ -14,10 +14,10 @@ from dat_train.errors import NO_COMPILER, UserError
 
 
 def require_compiler(device: torch.device) -> None:
-    """Check that the C++ compiler exists that torch.compile needs on a CPU. torch itself checks minutes later.
+    """Check for the C++ compiler that torch.compile needs on a CPU. torch itself would report it minutes later.
 
     Raises:
-        UserError: there is none.
+        UserError: no compiler was found.
     """
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if device.type == "cpu" and sys.platform != "win32" and not shutil.which(compiler.split()[0]):
@@ -42,7 +42,7 @@ def environment(device: torch.device, processes: int) -> dict[str, str | int | N
 
 def usable_cores() -> int:
     """Return the number of cores this process may use (taskset, Slurm, containers); all cores if this is unknown."""
-    if hasattr(os, "sched_getaffinity"):  # macOS and Windows have none
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 

@@ -1,4 +1,4 @@
-"""Number formats of training, by name."""
+"""Numeric precision of a model, by dtype name."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dat_train.errors import UserError, require_one_of
 
 @dataclass(frozen=True)
 class Precision:
-    """Number formats selected by a dtype name: of the weights, and of autocast (None: no autocast)."""
+    """Data types selected by a dtype name: of the weights, and of autocast (None: no autocast)."""
 
     name: str
     weights_dtype: torch.dtype
@@ -31,7 +31,7 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
     """Return the precision `name` on `device`; "auto": bf16 on CUDA (fp16 if bf16 is not supported), else fp32.
 
     Raises:
-        UserError: an unknown name, or a format that the device does not support.
+        UserError: an unknown name, or a dtype that the device does not support.
     """
     require_one_of("dtype", name, DTYPES)
     if name == "auto":

@@ -17,7 +17,7 @@ from dat_train.errors import UserError
 
 NCCL_MARGIN = timedelta(minutes=2)  # added to gloo's time-out for NCCL
 START_TIMEOUT = timedelta(minutes=10)  # for processes that start more slowly than this one
-NOTICE_SECONDS = 5.0  # seconds in which all processes notice that one is lost
+NOTICE_SECONDS = 5.0  # time in which all remaining processes report the loss of one
 
 
 class ProcessLost(UserError):  # noqa: N818  names the event

@@ -16,9 +16,9 @@ SAME_SECONDS = 1.0  # a signal that comes twice within this time, from the termi
 class StopRequest:
     """Context manager that records one of `SIGNALS`, so that the loop can stop after the current step.
 
-    A second signal exits at once, also while the main thread waits inside a collective operation for another process:
-    Python's handlers do not run there, but a thread reads the signals' numbers from a pipe. SIGHUP stays
-    ignored if it was ignored before, as by nohup.
+    A second signal exits at once, also while the main thread waits inside a collective operation for another process.
+    Python's handlers do not run there, so a thread reads the signal numbers from a pipe. SIGHUP stays ignored if it was
+    ignored before, for example by nohup.
 
     Attributes:
         at_once: while True, the first signal exits at once, too. It is set as long as there is nothing to save, because
@@ -63,7 +63,7 @@ class StopRequest:
 
     def _watch(self, reader: int) -> None:
         """Read signals from the pipe in a thread until the pipe is closed."""
-        first = None  # time at which this thread, which may be late itself, saw the first signal
+        first = None  # time at which this thread, which may be delayed, read the first signal
         with os.fdopen(reader, "rb", buffering=0) as numbers:
             while number := numbers.read(1):
                 if number[0] not in SIGNALS:

@@ -1,1 +1,1 @@
-"""Tasks a model is trained for, through the interface in training/task.py."""
+"""Training tasks: implementations of the interface in training/task.py."""

@@ -11,7 +11,7 @@ from dat_train.runtime.display_text import one_line
 
 MAX_IMAGES = 64
 CELL = 160  # side of an image in the picture, pixels
-MIN_SHARE = 0.06  # smaller shares of a mixed label are not shown; label smoothing over two classes gives 0.05
+MIN_SHARE = 0.06  # smaller weights of a mixed label are not shown; label smoothing over two classes gives 0.05
 
 
 def write_batch_picture(
@@ -30,7 +30,7 @@ def write_batch_picture(
         images: (B, C, H, W) with 1 or 3 channels, normalized with `mean` and `std`.
         targets: (B, classes) soft labels, or (B,) class numbers.
         path: PNG file to write.
-        several: targets are shares of independent labels, of which an image has any number.
+        several: targets are weights of independent labels, of which an image has any number.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -45,7 +45,7 @@ def write_batch_picture(
     for i, image in enumerate(pixels):
         x = gap + i % columns * (CELL + gap)
         y = gap + i // columns * (CELL + 2 * line + gap)
-        # small images stay sharp pixels, large ones are reduced smoothly
+        # keep the pixels of small images sharp, and reduce large images with antialiasing
         resampling = Image.Resampling.NEAREST if max(image.shape[:2]) < CELL else Image.Resampling.LANCZOS
         sheet.paste(Image.fromarray(image).resize((CELL, CELL), resampling), (x, y))
         texts = _labels(targets[i], classes) if several else _label(targets[i], classes)
@@ -58,7 +58,7 @@ def write_batch_picture(
 
 
 def _label(target: Tensor, classes: Sequence[str]) -> list[str]:
-    """The class name, or the one or two classes of a mixed image with their shares."""
+    """The class name, or the two classes of a mixed image with their weights."""
     if target.ndim == 0:
         return [one_line(classes[int(target)])]
     target = target.float().cpu()
@@ -73,7 +73,7 @@ def _label(target: Tensor, classes: Sequence[str]) -> list[str]:
 
 
 def _labels(shares: Tensor, classes: Sequence[str]) -> list[str]:
-    """All labels on one line, with the share of one that only one of two mixed images has."""
+    """All labels on one line; a label of only one of two mixed images is shown with its weight."""
     pairs = [(one_line(classes[k]), share) for k, share in enumerate(shares.tolist()) if share > MIN_SHARE]
     return [", ".join(name if share > 0.99 else f"{name} {share:.0%}" for name, share in pairs) or "(none)"]
 

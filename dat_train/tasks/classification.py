@@ -47,7 +47,7 @@ class ImageClassification:
     Args:
         classes: names by class number.
         images: input of the model.
-        precision: number format of the forward pass and of the loss.
+        precision: data types of the forward pass and of the loss.
         mixing: mixup, cutmix and label smoothing.
         objective: loss of logits (B, classes), soft targets (B, classes) and images (B, C, H, W). Returns ().
     """

@@ -26,7 +26,7 @@ class ObjectDetection:
         classes: names by class number.
         size: (height, width) of an example image.
         mean, std: of the images' channels.
-        precision: number format of the forward pass.
+        precision: data types of the forward pass.
         with_masks: the detector has masks.
     """
 

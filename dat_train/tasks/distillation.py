@@ -19,12 +19,11 @@ class Distillation:
 
     (1 - alpha) CE(student, targets) + alpha D, where D is, for kind "soft", tau^2 KL(teacher || student), both
     softmaxes at temperature tau (equation 2), and for "hard" the cross-entropy with the teacher's decision (equation
-    3). DeiT gives the student a second classifier on a distillation token; DAT has no tokens to add one to, so one
-    classifier serves both terms, DeiT's "usual distillation". DeiT's code also divides the soft term by the number of
-    classes; the paper and this implementation do not.
+    3). DeiT has a second classifier on a distillation token. DAT has no class token, so one classifier is used for both
+    terms, which is DeiT's "usual distillation". DeiT's code also divides the soft term by the number of classes; the
+    paper and this implementation do not.
 
-    The teacher gets the student's mixed and erased images in its own normalization, in evaluation mode: its output is
-    a function of them.
+    The teacher, in evaluation mode, gets the same mixed and erased images as the student, in its own normalization.
 
     Args:
         teacher: with as many classes as the student, on the device; it is frozen here.
@@ -56,7 +55,7 @@ class Distillation:
         self.shift = (mean - teacher_mean) / teacher_std
 
     def __call__(self, logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
-        """Student's logits and targets (B, classes), the images (B, C, H, W) it saw -> () loss."""
+        """Student's logits (B, classes), targets (B, classes) and input images (B, C, H, W) -> () loss."""
         answers = self.answers(images).to(targets.dtype)
         logits = logits.to(targets.dtype)
         if self.kind == "hard":

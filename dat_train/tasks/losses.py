@@ -1,7 +1,7 @@
 """Losses of classification: cross-entropy, weighted by class or not, and binary cross-entropy of every class.
 
 A loss is called with logits (B, classes), soft targets (B, classes) and images (B, C, H, W), which distillation needs.
-It returns () in the targets' number format.
+It returns () in the dtype of the targets. Label smoothing is part of the soft targets made in data/mixing.py.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class BinaryCrossEntropy:
     Args:
         target_threshold: targets above it become 1, the others 0, so that both classes of a mixed image count fully;
             None keeps the targets.
-        sum_classes: sum over the classes, in place of their mean.
+        sum_classes: sum over the classes, instead of their mean.
         pos_weight: (classes,) factor on the loss of the images that have the class; None: 1.
 
     Source: Wightman et al., "ResNet strikes back" (2021), section 3.2; Beyer et al., 2020. Computed by timm.
@@ -41,7 +41,7 @@ class BinaryCrossEntropy:
     def __init__(
         self, target_threshold: float | None = None, sum_classes: bool = False, pos_weight: Tensor | None = None
     ) -> None:
-        # smoothing of the labels is part of the targets, see `Mixing`
+        # smoothing=0.0: label smoothing is part of the targets
         options = {"target_threshold": target_threshold, "sum_classes": sum_classes, "pos_weight": pos_weight}
         self.loss = loss.BinaryCrossEntropy(0.0, **options)
 

@@ -29,10 +29,10 @@ class SemanticSegmentation:
         classes: names by class number.
         crop: side of the training images.
         mean, std: of the images' channels.
-        precision: number format of the forward pass.
+        precision: data types of the forward pass.
         aux_weight: weight of the auxiliary head's loss.
         class_weights: weight of each class in the loss, in the order of `classes`; None: 1.
-        flip: evaluate mirror images too.
+        flip: average with mirror images in the evaluation.
 
     Raises:
         UserError: class weights that are not one for each class.

@@ -14,16 +14,16 @@ LAST_PAUSE_SECONDS = 2.0  # seconds between these tries
 
 
 class CheckpointWriter:
-    """Writes last.pt, best.pt and older checkpoints; in the main process only.
+    """Writer of last.pt, best.pt and older checkpoints, in the main process only.
 
-    `save` copies the state and returns; a thread writes the copy. The next `save` waits for the previous one. A state
-    that could not be written is tried again together with the next one.
+    `save` copies the state and returns; a thread writes the copy. The next `save` waits for the previous one. If
+    best.pt could not be written, the next `save` writes it again.
 
     Args:
         every_minutes: interval after which `due` is True; 0 makes every step due.
         keep: number of older checkpoints to keep as last-STEP.pt.
         step_on_disk: step of the last.pt that exists when the run starts. None if there is none.
-        before: called before each save. It flushes the files a checkpoint relies on to the disk, or raises OSError.
+        before: called before each save to flush the files that a checkpoint relies on to the disk; may raise OSError.
         warn: called with a line if writing fails.
     """
 

@@ -11,7 +11,7 @@ class Ema:
 
     Args:
         warmup: d = min(decay, (1 + step) / (10 + step)): the average of the first steps is short, so that a run of a
-            few thousand steps is not dominated by its random initialization. It depends on the step alone and needs no
+            few thousand steps is not dominated by its random initialization. It depends only on the step and needs no
             state. Otherwise d = decay, as in timm.
     """
 

@@ -18,15 +18,15 @@ from dat_train.runtime.processes import Processes, ProcessLost
 from dat_train.runtime.stop_request import PREEMPTED
 from dat_train.runtime.terminal import Terminal
 
-STORE_SECONDS = 3.0  # for which rank 0 keeps the store alive if torchrun does not: other ranks still use it
+STORE_SECONDS = 3.0  # time that rank 0 keeps the store alive for other ranks, if torchrun does not host it
 
 
 @contextmanager
 def report_failure(processes: Processes, terminal: Terminal, folder: Path) -> Iterator[None]:
     """Print and log the reason of a failure. Equal errors of several ranks are printed once.
 
-    An error of the operating system that concerns `folder` (full disk, read-only or missing folder) is one the user
-    can fix, like a `UserError`. With a single process, the caller prints the error.
+    An OSError about `folder` (full disk, read-only or missing folder) becomes a `UserError`. With a single process, the
+    caller prints the error.
 
     Raises:
         SystemExit: with several processes; 2 after an error the user can fix, PREEMPTED after a stop request that ended

@@ -1,4 +1,4 @@
-"""The training loop: gradients of micro-batches, clipping, update, validation, DDP."""
+"""Training loop: gradients of micro-batches, clipping, update, validation, DDP."""
 
 import math
 import warnings
@@ -27,7 +27,7 @@ from dat_train.training.state import TrainState
 from dat_train.training.task import Evaluation, MicroBatch, MicroBatchKey, Task
 from dat_train.viewer.offsets import OffsetMonitor
 
-MAX_REPORTED = 20  # unreadable files of a step or of a validation that are named one by one
+MAX_REPORTED = 20  # maximum number of unreadable files per step or validation that are reported individually
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class LoopOptions:
         log_every: steps between progress lines.
         max_unreadable: fraction of an epoch's samples that may be unreadable before the run ends.
         nonfinite_limit: number of consecutive steps with a non-finite loss or gradient (not caused by loss scaling)
-            after which the run goes back to the last good checkpoint once, and then ends.
+            after which the run returns to the last good checkpoint; the second time, it ends.
         timeout_minutes: maximum wait for a batch.
         compile: compile the model.
     """
@@ -58,7 +58,7 @@ class LoopOptions:
 
 @dataclass(kw_only=True)
 class Training:
-    """A training run; `run()` is the loop.
+    """Training run; `run()` is the loop.
 
     The result is a function of state, task, data, plan and options, up to the order of floating-point sums: every
     random draw is keyed by (seed, step, micro-batch), and the learning rate depends on the step only. With adamw, the
@@ -67,8 +67,8 @@ class Training:
     Args:
         state: initial state; holds the result.
         task: loss and evaluation.
-        make_loader: maps a step to an iterable of this process' micro-batches from that step on.
-        val_loader: this process' share of the validation set.
+        make_loader: maps a step to an iterable of the micro-batches of this process from that step on.
+        val_loader: part of the validation set for this process.
         checkpoints: in the main process; None in the others.
         offsets: measurement of the offsets, in the main process; None to disable.
         pictures: pictures of the first micro-batch and of the best evaluations, in the main process; None to disable.
@@ -88,16 +88,16 @@ class Training:
 
     def __post_init__(self) -> None:
         self.processes, self.terminal = self.context.processes, self.context.terminal
-        # what ends a wait for a batch
+        # conditions that end the wait for a batch
         self.waiting = {"stop": self.context.stop, "timeout_minutes": self.options.timeout_minutes}
         self.feed = BatchFeed(lambda step: self.make_loader(step), self.terminal.warn, **self.waiting)
         self.forward: nn.Module = self.state.model  # as the loop calls it, see `_wrap`
         self.reported: set[str] = set()  # unreadable files that were reported
-        self.left_out: list[str] = []  # unreadable files of this process' share of a validation
-        self.restored = False  # True after non-finite steps ended in a return to an earlier checkpoint
+        self.left_out: list[str] = []  # unreadable files of a validation in this process
+        self.restored = False  # True after a return to an earlier checkpoint because of non-finite steps
 
     def run(self) -> bool:
-        """Train to the end of the plan. Returns False if the run was asked to stop before.
+        """Train to the end of the plan. Returns False if the run was asked to stop earlier.
 
         Raises:
             UserError: too many skipped steps or unreadable images, or the last state could not be written.
@@ -113,8 +113,8 @@ class Training:
                 finished = True
             except _StopAgreed:
                 self._save()
-            except Stopped:  # before the update of a step: the state is that of the step before
-                if self.processes.world_size > 1:  # the others wait in this step and cannot be asked to stop
+            except Stopped:  # before the update of a step: the state is that of the previous step
+                if self.processes.world_size > 1:  # the others wait inside this step and cannot agree to stop
                     raise
                 self._save()
             # all processes wait until the last checkpoint is on the disk
@@ -138,7 +138,7 @@ class Training:
             numbers = self._update(loss)
             state.step += 1
 
-            # Exchange between the hosts while the devices compute.
+            # The hosts exchange their counts while the devices compute.
             stopping, count = self.processes.total(self.context.stop.requested, len(unreadable))
             self._count_unreadable(count, unreadable)
             further = {f"loss_{name}": value for name, value in parts.items()}
@@ -176,7 +176,7 @@ class Training:
                 forward,
                 broadcast_buffers=False,  # buffers are constants, or equal averages in all processes
                 gradient_as_bucket_view=True,
-                static_graph=True,  # every weight gets a gradient in every step, also where drop path drops a branch
+                static_graph=True,  # every weight gets a gradient in every step, also if drop path drops a branch
             )
         self._warm_up_ddp(forward)
         defer_running_averages(model)
@@ -186,8 +186,8 @@ class Training:
         """Run two forward and backward passes without an update.
 
         DDP counts gradients in its first pass, records their order in the second, and then rebuilds its buckets. The
-        order of sums over processes depends on the buckets. After a rehearsal, a resumed run sums in the same order as
-        an uninterrupted one. The first pass must not be one without synchronization either.
+        order of sums over processes depends on the buckets, so without these passes a resumed run would sum in another
+        order than an uninterrupted one. DDP also requires that the first pass is synchronized.
         """
         example = self.task.example(self.plan.micro_batch_size)
         for _ in range(2):
@@ -216,7 +216,7 @@ class Training:
             # DDP sums gradients over the processes once per step, in the backward pass of the last micro-batch
             with nullcontext() if m == micros[-1] or self.processes.world_size == 1 else self.forward.no_sync():
                 loss, parts = self.task.loss(self.forward, batch, key)
-                # DDP averages over processes, and each process sums its share of the micro-batches
+                # DDP averages over processes, so each process averages over its own micro-batches
                 with self.processes.collective("all_reduce of gradients"):
                     state.scaler.scale(loss / len(micros)).backward()
             names = list(parts)
@@ -227,11 +227,11 @@ class Training:
     def _update(self, loss: Tensor) -> Tensor:
         """Clip the gradient and update weights and their average, unless loss or gradient is not finite.
 
-        The decision is made on the device, from numbers that all processes share. With adamw, the optimizer's kernel
-        applies it, so the host does not wait. The optimizer's step count does not change in a skipped step.
+        The decision is made on the device, from numbers that are equal in all processes. With adamw, the optimizer's
+        kernel applies it, so the host does not wait. A skipped step does not change the optimizer's step count.
 
-        With fp16, gradients of a finite loss overflow whenever the scaler tries a scale that is too large; it then
-        halves the scale. This is not a failure as long as the scale is above 1.
+        With fp16, gradients of a finite loss overflow if the loss scale is too large; the scaler then halves it. This
+        is not a failure as long as the scale is above 1.
 
         Returns:
             (4,) on the device: loss, gradient norm before clipping, 1 if the step was skipped, 1 if it failed.
@@ -272,11 +272,11 @@ class Training:
             )
 
     def _report_unreadable(self, own: list[str], consequence: str) -> None:
-        """Warn about the unreadable files of all processes, about each once in a run.
+        """Warn about the unreadable files of all processes, once per file in a run.
 
         Args:
             own: paths in this process.
-            consequence: what happens to the images.
+            consequence: treatment of the images, for the message.
         """
         new = sorted({path for paths in self.processes.gather(own) for path in paths} - self.reported)
         self.reported.update(new)
@@ -295,11 +295,11 @@ class Training:
         """Validate and record the result.
 
         Raises:
-            _StopAgreed: the run is asked to stop meanwhile; nothing is recorded.
+            _StopAgreed: the run is asked to stop during the validation; nothing is recorded.
         """
         state, score = self.state, self.task.score
         if self.checkpoints:
-            self.checkpoints.wait()  # validation forks data workers, which is safer while no file is being written
+            self.checkpoints.wait()  # validation forks data workers, which is safer if the writer thread is idle
         self.terminal.progress(state.step, self.plan.steps, "validating")
         self.left_out = []
         averaged = None
@@ -322,7 +322,8 @@ class Training:
     def _until_stopped(self, batches: Collection[MicroBatch]) -> Iterator[MicroBatch]:
         """Yield `batches` until a process is asked to stop.
 
-        Shares may differ by one batch, so the processes exchange the request only as often as all of them have one.
+        The number of batches may differ by one between processes, so they exchange the request only for batches that
+        all of them have.
         """
         common = min(self.processes.gather(len(batches)))
         feed = feed_once(batches, self.terminal.warn, unit="validation batch", **self.waiting)
@@ -333,7 +334,7 @@ class Training:
             yield batch
 
     def _restore_good_checkpoint(self) -> None:
-        """Restore the last good checkpoint once, in case the machine failed; the second time, end the run."""
+        """Restore the last good checkpoint, because a hardware fault is possible; the second time, end the run."""
         message = (
             f"the last {self.state.counters['consecutive_failures']} steps up to step {self.state.step:,} had a loss "
             "or gradient that is not finite"
@@ -349,7 +350,7 @@ class Training:
         self.restored = True
         self.log.start(self.state.step)
         self.terminal.warn(f"{message}; going back to {good}, step {self.state.step:,}, once")
-        self.feed.close()  # the next batch is that of the step in `state`
+        self.feed.close()  # the next batch is then that of `state.step`
 
     # Checkpoints
 
@@ -359,10 +360,11 @@ class Training:
             self.checkpoints.save(self._saved(), best=self.state.is_best)
 
     def _save_unsynchronized(self, error: Exception) -> None:
-        """Save the state before a step that a stop request ends, where the processes cannot agree on it.
+        """Save the state of the previous step if a stop request interrupts a step and the processes cannot agree on it.
 
-        A process whose read does not return ends alone, and the collective operation of the others fails. The model
-        is still that of the step before. Not on CUDA after a failed operation, which later copies would wait for.
+        A process that waits for a batch stops alone; then the collective operation of the others fails. The weights are
+        still those of the previous step. On CUDA, nothing is saved after a failed collective operation, because copies
+        from the device would wait for it.
         """
         reachable = isinstance(error, Stopped) or self.processes.device.type == "cpu"
         if self.processes.world_size > 1 and self.checkpoints and self.context.stop.requested and reachable:
@@ -374,4 +376,4 @@ class Training:
 
 
 class _StopAgreed(Exception):  # noqa: N818  not an error
-    """All processes know that the run is asked to stop."""
+    """The processes have agreed to stop, after a request to at least one of them."""

@@ -30,8 +30,8 @@ def estimate_memory(
     Args:
         image_shape: (C, H, W).
         optimizer_state: bytes of the optimizer's state over those of the trained weights, see `optimizer.state_size`.
-        teachers: further models on the device, without gradients. Their activations are freed in their forward pass
-            and are left out.
+        teachers: further models on the device, without gradients. Their activations are not counted, because they are
+            freed during the forward pass.
     """
     parameters = list(model.parameters())
     weights = _weight_bytes(model)
@@ -43,7 +43,7 @@ def estimate_memory(
         estimate["teacher"] = sum(map(_weight_bytes, teachers))
     # batch normalization of a 1 x 1 map needs two images
     two, three = (_saved_bytes(model, (images, *image_shape), precision) for images in (2, 3))
-    # what does not grow with the batch: weights in autocast's format
+    # the part that does not grow with the batch is that of weights in autocast's dtype
     return estimate | {"activations": two + (micro_batch_size - 2) * (three - two)}
 
 
@@ -54,7 +54,7 @@ def _weight_bytes(model: nn.Module) -> int:
 def _saved_bytes(model: nn.Module, shape: tuple[int, int, int, int], precision: Precision) -> int:
     """Bytes that autograd saves in the forward pass of images (B, C, H, W), without the weights."""
     kept: dict[int, int] = {}
-    alive = []  # else the number of a storage that was freed may come again
+    alive = []  # keeps the storages, because the key of a freed one may be used again
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -64,7 +64,7 @@ def _saved_bytes(model: nn.Module, shape: tuple[int, int, int, int], precision: 
 
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         tensors = [*model.named_parameters(), *model.named_buffers()]
-        fake = {name: mode.from_tensor(t).to(precision.device) for name, t in tensors}  # the model may be elsewhere yet
+        fake = {name: mode.from_tensor(t).to(precision.device) for name, t in tensors}  # may be on another device
         own = {tensor.untyped_storage()._cdata for tensor in fake.values()}
         images = torch.empty(shape, dtype=precision.weights_dtype, device=precision.device)
         with saved_tensors_hooks(keep, lambda tensor: tensor), precision.context():

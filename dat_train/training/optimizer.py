@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from dat_train.errors import UserError
 
-# Optimizers of timm that cannot keep the promises of a run, with the reason
+# Optimizers of timm that are not supported, with the reason
 EXCLUDED = {"adahessian": "needs second derivatives"} | dict.fromkeys(
     ("kron", "kronc", "kronw"), "draws random numbers that are not a function of the step"
 )
 ADAM = ("adam", "adamw")  # torch's, with the fused implementation; `betas` and `eps` are their arguments
 BETAS, EPS = (0.9, 0.999), 1e-8  # AdamW's defaults
-NOT_ARGUMENTS = ("params", "lr", "weight_decay")  # arguments of optimizers that are settings of their own
+NOT_ARGUMENTS = ("params", "lr", "weight_decay")  # arguments of optimizers that are not set by optim.args
 
 
 def parameter_groups(
@@ -42,7 +42,7 @@ def parameter_groups(
             `model.no_weight_decay()`, which AdamW updates. These are tables of positions, not linear maps.
 
     Returns:
-        groups for an optimizer; "lr_scale" is the ratio of their learning rate to the schedule's.
+        Groups for an optimizer; "lr_scale" is the ratio of their learning rate to that of the schedule.
 
     Raises:
         UserError: a layer decay for a model without `group_matcher`.
@@ -64,7 +64,7 @@ def parameter_groups(
 
 
 def learning_rate_scales(model: nn.Module, layer_decay: float, head_lr_factor: float) -> dict[str, float]:
-    """Ratio of each parameter's learning rate to the schedule's, by name."""
+    """Ratio of the learning rate of each parameter to that of the schedule, by name."""
     scales = {name: 1.0 for name, _ in model.named_parameters()}
     if layer_decay != 1.0:
         if not hasattr(model, "group_matcher"):
@@ -97,7 +97,7 @@ def build_optimizer(
 
     Args:
         name: one of `optimizer_names()`.
-        betas, eps: of adam and adamw. Others have defaults of their own, which `args` replaces.
+        betas, eps: of adam and adamw. Other optimizers have other defaults, which `args` replaces.
         args: further arguments of the optimizer's class.
         layer_decay, head_lr_factor: see `parameter_groups`.
 

@@ -16,9 +16,9 @@ class RunPlan:
     Args:
         train_size: samples of one epoch.
         epochs: length of the learning-rate schedule, and of the run unless `max_steps` ends it before.
-        schedule: learning rate; its warm-up counts inside `epochs`.
-        length: steps of the schedule, in place of `epochs`.
-        eval_steps: steps between validations, in place of epochs.
+        schedule: learning rate; its warm-up is part of `epochs`.
+        length: steps of the schedule, instead of `epochs`.
+        eval_steps: steps between validations, instead of epochs.
         pairs: mixup or cutmix pair the images of a micro-batch, whose size must be even.
 
     Raises:
@@ -61,7 +61,7 @@ class RunPlan:
         self._check_warmup()
 
     def _check_warmup(self) -> None:
-        """Refuse a warm-up that does not end. One that multiplies the rate (`warmup_factor`) may be longer."""
+        """Check that the warm-up is not longer than the schedule; with `warmup_factor` it may be."""
         schedule = self.schedule
         if schedule.warmup_factor is not None or self.warmup_steps <= self.scheduled_steps:
             return
@@ -77,10 +77,11 @@ class RunPlan:
         )
 
     def _nearest(self, unit: int) -> str:
-        """Possible values for a batch that is not a multiple of `unit`: other batches, or another micro-batch."""
+        """Proposal for a batch_size that is not a multiple of `unit`: nearest batch sizes, or a micro-batch size."""
         below = self.batch_size // unit * unit
         possible = [str(value) for value in (below, below + unit) if 0 < value <= self.train_size]
-        # of the images of one process; an odd micro-batch is refused by mixup, so only an odd one is replaced by one
+        # `share`: images of one process. An odd micro-batch size is proposed only in place of an odd one, because mixup
+        # needs an even one.
         share = self.batch_size // self.world_size if self.batch_size % self.world_size == 0 else 0
         smaller = range(min(self.micro_batch_size, share), 1, -1)
         micro = next((m for m in smaller if share % m == 0 and (m % 2 == 0 or self.micro_batch_size % 2)), None)
@@ -89,7 +90,7 @@ class RunPlan:
         return ", or ".join(ways) if possible else f"use {ways[0] if ways else self._fitting(unit)}"
 
     def _even(self) -> str:
-        """Nearest possible batch with an even micro-batch."""
+        """Proposal with an even micro-batch size and the nearest possible batch size."""
         for distance in range(self.batch_size):
             for batch in (self.batch_size - distance, self.batch_size + distance):
                 share = batch // self.world_size if batch % self.world_size == 0 and batch <= self.train_size else 0
@@ -102,7 +103,7 @@ class RunPlan:
         return "an even one"
 
     def _fitting(self, unit: int) -> str:
-        """Batch size, and micro-batch size if needed, that are possible for the training set."""
+        """Proposal of a batch size, and a micro-batch size if needed, that fit the training set."""
         if self.train_size >= unit:
             return f"batch_size={self.train_size // unit * unit}"
         if share := self.train_size // self.world_size:

@@ -20,9 +20,9 @@ def open_run(context: RunContext, resume: str) -> dict | None:
     """Lock the run's folder and read the checkpoint to continue from. Returns None if there is none.
 
     Args:
-        resume: "auto" continues from the folder's newest valid checkpoint, if there is one. "never" renames an
-            earlier run's folder. A path is the checkpoint to continue from: one in this run's folder rewinds the run;
-            one from elsewhere is the start of the run as long as its own folder has none.
+        resume: "auto" continues from the newest valid checkpoint in the folder, if there is one. "never" renames the
+            folder of an earlier run. A path is the checkpoint to continue from: one in the run's own folder rewinds the
+            run; another one is used only if the run's own folder has no checkpoint.
 
     Raises:
         UserError: another process uses the folder, the path is not a checkpoint, or the folder's checkpoints are all
@@ -35,7 +35,7 @@ def open_run(context: RunContext, resume: str) -> dict | None:
 
     def choose() -> Path | None:
         if resume == "never" and folder.path.exists():
-            folder.lock()  # not while another process trains there
+            folder.lock()  # fails while another process trains there
             old = folder.move_aside()
             folder.unlock()
             say(f"the earlier run was moved to {old}")
@@ -55,7 +55,7 @@ def open_run(context: RunContext, resume: str) -> dict | None:
 
 
 def restore(state: TrainState, saved: dict | None, context: RunContext, resume: str) -> None:
-    """Restore `state` from a checkpoint's content (None: leave it as new) and cut the folder's metrics to its step.
+    """Restore `state` from the content of a checkpoint (None: no change), and truncate the metrics to its step.
 
     The checkpoint of resume=PATH becomes the run's last.pt, if the run continues from it. If the run is then killed
     before its next checkpoint, resume=auto continues from the same step. Otherwise it would continue from the former

@@ -1,4 +1,4 @@
-"""Surroundings of a run: folder, processes, terminal and stop request."""
+"""Context of a run: folder, processes, terminal and stop request."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from dat_train.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class RunContext:
-    """Objects that every part of a run uses.
+    """Objects that are used by all parts of a run.
 
     Args:
         folder: files of the run.

@@ -45,7 +45,7 @@ class RunFolder:
         """Create the folders.
 
         Raises:
-            UserError: the parent folder cannot be written, or the place of a file is taken by a folder.
+            UserError: the parent folder cannot be written, or a folder has the name of a file of the run.
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -163,8 +163,8 @@ class RunFolder:
     def truncate_metrics(self, step: int, validated: bool) -> None:
         """Remove the rows of metrics.jsonl after `step` steps, and a validation at `step` unless `validated`.
 
-        Rows are in the order of writing, so the file is cut at the first row to remove. A row that was half written
-        when the process was killed is removed too.
+        Rows are in the order of writing, so the file is truncated at the first row to remove. An incomplete row of a
+        killed process is removed too.
         """
         if not self.metrics.exists():
             return

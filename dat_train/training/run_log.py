@@ -24,7 +24,7 @@ from dat_train.training.task import Evaluation, Score
 
 
 class RunLog:
-    """Collects the numbers of steps on the device and transfers them to host, files and terminal at intervals.
+    """Log that collects numbers of steps on the device and transfers them to host, files and terminal at intervals.
 
     Used in every process, because all of them count skipped steps; only the main process writes.
     """
@@ -33,11 +33,11 @@ class RunLog:
         self.folder, self.processes, self.terminal = context.folder, context.processes, context.terminal
         self.plan = plan
         self.loggers = loggers if context.processes.is_main else ()
-        # rows, names of their further numbers, and numbers, which are still on the device
+        # rows, names of their further numbers, and numbers on the device
         self._waiting: list[tuple[dict, tuple[str, ...], Tensor]] = []
 
     def start(self, step: int) -> None:
-        """Record the first step and the device of this process. Called after metrics.jsonl was cut to that step."""
+        """Record the first step and the device of this process, after metrics.jsonl was truncated to that step."""
         self._metrics, self._timing = _RowFile(self.folder.metrics), _RowFile(self.folder.timing)
         self._first_step = step
         device = self.processes.device
@@ -77,7 +77,7 @@ class RunLog:
         """
         if not self._waiting:
             return
-        values = iter(torch.cat([numbers for _, _, numbers in self._waiting]).tolist())  # the wait for the device
+        values = iter(torch.cat([numbers for _, _, numbers in self._waiting]).tolist())  # waits for the device
         rows = []
         for row, names, _ in self._waiting:
             loss, grad_norm, skipped, failed = islice(values, 4)
@@ -128,7 +128,7 @@ class RunLog:
         self._since = time.monotonic()
 
     def sync(self) -> None:
-        """Flush the rows to the disk, before a checkpoint is written that relies on them.
+        """Flush the rows to the disk before a checkpoint that relies on them is written.
 
         Raises:
             OSError: they could not be written.

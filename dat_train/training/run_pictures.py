@@ -10,7 +10,7 @@ from dat_train.training.task import Evaluation, MicroBatch, MicroBatchKey, Task
 
 
 class RunPictures:
-    """Draws pictures into the run's folder and passes them to the loggers.
+    """Writer of pictures into the run's folder, which also passes them to the loggers.
 
     A picture that cannot be drawn is reported once and does not end the run.
     """

@@ -1,4 +1,7 @@
-"""Learning-rate schedules as pure functions of the step."""
+"""Learning-rate schedules as pure functions of the step.
+
+The default learning rate (proportional to batch_size) and the shortened warm-up are computed in cli/derived_values.py.
+"""
 
 import math
 from dataclasses import dataclass
@@ -21,15 +24,15 @@ class Schedule:
             `step_epochs`, "multistep" after each of `milestones`; "constant" does not change it.
         base_lr: rate at the beginning.
         warmup_epochs: length of the warm-up.
-        warmup_steps: the same in steps, in place of epochs.
+        warmup_steps: the same in steps, instead of epochs.
         warmup_lr: rate at step 0, from which the warm-up rises linearly to `base_lr`.
-        warmup_factor: factor at step 0 that rises linearly to 1 and multiplies the falling rate, in place of
+        warmup_factor: factor at step 0 that rises linearly to 1 and multiplies the falling rate, instead of
             `warmup_lr`, as in mmcv.
         power: exponent of "poly".
         milestones: epochs of "multistep".
 
     Raises:
-        UserError: no such schedule, or an argument that it lacks.
+        UserError: no such schedule, or a missing argument.
     """
 
     name: str = "cosine"

@@ -22,8 +22,7 @@ class TrainState:
         model: without wrappers (DDP, compile), so that names in checkpoints are the model's own.
         validated: step of the last validation.
         best: {score name, "epoch", "step"} of the best validation so far; {} before the first.
-        counters: skipped steps; consecutive steps that failed, up to now; unreadable images, in total and in the
-            current epoch.
+        counters: skipped steps; latest consecutive failed steps; unreadable images, in total and in the current epoch.
         classes: names by class number, for users of the checkpoint.
         config: resolved settings, for users of the checkpoint and for resuming.
         data: fingerprint of the data, see `data.fingerprint`; None if the task has none.
@@ -57,7 +56,7 @@ class TrainState:
         return self.validated == self.step and self.best.get("step") == self.step
 
     def state_dict(self, epochs_done: int) -> dict:
-        """Return the content of a checkpoint. Its tensors are the live ones."""
+        """Return the content of a checkpoint. Its tensors are not copied."""
         return {
             "format": FORMAT,
             "model": self.model.state_dict(),

@@ -13,8 +13,8 @@ from dat_train.training.task import Score
 def summarize(folder: RunFolder, state: TrainState, score: Score, batch_size: int, facts: dict) -> dict:
     """Write summary.json and curves.png of a finished run and return the summary.
 
-    Values of the last validation are those of the averaged weights if the run has any. Times are sums over all
-    processes that worked on the run one after another, including killed ones.
+    Values of the last validation are those of the averaged weights if the run has any. Times are sums over all starts
+    of the run, including killed ones.
 
     Args:
         score: of the run's task.

@@ -1,7 +1,7 @@
 """Interface between the training loop and a task: classification, segmentation, detection, ...
 
-The loop, checkpoints, logs and summary know a task by this protocol only. A task holds what its loss and its evaluation
-need (precision, classes, mixing, normalization); the loop holds the model, its wrappers, the optimizer and the data.
+Loop, checkpoints, logs and summary use a task only through this protocol. A task has the objects for its loss and its
+evaluation (precision, classes, mixing, normalization); the loop has the model, its wrappers, optimizer and data.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ from dat_train.runtime.processes import Processes
 
 
 class MicroBatch(Protocol):
-    """Samples of a micro-batch, as the task's data set and collate function make them.
+    """Samples of a micro-batch, created by the task's data set and collate function.
 
     The loop reads `unreadable` only: paths of files that could not be read and were replaced by other samples.
     """
@@ -92,7 +92,7 @@ class Task(Protocol):
         """Compute the loss of a micro-batch.
 
         Args:
-            forward: the model as the loop calls it, perhaps compiled or wrapped in DDP. It is called exactly once, in
+            forward: the model as the loop calls it, possibly compiled or wrapped in DDP. It is called exactly once, in
                 the precision's context, with the inputs of the model: `forward(images)` or `forward(images, targets)`.
             batch: on the host; the task moves it to the device. Images and targets are not changed in place.
             key: of every random draw outside of the model. Draws inside the model (dropout, stochastic depth)
@@ -108,7 +108,7 @@ class Task(Protocol):
         ...
 
     def evaluate(self, model: nn.Module, batches: Iterable[MicroBatch], processes: Processes) -> Evaluation:
-        """Evaluate `model` on this process' share of the validation set, and gather: each sample counts once.
+        """Evaluate `model` on the samples of this process, and gather results; each sample counts once.
 
         Args:
             model: without wrappers, on the device; put into evaluation mode here.
@@ -118,5 +118,5 @@ class Task(Protocol):
         ...
 
     def draw_batch(self, batch: MicroBatch, key: MicroBatchKey, path: Path) -> None:
-        """Draw a picture (PNG) of a micro-batch with its targets, as the model sees it."""
+        """Draw a picture (PNG) of a micro-batch with its targets, as the input of the model."""
         ...

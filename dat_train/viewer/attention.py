@@ -24,8 +24,8 @@ from dat_train.viewer.offsets import stage_and_block
 class Layer:
     """One deformable layer for one image. Keys (Hk, Wk) of each group and queries (H, W) are in row-major order.
 
-    Attention weights are computed from the layer's input when they are used, and not kept: the map of a large image
-    has hundreds of millions. Head m belongs to group m * groups // heads.
+    Attention weights are recomputed from the layer's input at every access, because a large image has hundreds of
+    millions. Head m belongs to group m * groups // heads.
 
     Attributes:
         stage, block: counted from 1, as in the papers.
@@ -107,7 +107,7 @@ class Layer:
     def heat(self) -> np.ndarray:
         """(H, W) attention received by each cell of the map, mean over all queries and heads.
 
-        The sum is the share of the attention inside the map.
+        The sum is the fraction of the attention inside the map.
         """
         return splat(self.received.reshape(-1), self.positions.reshape(-1, 2), self.size)
 
@@ -121,7 +121,7 @@ class Inspection:
     """Prediction and deformable attention of a model for one image.
 
     Attributes:
-        image: (height, width, 3) uint8, the input of the model; grey for one channel.
+        image: (height, width, 3) uint8, the input of the model; gray for one channel.
         probabilities: (classes,); empty for a model of segmentation or detection.
         layers: deformable layers, from the first to the last.
     """
@@ -145,7 +145,7 @@ class Inspection:
         return list({layer.stage: layer for layer in self.layers}.values())
 
     def heat(self) -> np.ndarray:
-        """(height, width) attention of each input pixel, mean over layers. The sum is the share inside the map."""
+        """(height, width) attention of each input pixel, mean over layers. The sum is the fraction inside the map."""
         return np.mean([self.on_pixels(layer, layer.heat()) for layer in self.layers], axis=0)
 
     def on_pixels(self, layer: Layer, heat: np.ndarray) -> np.ndarray:
@@ -242,7 +242,7 @@ def position_to_pixel(positions: np.ndarray, size: tuple[int, int], reduction: i
 def splat(weights: np.ndarray, positions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Distribute weights at positions to the cells of a map: the transpose of bilinear sampling, its gradient.
 
-    Contributions outside the map, where sampling reads zeros, are lost: the sum over the map is the weight inside.
+    Contributions outside the map, where sampling reads zeros, are lost, so the sum over the map is the weight inside.
 
     Args:
         weights: (N,); positions: (N, 2), (y, x) in [-1, 1].

@@ -1,4 +1,4 @@
-"""Statistics of the learned offsets: length, share at the limit, share of points outside the map."""
+"""Statistics of the learned offsets: length, fraction at the limit, fraction of points outside the map."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from dat_train.models.modes import evaluating
 from dat_train.models.recording import Sampling, record_sampling
 
 MEASURES = ("offset_length", "offset_at_limit", "offset_outside")
-NEAR = 0.99  # share of the limit that counts as reaching it; tanh approaches its limit only
+NEAR = 0.99  # fraction of the limit from which an offset counts as at the limit, which tanh does not reach
 
 
 def offset_statistics(layer: SamplingPositions, sampling: Sampling) -> Tensor:
@@ -19,9 +19,9 @@ def offset_statistics(layer: SamplingPositions, sampling: Sampling) -> Tensor:
 
     offset_length: distance of a point from its reference point, in cells of the reference grid (the distance of
     neighboring reference points).
-    offset_at_limit: share of points with an offset at the limit of its range along an axis; for unlimited offsets,
+    offset_at_limit: fraction of points with an offset at the limit of its range along an axis; for unlimited offsets,
     with a position at the limit of positions.
-    offset_outside: share of points beyond the centers of the border cells, where sampling reads partly zeros.
+    offset_outside: fraction of points beyond the centers of the border cells, where sampling reads partly zeros.
 
     Args:
         sampling: positions (B, groups, Hk, Wk, 2) and reference (Hk, Wk, 2).
@@ -40,7 +40,7 @@ def offset_statistics(layer: SamplingPositions, sampling: Sampling) -> Tensor:
 
 
 class OffsetMonitor:
-    """Measures the offsets of a model on a fixed set of images, in evaluation mode.
+    """Measurement of the offsets of a model on a fixed set of images, in evaluation mode.
 
     It draws no random numbers and changes no weight, so the results of a run do not depend on it.
 

@@ -51,7 +51,7 @@ def show_image(
     """Show the input of the model, darkened by `dimmed`. Small images keep sharp pixels.
 
     Args:
-        picture: (h, w, 3) uint8, shown instead, in the shape of the input.
+        picture: (h, w, 3) uint8 to show instead, with the aspect ratio of the input.
     """
     height, width = inspection.image.shape[:2]
     image = (inspection.image if picture is None else picture) / 255 * (1 - dimmed)
@@ -67,7 +67,7 @@ def show_image(
 
 
 def draw_points(axes, layer: Layer, group: int) -> None:
-    """Draw the deformed points; crosses are points outside the map."""
+    """Draw the deformed points, those outside the map as crosses."""
     points, outside = layer.points[group], layer.outside()[group]
     size = _marker(layer)
     inside = points[~outside]

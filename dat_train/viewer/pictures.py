@@ -83,7 +83,7 @@ def write_heat(inspection: Inspection, path: Path) -> Path:
 
 
 def write_traced(inspection: Inspection, queries: Sequence[tuple[float, float]], path: Path) -> Path:
-    """Draw, for each query, its keys in the last stage and the traced keys of the stages before (`trace`)."""
+    """Draw, for each query, its keys in the last stage and the traced keys of the earlier stages (`trace`)."""
     layers = inspection.last_of_stages()
     figure, panels = new_panels(len(queries), inspection)
     traces = trace(layers, np.array(queries, float)[:, None])
@@ -92,7 +92,7 @@ def write_traced(inspection: Inspection, queries: Sequence[tuple[float, float]],
         for above, level in pairwise(levels):
             ends = np.stack([above.points[level.parents], level.points], axis=-1)  # (N, xy, ends)
             axes.plot(*ends.transpose(1, 2, 0), color="white", linewidth=0.5, alpha=0.35, zorder=1)
-        for depth in range(len(levels) - 1, 0, -1):  # the last level first, under the others
+        for depth in range(len(levels) - 1, 0, -1):  # the last level is drawn first, below the others
             level = levels[depth]
             draw_circles(
                 axes, inspection, level.points, level.weights / level.weights.sum(), COLORS[depth - 1], alpha=0.7

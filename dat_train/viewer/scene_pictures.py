@@ -1,4 +1,4 @@
-"""Picture of predicted objects or areas with the deformed points to which their attention is traced."""
+"""Picture of predicted objects or areas with the deformed points that their attention is traced to."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ from dat_train.viewer.tracing import trace
 
 SIDE = 3.4  # long side of a panel, inches
 COLUMNS = 3
-MAX_QUERIES = 16  # of a region
+MAX_QUERIES = 16  # per region
 SHARE = 0.4  # total area of a stage's circles, as in `draw_circles`
-LEAST = 0.01  # points with a smaller share of the weight are not drawn
+LEAST = 0.01  # points with a smaller fraction of the weight are not drawn
 
 
 class Region(NamedTuple):
@@ -57,11 +57,11 @@ class Region(NamedTuple):
 
 
 def write_scene(inspection: Inspection, predicted: np.ndarray, regions: Sequence[Region], path: Path) -> Path:
-    """Draw the image, the prediction, and the deformable points that the attention of each region leads to.
+    """Draw the image, the prediction, and the deformed points with the traced attention of each region.
 
-    Attention is followed from the queries inside a region through the last deformable layers of all stages
-    (`trace`). The area of a circle is the weight; the circles of each stage have the same total area. Points
-    outside the image, where zeros are sampled, are not drawn.
+    Attention is traced from the queries inside a region through the last deformable layers of all stages (`trace`).
+    The area of a circle is the weight; the circles of each stage have the same total area. Points outside the image,
+    where zeros are sampled, are not drawn.
 
     Args:
         predicted: (h, w, 3) uint8 picture of the prediction, in the shape of the image.
@@ -79,7 +79,7 @@ def write_scene(inspection: Inspection, predicted: np.ndarray, regions: Sequence
         show_image(axes, inspection, title, dimmed=0.45)
         for region, levels in pairs:
             _draw_box(axes, region)
-            for depth in range(len(levels) - 1, 0, -1):  # the first stage first, under the others
+            for depth in range(len(levels) - 1, 0, -1):  # the first stage is drawn first, below the others
                 level = levels[depth]
                 weights = SHARE / len(pairs) * level.weights / level.weights.sum()
                 weights = np.where(inspection.contains(level.points), weights, 0)

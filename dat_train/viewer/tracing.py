@@ -7,7 +7,7 @@ import numpy as np
 
 from dat_train.viewer.attention import Layer
 
-MAX_POINTS = 64  # points of a level that are traced further: those with the largest weights
+MAX_POINTS = 64  # points per level that are kept: those with the largest weights
 
 
 class TracedLevel(NamedTuple):
@@ -19,12 +19,12 @@ class TracedLevel(NamedTuple):
 
 
 def trace(layers: Sequence[Layer], regions: Sequence[np.ndarray], keys: int = 8) -> list[list[TracedLevel]]:
-    """Follow attention from the queries of each region through `layers`: keys with the largest weights, their keys, ...
+    """Trace attention from the queries of each region through `layers`, from each point to its keys of largest weight.
 
-    A key of one layer corresponds to the query of the layer before whose cell contains its position. The queries of a
-    region have equal weights with the sum 1; weights are multiplied along the path. Residual connections and other
-    layers are ignored, so the result shows sampled positions, not the complete information flow. The attention weights
-    of a layer are computed once for all regions. Source: CVPR 2022, multi-level points in the figures.
+    A key corresponds to the query of the preceding layer whose cell contains its position. The queries of a region have
+    equal weights with the sum 1; weights are multiplied along the path. Residual connections and other layers are
+    ignored, so the result shows sampled positions, not the complete information flow. The attention weights of a layer
+    are computed once for all regions. Source: CVPR 2022, multi-level points in the figures.
 
     Args:
         layers: from the first to the last, for example the last deformable layer of each stage.
@@ -48,12 +48,12 @@ def trace(layers: Sequence[Layer], regions: Sequence[np.ndarray], keys: int = 8)
 
 
 def _level_below(layer: Layer, above: TracedLevel, rows: dict[int, np.ndarray], keys: int) -> TracedLevel:
-    """The keys of a layer with the largest weights, from the points of the level above.
+    """Level of the keys of `layer` with the largest weights from the points of the level above.
 
     Args:
         rows: attention weights (groups * keys,) of each query that contains a point.
     """
-    found: dict[int, tuple[float, int, float]] = {}  # key -> weight, parent with the largest share, that share
+    found: dict[int, tuple[float, int, float]] = {}  # key -> weight, parent of the largest part, that part
     for parent, (pixel, weight) in enumerate(zip(above.points, above.weights, strict=True)):
         shares = weight * rows[layer.query_at(pixel)]
         for place in np.argsort(-shares, kind="stable")[:keys].tolist():

@@ -18,7 +18,7 @@ def setting(
 
     Args:
         meaning: text of --help.
-        limit: values it may take beyond its type.
+        limit: condition on the value beyond its type.
         may_change: may differ when a run is continued.
         path: a path or a list of paths, in which `~` is expanded.
         default: default value; without one, conf/ must have it.
@@ -62,7 +62,7 @@ class Setting:
 
 
 def settings(schema: type, prefix: str = "") -> Iterator[Setting]:
-    """All settings of a schema, depth first; its own ones come before inherited ones."""
+    """All settings of a schema, depth first; its own settings come before the inherited ones."""
     hints = typing.get_type_hints(schema)
     own = vars(schema).get("__annotations__", {})
     for item in sorted(dataclasses.fields(schema), key=lambda item: item.name not in own):

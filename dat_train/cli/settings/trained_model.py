@@ -26,7 +26,7 @@ def _optional(schema: type, *names: str) -> type:
 
 OptionalModelConfig = _optional(ModelConfig)
 OptionalDataConfig = _optional(DataConfig)
-# of commands that get image files instead of a data set
+# for commands that get image files instead of a data set
 ImagesConfig = _optional(DataConfig, "workers", "mean", "std", "background")
 ViewConfig = _optional(ValidationConfig, "resize", "crop_pct", "interpolation")
 SceneViewConfig = _optional(DenseConfig, "limits", "scales", "flip")
@@ -34,7 +34,7 @@ SceneViewConfig = _optional(DenseConfig, "limits", "scales", "flip")
 
 @dataclass
 class TrainedModelConfig:
-    """A trained model and the view it has of an image."""
+    """A trained model and the preprocessing of its images."""
 
     ckpt: str | None = setting(
         "checkpoint, folder of a run, exported folder or released weights; null: the published weights of model=NAME",

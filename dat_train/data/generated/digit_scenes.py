@@ -25,7 +25,7 @@ def write_digit_scenes(root: str | Path, *, train: int = 800, val: int = 100, se
         seed: key of all random draws.
 
     Raises:
-        UserError: the folder holds other scenes or something else, or cannot be written.
+        UserError: the folder contains other scenes or something else, or cannot be written.
 
     Source: UCI ML hand-written digits (Alpaydin and Kaynak, 1998), in `sklearn.datasets.load_digits`.
     """
@@ -40,12 +40,12 @@ def write_digit_scenes(root: str | Path, *, train: int = 800, val: int = 100, se
 
         return {"train": of_part("train", train), "val": of_part("val", val)}
 
-    # scenes written before have the same pictures in both parts
+    # "different pictures" tells these scenes from those of older versions, which have the same pictures in both parts
     return write_scene_folder(root, CLASSES, scenes, f"train={train} val={val} seed={seed}, different pictures")
 
 
 def make_scene(part: str, number: int, seed: int, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list]:
-    """One scene.
+    """Draw one scene.
 
     Args:
         part: "train" or "val".

@@ -15,16 +15,16 @@ SPLIT = "split.txt"  # next to train/ and val/: the settings of the split
 
 
 def write_digits(root: str | Path, *, val_fraction: float, split_seed: int) -> Path:
-    """Write the 1,797 digits (8 x 8 pixels, 16 grey levels) as PNG files below `root`/train and `root`/val, once.
+    """Write the 1,797 digits (8 x 8 pixels, 16 gray levels) as PNG files below `root`/train and `root`/val, once.
 
-    The split is stratified and seeded. The folder is written next to its place and renamed, so that it is complete
-    whenever it exists, also with several writers.
+    The split is stratified and seeded. The folder is written under a temporary name and renamed, so that it is
+    complete whenever it exists, also with several writers.
 
     Returns:
         the folder.
 
     Raises:
-        UserError: the folder holds another split or something else, or cannot be written.
+        UserError: the folder contains another split or something else, or cannot be written.
 
     Source: UCI ML hand-written digits (Alpaydin and Kaynak, 1998), in `sklearn.datasets.load_digits`.
     """

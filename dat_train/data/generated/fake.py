@@ -10,8 +10,8 @@ from dat_train.data.randomness import keyed_seed
 class FakeImages(ImageDataset):
     """Dataset of `size` random RGB images of `image_size` x `image_size` pixels in `classes` classes.
 
-    Each image is noise around a colour given by its class, so that a model can learn something. It is a function of
-    `part` and its index alone.
+    Each image is noise around a color given by its class, so that a model can learn something. It is a function of
+    `part` and its index only.
     """
 
     def __init__(self, size: int, classes: int, image_size: int, *, part: str, training: bool = True) -> None:

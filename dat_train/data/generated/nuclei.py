@@ -19,15 +19,15 @@ HELD_OUT = 4  # of the 16 tiles
 def write_nuclei(root: str | Path, split_seed: int = 0) -> Path:
     """Write the micrograph as 16 tiles below `root`, once; see `write_scene_folder`.
 
-    The image and its masks are part of the Python package stardist. A nucleus on the border of two tiles is cut, and is
-    an object in both.
+    The image and its masks are part of the Python package stardist. A nucleus on the border of two tiles is cut into
+    an object in each.
 
     Args:
         root: folder to write; it is complete or missing at any time.
         split_seed: key of the tiles that are held out.
 
     Raises:
-        UserError: the package is not installed; the folder holds something else, or cannot be written.
+        UserError: the package is not installed; the folder contains something else, or cannot be written.
 
     Source: 2018 Data Science Bowl (Caicedo et al., Nature Methods 2019), image set BBBC038 of the Broad Bioimage
     Benchmark Collection, public domain (CC0); distributed in stardist (Weigert and Schmidt, BSD-3-Clause).
@@ -60,7 +60,7 @@ def _micrograph() -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: the package is not installed.
     """
-    spec = find_spec(PACKAGE)  # does not import the package, which needs many others
+    spec = find_spec(PACKAGE)  # does not import the package, which has many dependencies
     folders = [Path(place) / "data" / "images" for place in (spec.submodule_search_locations if spec else None) or ()]
     folder = next((folder for folder in folders if (folder / "img2d.tif").is_file()), None)
     if folder is None:

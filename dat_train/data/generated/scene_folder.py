@@ -1,4 +1,4 @@
-"""Scenes with exact masks and boxes as a folder for both dense tasks."""
+"""Folder of scenes with exact masks and boxes, for both dense tasks."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +29,7 @@ def write_scene_folder(
         content: one line that describes the scenes.
 
     Raises:
-        UserError: the folder holds other scenes or something else, or cannot be written.
+        UserError: the folder contains other scenes or something else, or cannot be written.
     """
     root = expand_home(root)
     note = root / NOTE

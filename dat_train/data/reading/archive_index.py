@@ -24,7 +24,7 @@ ARCHIVES = (".tar", ".zip")
 STORED, DEFLATED = 0, 8  # compression methods of zip files
 GZIP = b"\x1f\x8b"  # first bytes of a compressed file
 MAX_SIDECAR = 1 << 20  # bytes of a file next to an image in a shard
-MEMBERS_PER_UPDATE = 1000  # members after which tarfile's list of them is emptied
+MEMBERS_PER_UPDATE = 1000  # members between updates of the progress bar; tarfile's list of members is then emptied
 
 
 class Member(NamedTuple):
@@ -65,7 +65,7 @@ def index_archives(paths: Sequence[Path], wanted: Callable[[str], bool], sidecar
     found = _read(cached, text)
     if found is None:
         found = _index(paths, wanted, sidecars, sum(s.st_size for s in stats))
-        with contextlib.suppress(OSError):  # without a cache folder the index is made again at the next start
+        with contextlib.suppress(OSError):  # without a cache folder the index is created again at the next start
             cached.parent.mkdir(parents=True, exist_ok=True)
             _write(found, cached, text)
     return found
@@ -136,7 +136,7 @@ def _tar_members(path: Path, sidecars: Sequence[str]) -> Iterator[Member]:
                 yield Member(member.name, member.offset_data, member.size, text=content.decode("utf-8", "replace"))
             else:
                 yield Member(member.name, member.offset_data, member.size)
-        with path.open("rb") as file:  # tarfile takes the end of a cut file for the end of the archive
+        with path.open("rb") as file:  # tarfile accepts a truncated file as an archive
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("it has no end mark, as a file that was cut")
@@ -163,7 +163,7 @@ def _write(index: ArchiveIndex, path: Path, key: str) -> None:
 
 
 def _read(path: Path, key: str) -> ArchiveIndex | None:
-    """Index in the file, or None if there is none, it is damaged, or it is of other archives."""
+    """Index in the file, or None if the file is missing, damaged, or of other archives."""
     try:
         with np.load(path, allow_pickle=False) as content:
             if str(content["key"]) != key:

@@ -10,12 +10,12 @@ import numpy as np
 
 from dat_train.data.reading.archive_index import DEFLATED, ArchiveIndex
 
-MAX_GAP = 1 << 16  # bytes between images that are read in one go
+MAX_GAP = 1 << 16  # maximum number of bytes between images that are read together
 LOCAL_HEADER = 30  # bytes of a zip member's header before its name
 
 
 class ArchiveSource:
-    """Images inside tar and zip files. Files are opened by each process when it first reads from them.
+    """Images inside tar and zip files. Each process opens a file when it first reads from it.
 
     Args:
         paths: of the archives.
@@ -76,7 +76,7 @@ class ArchiveSource:
             self._files, self._process = {}, os.getpid()
         file = self._files.get(number)
         if file is None:
-            if len(self._files) >= 64:  # of thousands of shards
+            if len(self._files) >= 64:  # there may be thousands of shards
                 os.close(self._files.pop(next(iter(self._files))))
             file = self._files[number] = os.open(self.paths[number], os.O_RDONLY | getattr(os, "O_BINARY", 0))
         return file

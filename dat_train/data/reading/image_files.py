@@ -12,7 +12,7 @@ from dat_train.data.images import printable
 
 # Pillow recognizes these formats but cannot decode them without further software.
 UNDECODABLE = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
-# Folders and files that operating systems, storage servers and archivers create next to the user's own, lower case.
+# Folders and files that operating systems, storage servers and archivers create next to the user's files, lower case.
 SYSTEM_FOLDERS = {
     "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "__macosx", "lost+found", "$recycle.bin",
     "recycler", "system volume information", "__pycache__",
@@ -47,7 +47,7 @@ def is_system(name: str) -> bool:
 
 
 class LeftOut:
-    """Counts of files that are not images of a class, for one line of text each."""
+    """Counts of files that are not used, by kind, and their description."""
 
     def __init__(self) -> None:
         self.suffixes: Counter[str] = Counter()
@@ -56,7 +56,7 @@ class LeftOut:
         self.broken: list[str] = []
 
     def add(self, name: str) -> None:
-        """Count a file by its suffix, unless the system put it there."""
+        """Count a file by its suffix, unless it is a system file."""
         if not is_system(name):
             self.suffixes[Path(name).suffix.lower() or "no suffix"] += 1
 
@@ -93,7 +93,7 @@ def image_paths(folder: str | Path, left_out: LeftOut | None = None) -> list[str
     """
     left_out = left_out or LeftOut()
     found: list[str] = []
-    seen = {os.path.realpath(folder)}  # a link to a folder above would be followed without end
+    seen = {os.path.realpath(folder)}  # a link to a parent folder would be followed forever
     pending = [str(folder)]
     while pending:
         with os.scandir(pending.pop()) as entries:
@@ -146,7 +146,7 @@ def count_other_files(folder: str | Path, left_out: LeftOut) -> None:
 
 
 def has_images(folder: str | Path) -> bool:
-    """Return True if an image lies directly in `folder`."""
+    """Return True if `folder` itself contains an image."""
     with os.scandir(folder) as entries:
         return any(is_image(entry.name) and not is_folder(entry) for entry in entries)
 

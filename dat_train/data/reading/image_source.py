@@ -1,4 +1,4 @@
-"""Access to encoded images in any form of storage, and names of samples that do not depend on it."""
+"""Access to encoded images in any storage format, and sample names that do not depend on the format."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ WORDNET_NUMBER = re.compile(r"n\d{8}")  # a class folder of ImageNet
 
 
 class ImageSource(Protocol):
-    """Random access to encoded images. The path of a sample is then only its name in messages."""
+    """Random access to encoded images. The path of a sample is then used only in messages."""
 
     def open(self, index: int) -> str | bytes:
         """Return the path of the image file at `index`, or its content."""
@@ -22,12 +22,12 @@ class ImageSource(Protocol):
         """Return the source of the images at `indices`, in this order."""
 
     def storage_order(self) -> np.ndarray:
-        """(number of images,) indices in the order in which the images lie on the disk."""
+        """(number of images,) indices of the images in the order in which they are stored."""
 
 
 @runtime_checkable
 class ReadsAhead(Protocol):
-    """Source of images that can ask the system to read several in one go."""
+    """Image source that can ask the system to read several images in advance."""
 
     def read_ahead(self, indices: np.ndarray) -> None:
         """Start reading the images at `indices` into the system's cache."""
@@ -75,7 +75,7 @@ def sorting_name(name: str, class_name: str) -> str:
 
 
 def sample_key(path: str, base: str, class_name: str) -> str:
-    """Name of a sample that is the same in every form of storage.
+    """Name of a sample that is the same in every storage format.
 
     This is the file name relative to the class folder, without its extension, and without the class name that
     Hugging Face's copy of ImageNet appends to it (n01440764_10026_n01440764.JPEG).

@@ -21,7 +21,7 @@ def list_images(
         names: a file (of any name, existing or not: errors are reported when it is read), a folder (all images below
             it, sorted), a pattern with *, ? or [...] (** for any folders; the files, sorted), or "-", a list.
         read_list: reads the list of "-", see `parse_list`.
-        note: called with a line for each kind of files in a folder that are left out.
+        note: called with a line for each kind of omitted files in a folder.
 
     Raises:
         UserError: a folder without images, or a pattern that matches no file.
@@ -42,7 +42,7 @@ def parse_list(content: bytes) -> list[str]:
     """Return the paths in a list, without empty ones.
 
     The list has one path on each line, or paths that end with a NUL byte (find -print0). It may begin with a byte order
-    mark, and may be UTF-16, as Windows' shells write it.
+    mark, and may be UTF-16, as written by Windows shells.
     """
     encoding = _utf16(content)
     if encoding:
@@ -51,7 +51,7 @@ def parse_list(content: bytes) -> list[str]:
         text = os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
     if "\0" in text:
         return [path for path in text.split("\0") if path]
-    end = "\n" if "\n" in text else "\r"  # old programs on a Mac end lines with a carriage return alone
+    end = "\n" if "\n" in text else "\r"  # old programs on a Mac end lines with a carriage return only
     return [path for line in text.split(end) if (path := line.rstrip("\r"))]
 
 

@@ -17,7 +17,7 @@ from dat_train.data.storages.folders import existing_folder
 from dat_train.errors import UserError, require_one_of
 
 PARTS = ("train", "val")
-LEAST_SIDE = 32  # pixels of an image that is trained on
+LEAST_SIDE = 32  # minimum side of a training image, pixels
 COCO_CLASSES = 80
 
 
@@ -28,7 +28,7 @@ class Objects:
     Args:
         boxes: (N, 4) float32 corners x1, y1, x2, y2 in pixels.
         labels: (N,) int64, 0-based.
-        segmentations: of each object, polygons or run lengths as in the file; None without.
+        segmentations: of each object, polygons or run lengths as in the file, or None.
     """
 
     boxes: np.ndarray
@@ -94,7 +94,7 @@ class CocoFile:
     def check_masks(self, training: bool) -> None:
         """Check the segmentation of every object that is trained on or evaluated.
 
-        Validation images of which no object has one are evaluated by their boxes alone.
+        If no object of the validation images has one, they are evaluated by their boxes only.
 
         Raises:
             UserError: an object without segmentation, or with one that is not a mask of its image.
@@ -124,7 +124,7 @@ class CocoFile:
 
 
 def is_usable(annotation: dict, image: dict) -> bool:
-    """Return True for an object that is trained on: no crowd, an area, and a box of a pixel or more in the image."""
+    """Return True for an object to train on: no crowd, an area above 0, and a box of at least a pixel in the image."""
     x, y, width, height = annotation["bbox"]
     overlap_x = max(0, min(x + width, image["width"]) - max(x, 0))
     overlap_y = max(0, min(y + height, image["height"]) - max(y, 0))
@@ -140,7 +140,7 @@ def open_coco(
 
     Args:
         kind: "coco": annotations/instances_{train,val}2017.json, train2017/, val2017/; "boxes": the same without 2017,
-            images in images/train and images/val; "digit_scenes", "nuclei": written there first.
+            images in images/train and images/val; "digit_scenes", "nuclei": written to `root` first.
         root: folder.
         split_seed: of kind "nuclei".
         parts: "train", "val" or both; only these are read.
@@ -225,7 +225,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
     """Binary mask (height, width) uint8 of polygons, or of run lengths, compressed or not.
 
     Raises:
-        UserError: none of these.
+        UserError: another format, or a mask of another size.
     """
     if fault := segmentation_fault(segmentation, height, width):
         raise UserError(f"an object {fault}")
@@ -250,7 +250,7 @@ def _from_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
 
 
 def check_size(path: str, size: tuple[int, int], record: dict) -> None:
-    """Check an image's (height, width) against its record.
+    """Compare the (height, width) of an image with its record.
 
     Raises:
         UserError: they differ; with both sides exchanged the image has an EXIF orientation.

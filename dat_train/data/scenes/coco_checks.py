@@ -1,4 +1,4 @@
-"""Checks of an annotation file in the COCO format, before anything of it is used."""
+"""Checks of an annotation file in the COCO format before its use."""
 
 import math
 from collections import Counter
@@ -17,7 +17,7 @@ RECORDS = {  # lists of the file, and the keys of their records that are read
 
 
 def check_records(path: Path, content: Any) -> None:
-    """Check the lists of the COCO format, and in their records what is read of them.
+    """Check the lists of the COCO format and those keys of their records that are read.
 
     Raises:
         UserError: a list or a key that is missing or of another type, equal ids, or a background category.
@@ -54,7 +54,7 @@ def _is_box(box: list) -> bool:
 
 
 def segmentation_fault(segmentation: Any, height: int, width: int) -> str | None:
-    """Reason why an object's segmentation is not a mask of its image, without decoding it; None: it may be one.
+    """Fault of an object's segmentation as a mask of its image, without decoding it; None if there is none.
 
     Args:
         segmentation: polygons or run lengths, as in the file.

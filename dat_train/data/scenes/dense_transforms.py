@@ -67,11 +67,11 @@ class FitInto(v2.Transform):
 
 
 class CropWithClassLimit(v2.Transform):
-    """Random crop, drawn again until no class fills too much of it.
+    """Random crop, drawn again until no class covers too much of it.
 
     Args:
         size: side of the crop, pixels; a smaller image is not cropped in this direction.
-        max_share: largest share of one class among the valid pixels; a crop must also have at least two classes.
+        max_share: limit of the fraction of one class among the valid pixels; a crop must also have two classes or more.
         tries: maximum number of draws; the last one is always accepted.
     """
 
@@ -174,8 +174,8 @@ def segmentation_train_transform(
     Args:
         limits: (long side, short side) at ratio 1.
         ratio: range of the resizing ratio.
-        crop: side of the square that the model gets.
-        max_share: limit of one class' share of a crop.
+        crop: side of the square input of the model, pixels.
+        max_share: limit of the fraction of one class in a crop.
         hflip: probability of mirroring.
         photometric: distort the colors.
         mean, std: of the image's channels, for a range of 0 to 1.

@@ -27,7 +27,7 @@ from dat_train.errors import UserError
 SHORT_SIDES = tuple(range(480, 801, 32))
 CROP_SHORT_SIDES = (400, 500, 600)
 LONG_SIDE = 1333
-CHECKED = 8  # images that are read on opening, from all over the set
+CHECKED = 8  # number of images that are read on opening, evenly spaced in the set
 
 
 class DetectionScene(NamedTuple):
@@ -133,7 +133,7 @@ class DetectionImages(Dataset):
         return DetectionScene(self.normalized(picture).as_subclass(Tensor), target, index, unreadable)
 
     def collate(self, scenes: Sequence[DetectionScene]) -> ObjectBatch | SceneList:
-        """Pad the images of a training batch; those of an evaluation stay as they are."""
+        """Pad and stack the images of a training batch; those of an evaluation are not combined."""
         scenes = SceneList(scenes)
         if not self.training:
             return scenes
@@ -158,10 +158,10 @@ class DetectionImages(Dataset):
         return image
 
     def check_some(self) -> None:
-        """Read some images from all over the set; unreadable ones are counted by the run.
+        """Read some images, evenly spaced in the set; unreadable ones are ignored, because the run counts them.
 
         Raises:
-            UserError: an image that does not fit its record, or none of them is there.
+            UserError: an image that does not fit its record, or none of them exists.
         """
         chosen = range(0, len(self), max(1, len(self) // CHECKED))
         if chosen and not any(Path(self.samples[index][0]).exists() for index in chosen):
@@ -174,7 +174,7 @@ class DetectionImages(Dataset):
                 self.read(index)
 
     def upright(self) -> np.ndarray:
-        """(N,) bool: images that are not wider than high. A batch holds images of one kind."""
+        """(N,) bool: images that are not wider than high. A batch has images of one kind."""
         return np.array([record["width"] <= record["height"] for record in self.records])
 
     def fingerprint(self) -> str:
@@ -191,8 +191,8 @@ class DetectionImages(Dataset):
 class DetectionTrainTransform:
     """Augmentation as published for COCO: flip, then one of two policies with equal probability.
 
-    Either a short side drawn from `short_sides`; or one from `crop_short_sides`, a crop with sides drawn from
-    `crop_sides`, and then the former. The long side stays below `long_side`.
+    The first resizes to a short side drawn from `short_sides`. The second resizes to one from `crop_short_sides`, crops
+    with sides drawn from `crop_sides`, and then applies the first. The long side is at most `long_side`.
 
     Args:
         short_sides, crop_short_sides, long_side, crop_sides: pixels; no crop_short_sides: the first policy only.
@@ -219,7 +219,7 @@ class DetectionTrainTransform:
         return sides[randint(len(sides))]
 
     def _crop(self, image: Tensor, boxes: Tensor, masks: Tensor | None, labels: Tensor) -> tuple:
-        """Crop; boxes are clipped, and objects of which nothing is left are dropped."""
+        """Crop; boxes are clipped, and objects outside the crop are dropped."""
         height, width = image.shape[-2:]
         low, high = self.crop_sides
         rows, columns = (int(uniform(min(side, low), min(side, high) + 1 - 1e-6)) for side in (height, width))

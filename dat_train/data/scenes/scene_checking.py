@@ -20,7 +20,7 @@ class CheckedMasks:
 
     Attributes:
         samples: (path, 0) pairs.
-        notes: facts for the user, one line each.
+        notes: information for the user, one line each.
         unit: of the amounts of classes.
     """
 
@@ -64,7 +64,7 @@ class CheckedObjects:
         """Number of objects to train on of each class in an image.
 
         Raises:
-            UserError: the image has not the size in its record, or a mask cannot be decoded.
+            UserError: the image does not have the size in its record, or a mask cannot be decoded.
         """
         record, size = self.file.images[index], (image.height, image.width)
         check_size(self.samples[index][0], size, record)

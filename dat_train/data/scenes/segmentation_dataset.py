@@ -26,7 +26,7 @@ class LabelEncoding(NamedTuple):
 
     Args:
         first: value of the first class; smaller values are ignored (ADE20K: 1, so that 0 is ignored).
-        classes: number of classes; larger values are errors, except 255 where it means ignored.
+        classes: number of classes; larger values are errors, except an ignored 255.
         ignores_255: a value 255 is allowed and ignored.
     """
 
@@ -38,7 +38,7 @@ class LabelEncoding(NamedTuple):
         """Labels uint8 of mask values: 0 to classes - 1, 255 ignored.
 
         Raises:
-            UserError: a value that belongs to no class.
+            UserError: a value without a class.
         """
         found = np.bincount(values.ravel(), minlength=256).nonzero()[0]
         last = self.first + self.classes - 1
@@ -247,7 +247,7 @@ def read_mask(path: str | Path) -> np.ndarray:
         with open_image(path) as mask:
             mask.load()
             mode, values = mask.mode, np.asarray(mask)
-    except Exception as error:  # damaged files raise almost anything
+    except Exception as error:  # damaged files raise errors of many types
         raise UnreadableImage(path, f"{type(error).__name__}: {error}") from error
     if mode == "1":
         return values.astype(np.uint8)

@@ -22,7 +22,7 @@ from dat_train.home_folder import expand_home
 
 PARTS = ("train", "val")
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
-CHECKED = 8  # masks that are read on opening, from all over the set
+CHECKED = 8  # number of masks that are read on opening, evenly spaced in the set
 
 
 def open_segmentation(
@@ -66,7 +66,7 @@ def open_segmentation(
 
 
 def _check_some(images: SegmentationImages) -> None:
-    """Read some images and masks from all over the set; unreadable ones are counted by the run.
+    """Read some images and masks, evenly spaced; unreadable ones are ignored, because the run counts them.
 
     Raises:
         UserError: a mask that does not fit its image or the classes; masks of one class and ignored pixels.
@@ -102,7 +102,7 @@ def _open_ade20k(root: Path, parts: Sequence[str]) -> list[SegmentationImages]:
 def _open_masks(
     root: Path, classes: str | None, parts: Sequence[str], *, val_fraction: float, split_seed: int
 ) -> list[SegmentationImages]:
-    """images/ and masks/ of the same stems, each with train/ and val/ or without; value k is line k of the classes."""
+    """images/ and masks/ with equal stems, with or without train/ and val/; value k is line k of the class list."""
     root = existing_folder(root)
     path = expand_home(classes) if classes else root / "classes.txt"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Labelled images where they are stored, for classification. Each storage gives a catalog: class names and samples.
+"""Storages of labeled images, for classification. Each storage returns a catalog: class names and samples.
 
 sources: the training and validation set of a run by `data.kind`; splits: training and validation part of a storage.
 folders, archives, hugging_face, csv_table: storages. imagenet_labels: labels of ImageNet's flat validation images.

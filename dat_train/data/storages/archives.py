@@ -111,7 +111,7 @@ class OfficialArchives:
 
 
 class Shards:
-    """WebDataset shards: tar files in which each image lies next to its label, KEY.jpg and KEY.cls or KEY.json.
+    """WebDataset shards: tar files in which each image is next to its label, KEY.jpg and KEY.cls or KEY.json.
 
     Args:
         label: key of the label in .json files.

@@ -1,4 +1,4 @@
-"""Labelled images of one split in any form of storage: class names, paths, labels, and access to the content."""
+"""Labeled images of one split in any storage format: class names, paths, labels, and access to the content."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +12,14 @@ from dat_train.data.sample_list import SampleList
 
 @dataclass(frozen=True)
 class Catalog:
-    """Labelled images of one split, sorted by class name and then by file name.
+    """Labeled images of one split, sorted by class name and then by file name.
 
     Attributes:
         classes: class names, sorted as text; a label is a position in this list.
         samples: (path, label) pairs.
         base: common beginning of all paths, not part of the data's fingerprint.
         source: encoded images by index; None: the paths are files.
-        notes: omitted files and other facts for the user, one line each.
+        notes: omitted files and other information for the user, one line each.
         targets: (images, classes) bool, all labels of an image, of multi-label data.
     """
 

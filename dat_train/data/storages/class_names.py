@@ -14,10 +14,10 @@ IMAGENET_CLASSES = 1000
 
 
 def match_classes(catalog: Catalog, classes: Sequence[str], where: str, owner: str = "the model") -> Catalog:
-    """Return `catalog` with the labels of `classes`, by name. Classes may be absent from it; a note says so.
+    """Return `catalog` with the labels of `classes`, by name. A note reports classes that do not occur in it.
 
-    The first way in which all names are known decides: as they are, with composed characters (macOS may write "é" as
-    "e" and an accent), or as ImageNet's classes, by WordNet number and by words ("tench, Tinca tinca").
+    Names are compared unchanged; if some are unknown, with composed characters (macOS may write "é" as "e" and an
+    accent); then as ImageNet's classes, by WordNet number and by words ("tench, Tinca tinca").
 
     Args:
         classes: class names of the model or of the training set.
@@ -55,7 +55,7 @@ def match_classes(catalog: Catalog, classes: Sequence[str], where: str, owner: s
 
 
 def composed(name: str) -> str:
-    """`name` with letters and accents composed (Unicode NFC), so that equal texts are equal."""
+    """`name` with letters and accents composed (Unicode NFC), so that texts that look equal are equal."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -66,7 +66,7 @@ def imagenet_numbers() -> list[str]:
 
 @cache
 def _numbers_by_words() -> dict[str, str]:
-    """WordNet number by the words of a class and by the first of them, lower case, where no other class has these."""
+    """WordNet number by all words of a class and by the first ones, lower case, if no other class has them."""
     info = ImageNetInfo()
     numbers: dict[str, set[str]] = {}
     for number in info.label_names():

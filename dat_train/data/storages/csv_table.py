@@ -20,9 +20,9 @@ from dat_train.errors import UserError
 PATH_COLUMNS = ("path", "image", "file", "filename", "file_name", "filepath", "image_path", "image_name", "image_id")
 LABEL_COLUMNS = ("label", "labels", "class", "classes", "target", "category", "tags")
 SPLIT_COLUMNS = ("split", "subset", "set", "fold")
-# Between the labels of one image: the first of these that occurs in the column, so that "traffic light;car" has two.
+# Separators of the labels of one image. The first that occurs in the column is used, so "traffic light;car" has two.
 SEPARATORS = (r"[;|]", r",", r"\s")
-MAX_SEARCHED = 1000  # files, and folders, that are looked for before all paths count as missing
+MAX_SEARCHED = 1000  # maximum number of files, and of folders, that are looked for before all paths count as missing
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")  # cells of a column for one class, lower case
 
 
@@ -147,7 +147,7 @@ class CsvTable:
         """Set classes and labels of a table with a column of 0 and 1 for each class.
 
         Args:
-            others: numbers of the columns that are no class.
+            others: numbers of the columns that are not classes.
 
         Raises:
             UserError: no column of 0 and 1, or a name that is not that of one class.

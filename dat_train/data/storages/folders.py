@@ -1,6 +1,6 @@
 """Image folders: one folder for each class, with or without a folder for each split around them.
 
-ImageNet-1K too, as extracted archives or as Kaggle's tree, with validation images that are in no class folders.
+ImageNet-1K is read as extracted archives or as Kaggle's tree, also with validation images outside class folders.
 """
 
 import os
@@ -27,13 +27,13 @@ from dat_train.home_folder import expand_home
 
 FLAT_IMAGE = re.compile(r"ILSVRC2012_(val|test)_\d{8}\.jpe?g$", re.IGNORECASE)
 KAGGLE = ("ILSVRC", "Data", "CLS-LOC")  # folders above train/ and val/
-MAX_SEARCHED = 1000  # folders that are looked into for a hint
+MAX_SEARCHED = 1000  # maximum number of folders that are searched for a hint
 
 
 class Folders:
-    """Labelled images in class folders below `root`, or below a folder for each split in it.
+    """Labeled images in class folders below `root`, or below a folder for each split in it.
 
-    ImageNet's validation images in no class folders get their labels from Kaggle's table or the development kit.
+    ImageNet's validation images outside class folders get their labels from Kaggle's table or the development kit.
 
     Args:
         root: of ImageNet, any level of Kaggle's tree.
@@ -62,7 +62,7 @@ class Folders:
         """Return the images of a split folder, or of the root itself (None).
 
         Raises:
-            UserError: no class folders, an empty one, folders that hold only folders, or flat images without labels.
+            UserError: no class folders, an empty one, folders that contain only folders, or flat images without labels.
         """
         folder = self.root / split if split else self.root
         if not is_flat(folder):
@@ -72,7 +72,7 @@ class Folders:
 
 
 def is_flat(folder: Path) -> bool:
-    """Return True for ImageNet's validation or test images in no class folders."""
+    """Return True for ImageNet's validation or test images outside class folders."""
     with os.scandir(folder) as entries:
         return any(FLAT_IMAGE.match(entry.name) for entry in entries)
 
@@ -110,7 +110,7 @@ def scan(folder: Path, whole: bool = False) -> Catalog:
         whole: require ImageNet's 1000 classes, before the files are listed, which may take minutes.
 
     Raises:
-        UserError: no class folders, an empty one, or folders that hold only folders.
+        UserError: no class folders, an empty one, or folders that contain only folders.
     """
     folders = class_folders(folder)
     if whole:
@@ -135,7 +135,7 @@ def class_folders(folder: Path) -> list[str]:
     """Names of the class folders, sorted as text.
 
     Raises:
-        UserError: there are none, or they hold only folders.
+        UserError: there are none, or they contain only folders.
     """
     names = subfolders(folder)
     if not names:

@@ -14,7 +14,7 @@ from dat_train.home_folder import expand_home
 
 
 class HuggingFace:
-    """Labelled images of a data set that `datasets` opens.
+    """Labeled images of a data set that `datasets` opens.
 
     Args:
         root: folder of a saved data set or of parquet files, or a name on the Hub.
@@ -66,7 +66,7 @@ class HuggingFace:
             return datasets.load_from_disk(str(self.root))
         if self.root.is_dir():
             patterns = datasets.data_files.get_data_patterns(str(self.root))[split]
-            files = {split: [str(pattern) for pattern in patterns]}  # of this split alone
+            files = {split: [str(pattern) for pattern in patterns]}  # of this split only
             return datasets.load_dataset("parquet", data_files=files, data_dir=str(self.root), split=split)
         return self._hub(lambda: datasets.load_dataset(self.name, split=split))
 
@@ -106,7 +106,7 @@ class RowSource:
         self.rows = np.arange(len(data)) if rows is None else rows
 
     def open(self, index: int) -> str | bytes:
-        """Return the content of the image at `index`, or its path where the data set holds paths."""
+        """Return the content of the image at `index`, or its path if the data set has paths."""
         value = self.data[int(self.rows[index])][self.column]
         if isinstance(value, dict):
             return value["bytes"] if value.get("bytes") is not None else value["path"]
@@ -134,7 +134,7 @@ def imagenet_names(names: list[str]) -> list[str]:
 
 
 def _file_names(data: Any, column: str) -> list[str | None]:
-    """File name of each row's image, where the data set has it; images are not read."""
+    """File name of each row's image, if the data set has it; images are not read."""
     if data._indices is not None:
         data = data.flatten_indices()
     names: list[str | None] = []

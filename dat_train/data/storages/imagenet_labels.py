@@ -19,7 +19,7 @@ NAME = "ILSVRC2012_val_{:08d}"
 def validation_classes(names: Sequence[str], folder: Path, images: Path) -> list[str]:
     """Return the WordNet number of each of ImageNet's validation images, by its file name.
 
-    LOC_val_solution.csv, ILSVRC2012_devkit_t12.tar.gz or its unpacked folder is looked for in `folder` and above it.
+    LOC_val_solution.csv, ILSVRC2012_devkit_t12.tar.gz or its unpacked folder is searched in `folder` and its parents.
 
     Args:
         images: folder or archive of the images, for messages.

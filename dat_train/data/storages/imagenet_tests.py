@@ -26,7 +26,7 @@ VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.")
 
 
 def open_test_set(kind: str, root: str | Path, classes: Sequence[str] | None = None) -> ImageDataset:
-    """Return one of TEST_SETS, in the folders in which its authors publish it.
+    """Return one of TEST_SETS, in folders as published by its authors.
 
     imagenet_v2 (Recht et al., 2019): folders 0 to 999. imagenet_a, imagenet_r (Hendrycks et al., 2021), imagenet_sketch
     (Wang et al., 2019): a folder for each WordNet number; A and R have 200 of the classes each. imagenet_real (Beyer et

@@ -37,9 +37,9 @@ def open_datasets(
 
     Args:
         kind: one of CLASSIFICATION_KINDS.
-        root: where the images are; the digits are written there first.
+        root: folder, file or name of the images; the digits are written there first.
         image_size: of fake images, pixels.
-        val_fraction, split_seed, split_by: images held out where the data has no splits; see `HoldOut`.
+        val_fraction, split_seed, split_by: images held out if the data has no splits; see `HoldOut`.
         columns: image_column, label_column, multi_label of `open_storage`.
 
     Raises:
@@ -78,10 +78,10 @@ def open_evaluation_set(
     """Return the images to evaluate a model on, with its labels. Only the split that is evaluated is read.
 
     Args:
-        classes: the model's class names by label, to which the data is matched by name; None: the data's own.
+        classes: class names of the model, to which the data is matched by name; None: those of the data.
         split: name of the split, in any case; "all": the whole set; None: val/, else test/, else the whole set.
         columns: image_column, label_column, multi_label of `open_storage`.
-        hold_out: of the training run, where `root` is the set that it held out a part of: that part alone.
+        hold_out: that of the training run, if it held out a part of `root`; only this part is returned.
 
     Raises:
         UserError: data that cannot be used, no such split, or classes that the model does not have.
@@ -111,9 +111,9 @@ def open_storage(
     label_column: str | None = None,
     multi_label: bool = False,
 ) -> Storage:
-    """Return access to the images at `root`. Kinds "folder" and "imagenet" recognize the form of storage.
+    """Return access to the images at `root`. Kinds "folder" and "imagenet" recognize the storage format.
 
-    The forms are class folders, Kaggle's tree and ImageNet's official archives, a zip or tar of folders, WebDataset
+    Formats are class folders, Kaggle's tree and ImageNet's official archives, a zip or tar of folders, WebDataset
     shards, and data sets of Hugging Face; they give the same samples in the same order.
     """
     columns = {"image_column": image_column, "label_column": label_column}
@@ -143,7 +143,7 @@ def open_storage(
 
 
 def subfolders_of_images(root: Path) -> bool:
-    """Return True if `root` is a folder of class folders or of splits, so that no other form is looked for."""
+    """Return True if `root` is a folder of class folders or of splits; other formats are then not considered."""
     names = subfolders(root)
     return any(has_images(root / name) for name in names) or any(
         has_images(root / name / inner) for name in names[:3] for inner in subfolders(root / name)[:3]

@@ -14,16 +14,16 @@ from dat_train.data.storages.split_names import find_split
 from dat_train.errors import UserError
 
 ALL = "all"  # data.split=all: no part is held out
-KEY_RANGE = 2.0**63  # keyed_seed's
+KEY_RANGE = 2.0**63  # upper end of the range of keyed_seed
 
 
 class Storage(Protocol):
-    """Labelled images in one form of storage: folders, archives, tables, ..."""
+    """Labeled images in one storage format: folders, archives, tables, ..."""
 
     name: str
 
     def splits(self) -> list[str]:
-        """Names of the splits; empty where the images are in one set."""
+        """Names of the splits; empty if the images are in one set."""
 
     def open(self, split: str | None) -> Catalog:
         """Return the images of a split, or of the one set (None). Only this split is read."""
@@ -31,14 +31,14 @@ class Storage(Protocol):
 
 @dataclass(frozen=True)
 class HoldOut:
-    """Part of each class that is held out for validation where the data has no splits.
+    """Part of each class that is held out for validation if the data has no splits.
 
     Attributes:
         fraction: of the images.
         seed: of the choice.
         by: "name" decides about each image by its class and name, so that added images move no other image between
-            training and validation. "order" takes the same share of every class by the sorted list of names, as runs
-            before version 0.2 did.
+            training and validation. "order" takes the same fraction of every class by the sorted list of names, as
+            before version 0.2.
     """
 
     fraction: float = 0.1
@@ -122,7 +122,7 @@ def open_evaluation_part(storage: Storage, split: str | None, hold_out: HoldOut 
 
     Args:
         split: name of the split, in any case; "all": the whole set; None: val/, else test/, else the whole set.
-        hold_out: of the training run, where it held out a part of the same set; None: the whole set.
+        hold_out: that of the training run, if it held out a part of the same set; None: the whole set.
 
     Raises:
         UserError: no such split, or only a training split.

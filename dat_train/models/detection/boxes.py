@@ -35,7 +35,7 @@ class Detections:
     mask_logits: list[Tensor] | None = None
 
     def selected(self, chosen: Tensor | slice) -> "Detections":
-        """Some detections, in this order, in float32 on the CPU."""
+        """Chosen detections, in this order, in float32 on the CPU."""
         masks = self.mask_logits and [logits[chosen].float().cpu() for logits in self.mask_logits]
         return Detections(self.boxes[chosen].float().cpu(), self.scores[chosen].cpu(), self.labels[chosen].cpu(), masks)
 
@@ -78,7 +78,7 @@ class Anchors(AnchorGenerator):
 
 
 class DeltaCoder(BoxCoder):
-    """Box deltas (dx, dy, dw, dh) as torchvision's coder has them; dw and dh are clamped on both sides.
+    """Box deltas (dx, dy, dw, dh) as in torchvision's coder; dw and dh are clamped on both sides.
 
     Args:
         stds: standard deviations by which the deltas are divided.
@@ -96,8 +96,8 @@ class DeltaCoder(BoxCoder):
 def match(boxes: Tensor, anchors: Tensor, *, positive: float, negative: float, minimum: float | None = None) -> Tensor:
     """Assignment of anchors (or regions) to ground-truth boxes.
 
-    An anchor takes its best box. With low-quality matches every box in turn also takes the anchors that have exactly
-    its best overlap, if this reaches `minimum`.
+    An anchor is assigned to its best box. With low-quality matches, the anchors with exactly the best overlap of a box
+    are then also assigned to this box, if the overlap reaches `minimum`; boxes are processed in order.
 
     Args:
         boxes: (M, 4) ground truth.
@@ -166,7 +166,7 @@ def level_candidates(
     Args:
         levels: of each level class logits (N, classes), deltas (N, 4) and anchors (N, 4).
         size: of the image, to which boxes are clipped.
-        least: pairs with a score over it are candidates.
+        least: candidates have a score above it.
 
     Returns:
         boxes (K, 4); scores, labels and numbers of the levels (K,).

@@ -18,7 +18,7 @@ def mask_targets(masks: Tensor, boxes: Tensor, index: Tensor, size: int = 28) ->
 
 
 def paste_masks(mask_logits: Sequence[Tensor], boxes: Tensor, size: Size) -> Tensor:
-    """Binary masks in the original image: sigmoid averaged over mask heads, sampled bilinearly at pixel centres.
+    """Binary masks in the original image: sigmoid averaged over mask heads, sampled bilinearly at pixel centers.
 
     Args:
         mask_logits: of each head (N, 28, 28).

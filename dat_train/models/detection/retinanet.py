@@ -91,7 +91,7 @@ class RetinaNet(DenseModel):
     def _losses(
         self, scores: Tensor, deltas: Tensor, anchors: Tensor, used: list[Tensor], targets: Sequence[dict]
     ) -> dict[str, Tensor]:
-        """Focal and L1 loss, both divided by the positives of the batch (at least one an image)."""
+        """Focal and L1 loss, both divided by the positives of the batch (at least one per image)."""
         boxes, labels = ([target[key] for target in targets] for key in ("boxes", "labels"))
         assigned = scores.new_full(scores.shape[:2], IGNORED, dtype=torch.int64)
         for row, truth, inside in zip(assigned, boxes, used, strict=True):
@@ -108,7 +108,7 @@ class RetinaNet(DenseModel):
     def _detect(
         self, scores: Tensor, deltas: Tensor, anchors: Sequence[Tensor], size: Size, original: Size
     ) -> Detections:
-        """Best 100 boxes of one image: 1,000 candidates a level over 0.05, suppression at 0.5 within each class."""
+        """Best 100 boxes of one image: 1,000 candidates per level over 0.05, suppression at 0.5 within each class."""
         counts = [len(level) for level in anchors]
         levels = zip(scores.split(counts), deltas.split(counts), anchors, strict=True)
         boxes, scores, labels, _ = level_candidates(self.coder, levels, size, least=0.05, limit=1000)

@@ -55,7 +55,7 @@ def pool_regions(levels: Sequence[Tensor], boxes: list[Tensor], size: int) -> Te
     Args:
         levels: maps (B, C, H, W) at strides 4, 8, 16, 32.
         boxes: boxes of each image (N_i, 4).
-        size: bins a side.
+        size: bins per side.
 
     Returns:
         (sum of N_i, C, size, size).
@@ -139,8 +139,8 @@ class RoIHeads(nn.Module):
     Cascade R-CNN: rising overlaps, falling loss weights, and a GIoU loss (weight 10) on decoded boxes.
 
     Args:
-        bbox_heads, mask_heads: one of each a stage.
-        sampled: regions an image that enter a stage's loss, at most a quarter positive.
+        bbox_heads, mask_heads: one of each per stage.
+        sampled: regions per image in the loss of a stage, at most a quarter positive.
     """
 
     def __init__(self, bbox_heads: Sequence[BoxHead], mask_heads: Sequence[MaskHead], sampled: int = 512) -> None:

@@ -22,12 +22,12 @@ from dat_train.models.detection.boxes import (
 
 
 class RPNHead(nn.Module):
-    """Objectness and boxes of anchors at five levels, the proposals made of them, and their loss.
+    """Objectness and boxes of anchors at five levels, the resulting proposals, and the loss.
 
     Args:
         channels: channels of every level.
         cascade: smooth L1 box loss with beta 1 / 9 instead of L1, on anchors wholly inside the unpadded image.
-        sampled: anchors an image that enter the loss, at most half of them positive.
+        sampled: anchors per image in the loss, at most half of them positive.
         per_level: candidates of a level before suppression, in training and in evaluation.
         proposals: proposals of an image, in training and in evaluation.
     """

@@ -1,7 +1,7 @@
-"""Faster forms of the models' modules, with the same parameters: `accelerate(model, device)`.
+"""Faster subclasses of the modules in models/, with the same parameters: `accelerate(model, device)`.
 
-The models import nothing from here. Exporting, torch.compile, hooks inside modules, adapters and second derivatives
-work on the plain model.
+Other modules of models/ do not import this package. Export, torch.compile, hooks inside modules, adapters and second
+derivatives need the plain model.
 """
 
 from dat_train.models.kernels.accelerate import accelerate, is_accelerated, prefers_eager, restore

@@ -1,4 +1,4 @@
-"""Replacing the modules of a model by faster forms, and back."""
+"""Replacement of the modules of a model by faster subclasses, and its reversal."""
 
 import torch
 from torch import nn
@@ -29,22 +29,22 @@ FLEX = {DeformableAttention: FlexDeformableAttention, NeighborhoodAttention: Fle
 
 
 def accelerate(model: nn.Module, device: torch.device | str, kernels: str = "auto") -> nn.Module:
-    """Replace the modules of a DAT by the fastest measured forms for a device, in place.
+    """Replace the classes of a DAT's modules by the fastest measured subclasses for a device, in place.
 
-    Each module gets a subclass of its class: parameters, buffers, state dict and results stay the same, to rounding.
-    Other models and modules stay as they are. `restore` undoes it.
+    Parameters, buffers and state dict stay the same, and so do results, up to rounding. Other models and modules are
+    unchanged. `restore` undoes it.
 
-    Call it last, after adapters and parametrizations. Modules with a hook or a replaced layer inside are left plain.
+    Call it last, after adapters and parametrizations. Modules with a hook or a replaced layer inside are not replaced.
     Hooks on the layers inside an accelerated module that are registered later are not called until `restore`; hooks on
     the module are.
-    In training with stochastic depth on a CPU, modules inside a block receive the images that are kept alone. On a CPU
+    In training with stochastic depth on a CPU, modules inside a block receive only the images that are kept. On a CPU
     there are no second derivatives. Export and compile the plain model.
 
     Args:
         model: the model; its weights may still be on another device.
         device: the device it will run on.
-        kernels: "auto": the CPU's kernels on a CPU, deterministic forms on CUDA where torch requires deterministic
-            algorithms, the plain model elsewhere. "plain": no change. "triton", "flex": deformable attention
+        kernels: "auto": the CPU kernels on a CPU, deterministic subclasses on CUDA if torch requires deterministic
+            algorithms, else the plain model. "plain": no change. "triton", "flex": deformable attention
             (flex: neighborhood attention too) by kernels that have not been measured on a GPU, on CUDA.
 
     Returns:
@@ -70,7 +70,7 @@ def restore(model: nn.Module) -> nn.Module:
 
 
 def is_accelerated(model: nn.Module) -> bool:
-    """Return True if a module of the model has a faster form."""
+    """Return True if a module of the model was replaced by a faster subclass."""
     return any(map(_is_kernel, model.modules()))
 
 

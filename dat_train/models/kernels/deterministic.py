@@ -30,7 +30,7 @@ class DeterministicTableBias(TableBias):
 
 
 def _cell_weights(t: Tensor, size: int) -> Tensor:
-    """Weights (..., size) of an axis' cells at t, -1 and 1 the first and last cell, with the slope of grid_sample."""
+    """Weights (..., size) of the cells of an axis at t; -1, 1: first and last cell. Gradient as in grid_sample."""
     t = (t + 1) * ((size - 1) / 2)
     first = t.detach().floor()
     share, first = (t - first).unsqueeze(-1), first.unsqueeze(-1)

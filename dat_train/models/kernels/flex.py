@@ -1,6 +1,6 @@
 """Deformable and neighborhood attention by torch's flex_attention: kernels=flex, on CUDA.
 
-It supports no dropout of attention weights: layers that have it in training are computed by the plain form.
+It does not support dropout of attention weights: layers with dropout use the plain class in training.
 """
 
 import functools
@@ -51,7 +51,7 @@ def flex_attention(device_type: str) -> Callable[..., Tensor]:
 
 
 def allow_graphs(number: int) -> None:
-    """Let torch.compile make up to `number` graphs of one function. Its own limit is eight."""
+    """Allow torch.compile at least `number` graphs per function. The default limit is eight."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, number)
 
 
@@ -66,7 +66,7 @@ def flex_deformable_attention(q: Tensor, kv: Tensor, positions: Tensor, table: T
     query_y, query_x = query_points(H, geometry, positions), query_points(W, geometry, positions)
     key_y, key_x = positions.flatten(2, 3).unbind(-1)
     cells = F.pad(table.to(positions.dtype), (2, 2, 2, 2))  # zeros around the table: no read needs a check
-    # one table for each of the four reads: torch's compiler supports one read of a tensor that has a gradient
+    # One table for each of the four reads: torch's compiler supports only one read of a tensor with a gradient.
     upper_left, upper_right, lower_left, lower_right = (cells.clone() for _ in range(4))
 
     def add_bias(score: Tensor, b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Bilinear sampling (docs/model.md, step 6) as a weighted sum of rows, without a channels-first copy of the map.
 
-Used on a CPU for speed, and on CUDA where deterministic algorithms are required: the gradient of grid_sample is not
+Used on a CPU for speed, and on CUDA if deterministic algorithms are required: the gradient of grid_sample is not
 deterministic there.
 """
 

@@ -1,13 +1,12 @@
 """Deformable attention on CUDA as Triton kernels that store no bias: kernels=triton.
 
-A bias is computed from four cells of the table where it is added, and again in the backward pass. Forward: one program
+A bias is computed from four cells of the table when it is added, and again in the backward pass. Forward: one program
 for every block of queries of a head, keys in blocks, running softmax (Dao et al., FlashAttention, NeurIPS 2022).
 Backward: one kernel over blocks of queries for their gradient, one over blocks of keys for all other gradients.
 Positions get a gradient from every head, the table from every image, summed afterwards. Within an image the table's
 gradient is added atomically: like that of grid_sample on CUDA, it is not deterministic.
 
-TRITON_INTERPRET=1 runs the kernels on a CPU, which is how their numbers are tested. That they compile for a GPU is
-tested too.
+TRITON_INTERPRET=1 runs the kernels on a CPU; tests compare results in this mode, and compile the kernels for a GPU.
 """
 
 import torch
@@ -20,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from dat_train.models.deformable import DeformableAttention, TableBias, query_points
 
 BLOCK_QUERIES, BLOCK_KEYS, WARPS = 64, 32, 8  # registers spill with fewer warps
-RING = tl.constexpr(2)  # cells of zeros around the table: no read needs a check
+RING = tl.constexpr(2)  # cells of zeros around the table, so that no read needs a bounds check
 
 
 class TritonDeformableAttention(DeformableAttention):

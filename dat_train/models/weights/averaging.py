@@ -1,4 +1,4 @@
-"""Averaging the weights of models fine-tuned from the same start (model soups: Wortsman et al., ICML 2022)."""
+"""Averaging of models fine-tuned from the same weights (model soups: Wortsman et al., ICML 2022)."""
 
 from collections.abc import Callable, Sequence
 

@@ -2,7 +2,7 @@
 
 `Checkpoint.open` is the only reader in the package. No code in a file is executed: pickles are read with torch's
 `weights_only=True`, and the pickled `yacs` configuration of a released checkpoint becomes a plain dictionary. Files
-written by dat-train carry the SHA-256 of their content in the comment of the zip archive; it is verified on every read.
+written by dat-train have the SHA-256 of their content in the comment of the zip archive; it is verified on every read.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ END_RECORD_BYTES = 22
 TAIL_BYTES = 256  # of a file, searched for the end record and our comment
 CHUNK = 1 << 20
 
-# Classes that training programs pickle next to weights, and that hold data only: the `config` of released checkpoints
+# Classes that training programs pickle next to weights and that contain data only: the `config` of released checkpoints
 # (read as an ordered dictionary), arguments of scripts, Lightning's hyper-parameters.
 _PLAIN_CLASSES = [
     (OrderedDict, "yacs.config.CfgNode"),
@@ -213,8 +213,8 @@ def _read_pickle(file, path: Path) -> Any:
 def _verify(file, path: Path) -> bool:
     """Compare a file with the checksum in its comment.
 
-    A changed bit, or a missing end, leaves at least one sign of our comment: its mark, or its length in the end record.
-    A file with either sign has to have both, and the right checksum.
+    After a bit flip or truncation, a file still has the mark of our comment or its length in the end record. A file
+    with one of them must have both, and the right checksum.
 
     Returns:
         False for a file without our comment, which has no checksum.

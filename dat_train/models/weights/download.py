@@ -1,4 +1,4 @@
-"""Downloads that are resumed after a broken connection and appear under their name only when they are complete."""
+"""Downloads that are resumed after a broken connection and get their final name only when they are complete."""
 
 import contextlib
 import errno
@@ -33,8 +33,8 @@ class DownloadError(UserError):
 def download(url: str, folder: Path, name: str, check: Callable[[Path], None] = lambda path: None) -> Path:
     """Download a file into `folder`, once.
 
-    The file grows as .NAME.part; the caller excludes other processes with `locked`. A broken connection, also of an
-    earlier process, is resumed with an HTTP range if the server's file is still the same. The complete file is
+    Data are appended to .NAME.part; the caller excludes other processes with `locked`. A broken download, also of an
+    earlier process, is resumed with an HTTP range if the file on the server is still the same. The complete file is
     checked and renamed.
 
     Args:
@@ -60,7 +60,7 @@ def download(url: str, folder: Path, name: str, check: Callable[[Path], None] = 
         except UserError as error:
             _remove(part)
             raise DownloadError(str(error).replace(str(part), final)) from None
-        if (folder / final).exists():  # of another download, under the name that this server proposes
+        if (folder / final).exists():  # from another download with the same proposed name
             final = name
         part.replace(folder / final)
         _remove(part)
@@ -97,7 +97,7 @@ def _fetch(url: str, part: Path, name: str) -> str:
 
 
 def _continue(url: str, part: Path, name: str) -> str:
-    """One connection; appends the received bytes to `part`."""
+    """Append the bytes of one connection to `part`; return the file name as `_fetch` does."""
     start, known = _size(part), read_json(_notes(part)) or {}
     request = urllib.request.Request(url, headers={"User-Agent": "dat-train"})
     if start and known.get("validator"):
@@ -136,7 +136,7 @@ def _continue(url: str, part: Path, name: str) -> str:
 
 
 def _bar(name: str, start: int, size: int | None):
-    """Progress bar on standard error, where that is a terminal."""
+    """Progress bar on standard error, if that is a terminal."""
     return tqdm(
         total=size,
         initial=start,
@@ -170,7 +170,7 @@ def _remove(part: Path) -> None:
 
 
 def _is_final(error: Exception) -> bool:
-    """True for errors that another attempt cannot solve: no such host, connection refused, a certificate."""
+    """True for errors that another attempt cannot fix: no such host, connection refused, a certificate."""
     reason = getattr(error, "reason", error)
     return isinstance(error, urllib.error.URLError) and not isinstance(reason, TimeoutError | ConnectionResetError)
 

@@ -1,4 +1,4 @@
-"""Fitting weights to a model: bias tables of another size, stems with other channels, classifiers of other classes."""
+"""Adaptation of weights to a model: bias tables of another size, stems with other channels, other classes."""
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,10 @@ from dat_train.models.deformable import FixedBias, resize_fixed_table
 def fit_state(
     model: nn.Module, state: dict[str, Tensor], classifier: tuple[str, ...], stem: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Reshape weights for `model` where a rule is known; other weights pass through.
+    """Reshape weights for `model`; weights without a rule are unchanged.
 
     Bias tables are resized bicubically, each head separately; a stem for other channels is adapted as in timm; a
-    classifier for another number of classes is left out, also where the model has none.
+    classifier for another number of classes is left out, also if the model has none.
 
     Args:
         state: weights by the model's names.

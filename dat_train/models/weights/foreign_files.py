@@ -1,17 +1,17 @@
-"""Names for files that are given as weights but contain something else."""
+"""Detection of files that are given as weights but have another format."""
 
 import zipfile
 from pathlib import Path
 
 HEAD_BYTES = 512
 _PROGRAM = "; it contains a program for inference, not a checkpoint: give the checkpoint it was exported from"
-_BEGINNINGS = (  # first bytes -> what the file is and the way out
+_BEGINNINGS = (  # first bytes -> format and advice for the error message
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself: run `git lfs pull` where it came from"),
     (b"\x93NUMPY", "a NumPy array: save the weights with torch.save or safetensors"),
     (b"\x89HDF", "an HDF5 file (Keras): convert it to PyTorch weights first"),
     (b"\x1f\x8b", "compressed with gzip: unpack it first"),
 )
-_ARCHIVES = (  # part of a name inside a zip archive -> what the file is and the way out
+_ARCHIVES = (  # part of a name inside a zip archive -> format and advice for the error message
     ("serialized_exported_program.json", f"a program of torch.export{_PROGRAM}"),
     ("models/model.json", f"a program of torch.export{_PROGRAM}"),
     ("/constants.pkl", f"a TorchScript program{_PROGRAM}"),
@@ -20,7 +20,7 @@ _ARCHIVES = (  # part of a name inside a zip archive -> what the file is and the
 
 
 def foreign_kind(path: Path) -> str | None:
-    """Description of a file that contains no weights in a readable format, with the way out; None for other files.
+    """Format of a file that cannot be read as weights, with advice for the user; None for other files.
 
     Raises:
         OSError: the file cannot be read.

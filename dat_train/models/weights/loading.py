@@ -1,4 +1,4 @@
-"""Loading weights into a model: checkpoints of dat-train, safetensors, timm's files and released checkpoints."""
+"""Loading of weights into a model: checkpoints of dat-train, safetensors, timm's files and released checkpoints."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -45,13 +45,13 @@ def load_weights(
     ema: bool | None = None,
     classes: Sequence[str] | None = None,
 ) -> LoadReport:
-    """Load weights into `model`, renamed, reshaped and resized where needed (see `fit_state`).
+    """Load weights into `model`, renamed, reshaped and resized as needed (see `fit_state`).
 
     Args:
-        weights: a checkpoint, or what `Checkpoint.open` takes.
+        weights: a checkpoint, or a source as in `Checkpoint.open`.
         ema: take the averaged weights (True), the plain ones (False), or the averaged ones if there are any (None).
-        classes: names of the model's classes. If the file has as many classes with other names, the model keeps its
-            own classifier.
+        classes: names of the model's classes. If the file has as many classes with other names, its classifier is not
+            loaded.
 
     Returns:
         A report of the changes.
@@ -112,7 +112,7 @@ def _choose_state(checkpoint: Checkpoint, ema: bool | None) -> tuple[dict[str, T
 
 
 def _by_model_names(state: dict[str, Tensor], own: set[str], report: LoadReport) -> tuple[dict[str, Tensor], bool]:
-    """Weights by the model's parameter names `own`, and True if they are a part of a larger model's."""
+    """Weights by the model's parameter names `own`, and True if they are a part of a larger model."""
     state, is_part = _take_backbone(state, own, report.notes)
     if is_published(state):
         state = rename_published(state)
@@ -122,10 +122,10 @@ def _by_model_names(state: dict[str, Tensor], own: set[str], report: LoadReport)
 
 
 def _take_backbone(state: dict[str, Tensor], own: set[str], notes: list[str]) -> tuple[dict[str, Tensor], bool]:
-    """Weights under the prefix with which most names agree with the model's, and True if others were left out.
+    """Weights under the prefix that gives the most names of the model, and True if others were left out.
 
     The prefix is that of a detector, a Lightning module or self-supervised training. Without a matching prefix, or if
-    the names agree already: `state` itself.
+    the names match already, `state` is returned.
     """
     if _count_matches(state, own):
         return state, False

@@ -21,7 +21,7 @@ def is_published_dense(state: dict[str, Tensor]) -> bool:
 def published_experiment(state: dict[str, Tensor]) -> str | None:
     """Name of the experiment (conf/experiment) of a published dense model, from its weights; None for others.
 
-    Detectors have the name with the long schedule, where both were published: the models are the same.
+    Detectors get the name with the long schedule if both were published, because the models are the same.
     """
     marks = {
         "upernet_datpp_{}": "decode_head.psp_modules.",

@@ -1,4 +1,4 @@
-"""Weights published by the authors of DAT and DAT++: their sources, and the copy on this machine."""
+"""Weights published by the authors of DAT and DAT++: their sources, and the local copy."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from dat_train.home_folder import expand_home
 from dat_train.models.weights.download import DownloadError, download, locked, sha256
 from dat_train.models.weights.published_names import rename_published
 
-VARIABLE = "DAT_TRAIN_WEIGHTS"  # a folder or URL with the files by their published names, asked first
+VARIABLE = "DAT_TRAIN_WEIGHTS"  # a folder or URL with the files by their published names, searched first
 SCHEME = "published:"  # published:MODEL is a source of weights, as timm's local-dir: and hf-hub:
 
 

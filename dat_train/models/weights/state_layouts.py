@@ -1,4 +1,4 @@
-"""Layouts of checkpoint dictionaries: where plain and averaged weights are stored."""
+"""Layouts of checkpoint dictionaries: keys of plain and averaged weights."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Weight files by the names that users give: paths, folders of runs, timm's folders, the Hugging Face hub."""
+"""Resolution of weights given by users: paths, folders of runs, timm's folders, the Hugging Face hub."""
 
 import contextlib
 from pathlib import Path
@@ -46,7 +46,7 @@ def _from_hub(source: str) -> Path:
     for name in FILES:
         try:
             file = Path(download_from_hf(source.removeprefix(HUB), name))
-            with contextlib.suppress(OSError):  # a repository may hold weights alone
+            with contextlib.suppress(OSError):  # a repository may have weights only
                 download_from_hf(source.removeprefix(HUB), "config.json")
             return file
         except (OSError, ValueError, AssertionError) as error:  # no such name, repository or file; no network

@@ -1,4 +1,4 @@
-"""Interface of loggers, and protection of a run from those that fail."""
+"""Interface of loggers, and a wrapper that disables a failing logger."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +22,9 @@ def named_values(group: str, row: dict) -> dict[str, float]:
 
 
 class Logger(Protocol):
-    """A receiver of the rows of metrics.jsonl, in order, of the groups "train" (steps) and "validation".
+    """Receiver of the rows of metrics.jsonl, in order, in the groups "train" (steps) and "validation".
 
-    After resuming, some rows may come a second time.
+    After resuming, some rows may be repeated.
     """
 
     def log(self, group: str, row: dict) -> None: ...
@@ -34,7 +34,7 @@ class Logger(Protocol):
 
 
 class FailSafeLogger:
-    """A logger whose first failure is reported and which is not used afterwards.
+    """Wrapper of a logger; the first failure is reported and disables it.
 
     Args:
         title: name for the report.

@@ -21,7 +21,7 @@ ENVIRONMENT = {
 
 
 class MlflowLogger:
-    """A run on an MLflow server or in a local database. A killed run is continued under the same id.
+    """Run on an MLflow server or in a local database. A killed run is continued under the same id.
 
     Args:
         folder: of the run; contains the id.
@@ -39,7 +39,7 @@ class MlflowLogger:
         except ImportError:
             raise UserError("mlflow is not installed: pip install mlflow") from None
 
-        for library in ("mlflow", "alembic"):  # they report the creation of their tables
+        for library in ("mlflow", "alembic"):  # these log the creation of their tables
             logging.getLogger(library).setLevel(logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
         runs = folder.resolve().parent

@@ -10,7 +10,7 @@ from dat_train.training.loggers.logger import About, named_values
 class TensorBoardLogger:
     """Writer of event files in `folder`, which `tensorboard --logdir runs` finds.
 
-    Steps that come a second time, in a resumed run or one that went back, replace the former ones.
+    Repeated steps, in a resumed or rewound run, replace the earlier ones.
 
     Args:
         step: steps done so far.

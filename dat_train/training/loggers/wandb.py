@@ -12,7 +12,7 @@ WANDB_SECONDS = 30.0  # seconds to reach the server at the start, and to upload 
 
 
 class WandbLogger:
-    """A Weights & Biases run. A killed run is continued under the same id, which is in `folder`.
+    """Weights & Biases run. A killed run is continued under the same id, which is stored in `folder`.
 
     There is no login prompt and no long wait: without stored credentials, or if the server does not answer, the run is
     written to `folder`/wandb, and `wandb sync` uploads it later.

@@ -1,7 +1,7 @@
-"""Cutting work into chunks that fit a CPU's cache.
+"""Splitting of computations into chunks that fit the cache of a CPU.
 
 A tensor of tens of megabytes is written to fresh pages of memory, which the operating system has to provide and to
-clear. A chunk is written to the memory of the previous chunk. This is the largest part of what the kernels gain.
+clear. A chunk reuses the memory of the previous chunk. This accounts for most of the speedup of the kernels.
 """
 
 import torch
@@ -13,7 +13,7 @@ CHUNK_BYTES = 2 << 20  # of the largest temporary tensor, per thread: about an L
 def chunks(size: int, bytes_each: int) -> list[slice]:
     """Slices of range(size), of equal length, whose items fill about CHUNK_BYTES per thread.
 
-    They depend on the sizes and the number of threads alone: sums over chunks have the same order in every run.
+    They depend only on the sizes and the number of threads, so sums over chunks have the same order in every run.
 
     Args:
         size: number of items.
@@ -31,7 +31,7 @@ def needs_gradient(*tensors: Tensor) -> bool:
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
-    """Format in which a matrix product of `x` is computed."""
+    """Data type in which a matrix product of `x` is computed."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
@@ -41,5 +41,5 @@ def cat(pieces: list[Tensor]) -> Tensor:
 
 
 def accumulate(total: Tensor | None, share: Tensor) -> Tensor:
-    """Sum over chunks, in at least float32; a share may be bfloat16."""
+    """Sum over chunks, in at least float32; `share` may be bfloat16."""
     return share if total is None else total.to(torch.promote_types(share.dtype, torch.float32)).add_(share)

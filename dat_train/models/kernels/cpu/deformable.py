@@ -12,7 +12,7 @@ from dat_train.models.kernels.row_sampling import sample_rows
 class CPUDeformableAttention(DeformableAttention):
     """DeformableAttention that samples without a channels-first copy, and attends in chunks with a bias table.
 
-    No sampling grid and no bias of a whole batch is written.
+    It stores no sampling grid and no bias for a whole batch.
     """
 
     def features(self, x: Tensor, positions: Tensor) -> Tensor:
@@ -89,8 +89,8 @@ def _bias_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the table (M, h, w) and of the grid it is sampled at.
 
-    grid_sample adds each share of the table's gradient to its four cells one by one. In bfloat16, whose products are
-    cheap, two batched products take less time.
+    grid_sample adds each term of the table's gradient to four cells one by one. In bfloat16, two batched matrix
+    products take less time.
     """
     tables, grid = _tables(table, positions), _grid(positions, *points)
     by_products = d_bias.dtype == torch.bfloat16
@@ -118,7 +118,7 @@ def _table_gradient(d_bias: Tensor, positions: Tensor, table: Tensor, points: tu
 
 
 def _cell_weights(t: Tensor, size: int) -> Tensor:
-    """Weights (..., size) of an axis' cells in a linear interpolation at t, -1 and 1 the first and last cell."""
+    """Weights (..., size) of the cells of an axis in a linear interpolation at t; -1, 1: the first and last cell."""
     cells = torch.arange(size, dtype=t.dtype)
     return (((t + 1) * ((size - 1) / 2)).unsqueeze(-1) - cells).abs_().neg_().add_(1).clamp_(min=0)
 
@@ -154,7 +154,7 @@ def _grid(positions: Tensor, half_y: Tensor, half_x: Tensor) -> Tensor:
 
 
 def _tables(table: Tensor, positions: Tensor) -> Tensor:
-    """The table of every group of every image, (B * G, M / G, h, w), in the format of the positions."""
+    """The table of every group of every image, (B * G, M / G, h, w), in the dtype of the positions."""
     B, G = positions.shape[:2]
     heads, h, w = table.shape
     return table.to(positions.dtype).view(1, G, heads // G, h, w).expand(B, -1, -1, -1, -1).flatten(0, 1)

@@ -1,6 +1,6 @@
 """Depthwise convolution of the offset network (docs/model.md, step 2) with a fast gradient in bfloat16.
 
-In bfloat16 oneDNN is fast at the gradients of 3 x 3 kernels of stride 1 alone, and 10 to 100 times slower at others.
+In bfloat16, oneDNN computes only the gradients of 3 x 3 kernels of stride 1 fast; others take 10 to 100 times as long.
 """
 
 import torch
@@ -42,7 +42,7 @@ class _DepthwiseConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         dtype, k, stride, padding = x.dtype, weight.shape[2], ctx.stride, ctx.padding
-        # a separate sum: in one call with the others the bias takes half as long as the weights
+        # A separate sum takes less time: together with the other gradients, the bias takes half as long as the weights.
         d_bias = d_out.sum((0, 1, 2)) if need_bias else None
         if dtype == torch.bfloat16 and stride > 1:
             d_out, x, weight = d_out.float(), x.float(), weight.float()
@@ -74,7 +74,7 @@ def _weight_gradient_in_blocks(d_out: Tensor, x: Tensor, k: int, padding: int) -
 
 
 def _gradients(d_out: Tensor, x: Tensor, weight: Tensor, need: list[bool], *, stride=1, padding=0) -> tuple:
-    """Gradients of x and weight, None where not needed."""
+    """Gradients of x and weight; None if not needed."""
     d_x, d_weight, _ = torch.ops.aten.convolution_backward(
         d_out.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight, None, [stride, stride], [padding, padding], [1, 1],
         False, [0, 0], len(weight), need,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def has_onednn_linear(dtype: torch.dtype) -> bool:
-    """Return True if oneDNN has a product for this format in this build of PyTorch and on this processor."""
+    """Return True if oneDNN has a product for this dtype in this build of PyTorch and on this processor."""
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

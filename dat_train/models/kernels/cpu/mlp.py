@@ -13,7 +13,7 @@ from dat_train.models.kernels.cpu.linear import linear
 
 
 class CPUMlp(Mlp):
-    """Mlp that keeps one hidden layer, before the GELU, for the backward pass; the plain form keeps two."""
+    """Mlp that keeps one hidden layer, before the GELU, for the backward pass; the plain Mlp keeps two."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.dwconv is not None or (self.training and self.drop.p > 0):
@@ -63,5 +63,5 @@ class _Mlp(torch.autograd.Function):
 
 
 def _row_chunks(rows: Tensor, w1: Tensor) -> list[slice]:
-    # longer chunks than those of attention: every product packs the weights again
+    # longer chunks than for attention, because every product packs the weights again
     return chunks(len(rows), len(w1) * rows.element_size() // 2)

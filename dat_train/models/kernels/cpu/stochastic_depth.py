@@ -8,7 +8,7 @@ from dat_train.models.blocks import Block
 
 
 class CPUBlock(Block):
-    """Block that computes a branch for the images that DropPath keeps; dropout inside draws for these alone.
+    """Block that computes a branch only for the images that DropPath keeps; dropout inside draws only for these.
 
     Modules inside a branch, and hooks on them, receive fewer images than the batch has.
     """
@@ -32,7 +32,7 @@ def residual(x: Tensor, branch: tuple[nn.Module, ...], drop_path: nn.Module) -> 
         (B, ...).
     """
     dropping = isinstance(drop_path, DropPath) and drop_path.training and drop_path.drop_prob > 0
-    if not dropping or type(x) is not Tensor:  # tensors without content, of the estimate of memory, keep all images
+    if not dropping or type(x) is not Tensor:  # fake tensors of the memory estimate keep all images
         return x + drop_path(_call(branch, x))
     kept, factor = _kept_images(x, drop_path)
     out = _call(branch, x if kept is None else x.index_select(0, kept))

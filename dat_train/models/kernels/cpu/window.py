@@ -16,7 +16,7 @@ from dat_train.models.window import WindowAttention, axis_shifts
 
 
 class CPUWindowAttention(WindowAttention):
-    """WindowAttention whose windows, queries, keys and values exist for a chunk of images at a time."""
+    """WindowAttention that computes windows, queries, keys and values for one chunk of images at a time."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and self.attn_drop > 0:
@@ -35,9 +35,9 @@ class CPUWindowAttention(WindowAttention):
 
 
 class _Windows(NamedTuple):
-    """Positions of an image's windows in its rows of tokens: `down` times `across` windows of side `w`.
+    """Positions of the windows of an image in its rows of tokens: `down` times `across` windows of side `w`.
 
-    Rows of an unshifted map are used directly. Rows of a rolled map are gathered first, window after window: a map
+    Rows of an unshifted map are used directly. Rows of a rolled map are first gathered window by window, into a map
     that is one window wide.
     """
 
@@ -78,8 +78,8 @@ def _windows(H: int, W: int, w: int, shift: tuple[int, int]) -> _Windows:
 class _WindowAttention(torch.autograd.Function):
     """Projection, attention inside the windows of a map rolled by -shift, and projection.
 
-    Keeps queries, keys and values, the attention weights and the output of the attention for the backward pass, each
-    in pieces of a chunk: they take the memory of the previous step, where a tensor of tens of megabytes takes fresh
+    Queries, keys and values, the attention weights and the output of the attention are kept for the backward pass, one
+    tensor per chunk: these reuse the memory of the previous step, whereas a tensor of tens of megabytes gets fresh
     pages every time.
 
     Shape: x (B, H, W, C), H and W multiples of the windows' side, -> the same; bias (heads, n, n) or
@@ -142,7 +142,7 @@ class _WindowAttention(torch.autograd.Function):
 def _window_order(H: int, W: int, w: int, shift_y: int, shift_x: int) -> tuple[np.ndarray, np.ndarray]:
     """(H*W,) positions of a map, window after window of the rolled one, and the inverse of this order.
 
-    Arrays of numpy: a cached tensor would carry the mode it was made in (inference, fake) into other steps.
+    NumPy arrays, because a cached tensor would keep the mode of its creation (inference, fake) in later steps.
     """
     order = np.roll(np.arange(H * W).reshape(H, W), (-shift_y, -shift_x), (0, 1))
     order = order.reshape(H // w, w, W // w, w).swapaxes(1, 2).reshape(-1)

@@ -1,4 +1,4 @@
-"""Web page for a trained model: upload an image, get its classes and the model's sampling points.
+"""Web page for a trained model: upload of an image, prediction of its classes, picture of the sampling points.
 
 pip install gradio
 python examples/app.py runs/digits/checkpoints/best.pt
@@ -21,7 +21,7 @@ def predictor(ckpt: str):
     def predict(image):
         inspection = inspect_image(trained.model, trained.transform(image.convert("RGB")), data.mean, data.std)
         points, *_ = write_points(inspection, Path(tempfile.mkdtemp()))
-        return {trained.classes[label]: share for label, share in inspection.top(5)}, str(points)
+        return {trained.classes[label]: probability for label, probability in inspection.top(5)}, str(points)
 
     return predict
 

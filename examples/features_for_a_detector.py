@@ -24,7 +24,7 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.body = timm.create_model(name, features_only=True)  # weights: dat_train.models.load_weights(...)
+        self.body = timm.create_model(name, features_only=True)  # load weights: dat_train.models.load_weights
         self.fpn = FeaturePyramidNetwork(self.body.feature_info.channels(), self.out_channels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

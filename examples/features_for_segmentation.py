@@ -17,8 +17,8 @@ import dat_train.models  # noqa: F401  registers the models
 
 def main(name: str) -> None:
     torch.manual_seed(0)
-    # "tu-NAME" is the model NAME of timm; for weights, dat_train.models.load_weights(model.encoder.model, PATH)
-    # encoder_depth: 4 reaches stride 16, the last stage of dat_nano; 5 reaches stride 32, the last stage of the others
+    # "tu-NAME" is the model NAME of timm. To load weights: dat_train.models.load_weights(model.encoder.model, PATH)
+    # encoder_depth=4 ends at stride 16, the last stage of dat_nano; 5 ends at stride 32, the last stage of other models
     depth = 4 if name == "dat_nano" else 5
     channels = (128, 64, 32, 16, 16)[-depth:]
     model = smp.Unet(f"tu-{name}", depth, encoder_weights=None, decoder_channels=channels, classes=2)

@@ -26,13 +26,13 @@ class Crops(ImageDataset):
 
     def __init__(self, columns: range, **kwargs) -> None:
         self.photos = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]  # (427, 640, 3) each
-        places = [(label, 60 * row, 64 * column) for label in range(2) for row in range(6) for column in columns]
-        super().__init__([(f"{place}", place[0]) for place in places], ["china", "flower"], **kwargs)
-        self.places = places
+        boxes = [(label, 60 * row, 64 * column) for label in range(2) for row in range(6) for column in columns]
+        super().__init__([(f"{box}", box[0]) for box in boxes], ["china", "flower"], **kwargs)
+        self.boxes = boxes
 
     def read(self, index: int) -> Image.Image:
         """Return the image with number `index`; the only method to override."""
-        label, y, x = self.places[index]
+        label, y, x = self.boxes[index]
         return Image.fromarray(self.photos[label][y : y + 64, x : x + 64])
 
 

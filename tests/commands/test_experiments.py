@@ -103,7 +103,7 @@ def test_the_table_of_a_sweep_has_a_row_for_each_ablation(tmp_path, monkeypatch,
     assert [line.split("`")[1] for line in shown.splitlines() if line.startswith("| `")][1:] == ["base", "bias_none"]
     rows = (tmp_path / "ablations.csv").read_text().splitlines()
     assert rows[0].startswith("ablation,what,runs,parameters") and len(rows) == 3
-    assert rows[1].startswith('base,"the model as it is, for comparison",2,')
+    assert rows[1].startswith('base,"unchanged model, for comparison",2,')
     monkeypatch.setattr("sys.argv", ["ablation_table.py", str(tmp_path), "ablation_bias"])
     with pytest.raises(SystemExit, match="no finished run"):
         script.main()

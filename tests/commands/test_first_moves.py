@@ -1,4 +1,4 @@
-"""README's first moves from an empty folder, with published weights from a local server.
+"""Commands of the README section "Published weights", run in an empty folder with weights from a local server.
 
 The weights are stand-ins in the released layout: DAT-T as it is initialized.
 """
@@ -90,8 +90,8 @@ def succeeded(result) -> str:
 
 
 def readme_commands() -> list[tuple[list[str], list[str]]]:
-    """Commands of README's first moves, each with its lines of output."""
-    block = README.read_text().partition("## First moves")[2].partition("```\n")[2].partition("```")[0]
+    """Commands of the README section "Published weights", each with its lines of output."""
+    block = README.read_text().partition("## Published weights")[2].partition("```\n")[2].partition("```")[0]
     commands = [part.splitlines() for part in block.split("$ ")[1:]]
     return [(shlex.split(first), [line for line in lines if line.strip(" .")]) for first, *lines in commands]
 
@@ -104,7 +104,7 @@ def masked(line: str) -> str:
     return re.sub(r"\d+", "#", " ".join(line.split()))
 
 
-def test_the_first_moves_of_the_readme_work_from_an_empty_folder_and_download_once(newcomer, server):
+def test_the_readme_commands_for_published_weights_work_from_an_empty_folder_and_download_once(newcomer, server):
     commands = readme_commands()
     assert [words[0] for words, _ in commands] == ["python", "dat-predict", "dat-eval", "dat-train", "dat-visualize"]
     for number, (words, expected) in enumerate(commands):

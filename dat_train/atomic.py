@@ -89,11 +89,11 @@ def read_json(path: Path) -> Any | None:
 
 
 @contextmanager
-def new_folder(folder: Path, exists: Callable[[], bool]) -> Iterator[Path]:
+def new_folder(folder: Path, is_complete: Callable[[], bool]) -> Iterator[Path]:
     """Yield an empty folder that becomes `folder` when the block ends, so that `folder` is complete or missing.
 
     Args:
-        exists: returns True if another process has written `folder` in the meantime; the new one is then removed.
+        is_complete: returns True if another process has written `folder` in the meantime; the new one is then removed.
 
     Raises:
         OSError: the disk is full, or `folder` has other content.
@@ -105,7 +105,7 @@ def new_folder(folder: Path, exists: Callable[[], bool]) -> Iterator[Path]:
         temporary.chmod(0o755)
         os.rename(temporary, folder)  # noqa: PTH104  replaces an empty folder, refuses a full one
     except OSError:
-        if not exists():
+        if not is_complete():
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -61,13 +61,13 @@ def lowest_contrast(chrome: webdriver.Chrome) -> tuple[float, str]:
 
 
 _CONTRAST = """
-const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const parse = (color) => color.match(/[\\d.]+/g).map(Number);
 const linear = (value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
 const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
 const behind = (node) => {
   for (let at = node; at; at = at.parentElement) {
-    const colour = parse(getComputedStyle(at).backgroundColor);
-    if (colour.length < 4 || colour[3] > 0.5) return colour;
+    const color = parse(getComputedStyle(at).backgroundColor);
+    if (color.length < 4 || color[3] > 0.5) return color;
   }
   return [255, 255, 255];
 };

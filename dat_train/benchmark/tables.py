@@ -10,7 +10,7 @@ from dat_train import atomic
 from dat_train.benchmark.input_pipeline import OURS, LoaderSpeed, ratios
 from dat_train.runtime.figure_file import new_figure, save_figure
 
-BLUE, GREY = "#1f5fa8", "#888888"
+BLUE, GRAY = "#1f5fa8", "#888888"
 
 
 def tables(rows: Sequence[dict]) -> Iterator[Table]:
@@ -68,10 +68,10 @@ def _table(*titles: str) -> Table:
     return shown
 
 
-def write_json(path: Path, facts: dict, rows: Sequence[dict]) -> None:
-    """Write the machine, the settings (`facts`) and the rows as one JSON object."""
+def write_json(path: Path, metadata: dict, rows: Sequence[dict]) -> None:
+    """Write the machine, the settings (`metadata`) and the rows as one JSON object."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_json(path, facts | {"results": list(rows)})
+    atomic.write_json(path, metadata | {"results": list(rows)})
 
 
 def write_chart(path: Path, title: str, rows: Sequence[dict], baseline: str | None) -> None:
@@ -83,8 +83,8 @@ def write_chart(path: Path, title: str, rows: Sequence[dict], baseline: str | No
         shown = [row for row in rows if _mode(row) == mode][::-1]
         speeds = [row["throughput"] for row in shown]
         spreads = [row["throughput"] * row["spread"] / 2 for row in shown]
-        colours = [GREY if row["name"] == baseline else BLUE for row in shown]
-        bars = axes.barh([row["name"] for row in shown], speeds, xerr=spreads, color=colours)
+        colors = [GRAY if row["name"] == baseline else BLUE for row in shown]
+        bars = axes.barh([row["name"] for row in shown], speeds, xerr=spreads, color=colors)
         labels = [f"{row['throughput']:,.1f} {_ratio(row.get('speed_ratio'))}" for row in shown]
         axes.bar_label(bars, labels, padding=6)
         axes.set_xlim(right=1.3 * max(speeds))

@@ -103,7 +103,7 @@ the order of the arguments. An image that cannot be read is reported and left ou
 format=csv has a row for each image: path, class and probability of the first, of the second, ...; format=jsonl an
 object: {"path": ..., "top": [{"class": ..., "index": ..., "probability": ...}, ...]}. A model of task=multilabel names
 every class from `threshold` on: in format=csv with labels and probabilities separated by ";", in format=jsonl in a list
-"labels" in place of "top".""",
+"labels" instead of "top".""",
     positional="images",
 )
 

@@ -34,10 +34,10 @@ def run(config: Settings, command_line: CommandLine) -> None:
     console = Console()
     attention = config.what[0] == "attention"
     rows = attention_rows(config, precision) if attention else model_rows(config, precision)
-    facts = machine(precision)
-    title = f"{facts['device']}, {precision.name}, batch {config.batch_size}"
+    metadata = machine(precision)
+    title = f"{metadata['device']}, {precision.name}, batch {config.batch_size}"
     if config.json:
-        report.write_json(Path(config.json), facts | {"settings": config.plain()}, rows)
+        report.write_json(Path(config.json), metadata | {"settings": config.plain()}, rows)
     if config.chart:
         report.write_chart(Path(config.chart), title, rows, config.baseline)
     console.print(title)

@@ -36,7 +36,7 @@ def run(config: Settings) -> None:
     alone = min(config.workers)
     per_core = next(speed.images_per_core for speed in speeds if speed.workers == alone)
     cores = cores_needed(per_core)
-    facts = {
+    metadata = {
         "cpu": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
@@ -45,13 +45,13 @@ def run(config: Settings) -> None:
     }
     console = Console()
     console.print(
-        f"{facts['cores']} cores, {len(dataset)} images, batch {config.batch_size}, augment={config.augment.name}"
+        f"{metadata['cores']} cores, {len(dataset)} images, batch {config.batch_size}, augment={config.augment.name}"
     )
     for table in data_tables(stages, speeds, cores):
         console.print(table)
     if config.json:
         rows = [vars(speed) | ratios(speeds, speed.workers) for speed in speeds]
-        write_json(Path(config.json), facts | {"settings": config.plain(), "stages": stages, "cores": cores}, rows)
+        write_json(Path(config.json), metadata | {"settings": config.plain(), "stages": stages, "cores": cores}, rows)
 
 
 def images(config: Settings) -> ImageDataset:
@@ -70,8 +70,8 @@ def images(config: Settings) -> ImageDataset:
         raise UserError(f"data={data.name} has no training images to measure")
     number = min(config.images, len(whole))
     chosen = [i * len(whole) // number for i in range(number)]
-    colours = {name: value for name, value in data.only("mean", "std", "background").items() if value}
-    transform = train_transform(config.img_size or 224, **config.augment.without("name"), **colours)
+    colors = {name: value for name, value in data.only("mean", "std", "background").items() if value}
+    transform = train_transform(config.img_size or 224, **config.augment.without("name"), **colors)
     dataset = ImageDataset([whole.samples[i] for i in chosen], whole.classes, transform)
     if whole.source is not None:
         dataset.source = whole.source.select(chosen)

@@ -46,8 +46,8 @@ def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, Imag
     open_them = partial(open_datasets, data.kind, data.root, split_by=data.split_by, **source_arguments(config))
     train_set, val_set = opened_in_all_processes(open_them, processes)
     train_set.seed = config.seed
-    colours = data.only("mean", "std", "background")
-    train_set.transform = train_transform(config.img_size, **config.augment.without("name"), **colours)
+    colors = data.only("mean", "std", "background")
+    train_set.transform = train_transform(config.img_size, **config.augment.without("name"), **colors)
     val_set.transform = evaluation_transform(config)
     return train_set, val_set
 

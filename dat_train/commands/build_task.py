@@ -70,11 +70,11 @@ def task_builders(config: Settings) -> TaskBuilders:
         UserError: a setting that the task does not have.
     """
     task, values = config.task, flat(config)
-    for key, (without_effect, tasks, way_out) in OF_TASKS.items():
+    for key, (without_effect, tasks, advice) in OF_TASKS.items():
         value = values.get(key, without_effect)
         if task not in tasks and value != without_effect:
             of = " and ".join(f"task={name}" for name in tasks)
-            raise UserError(f"{key}={value} is for {of}, not task={task}; {way_out}")
+            raise UserError(f"{key}={value} is for {of}, not task={task}; {advice}")
     return TASKS[task]
 
 

@@ -71,12 +71,12 @@ def _run(
         if config.img_sizes:
             settings = settings.changed(img_size=size)
             set_view(val_set, settings)
-        found, seconds = run_evaluation(settings, val_set, trained.model, **options)
+        evaluation, seconds = run_evaluation(settings, val_set, trained.model, **options)
         if processes.is_main:
             terminal.close()
-            facts = view_facts(settings) | common_facts(trained, len(val_set), processes, seconds)
+            metadata = view_metadata(settings) | run_metadata(trained, len(val_set), processes, seconds)
             folder = output / str(size) if config.img_sizes else output
-            result, text = write_files(config, trained, val_set, found, folder=folder, facts=facts)
+            result, text = write_files(config, trained, val_set, evaluation, folder=folder, metadata=metadata)
             print_result(terminal, result_topics(result, trained, val_set), text, folder)
             results.append(result)
     if config.img_sizes and processes.is_main:
@@ -101,7 +101,7 @@ def create_folder(output: Path) -> None:
         (output / "result.json").unlink(missing_ok=True)  # of an earlier evaluation
 
 
-def view_facts(settings: Settings) -> dict[str, Any]:
+def view_metadata(settings: Settings) -> dict[str, Any]:
     """Entries of result.json about the model and its preprocessing."""
     if settings.task not in CLASSIFIERS:
         model = f"{settings.dense.head} with {settings.model.name}"
@@ -115,7 +115,7 @@ def view_facts(settings: Settings) -> dict[str, Any]:
     }
 
 
-def common_facts(trained: TrainedModel, number: int, processes: Processes, seconds: float) -> dict[str, Any]:
+def run_metadata(trained: TrainedModel, number: int, processes: Processes, seconds: float) -> dict[str, Any]:
     """Entries of result.json that do not depend on the task.
 
     Args:
@@ -136,13 +136,13 @@ def common_facts(trained: TrainedModel, number: int, processes: Processes, secon
 
 
 def write_files(
-    config: Settings, trained: TrainedModel, val_set: Dataset, found: Any, folder: Path, facts: dict[str, Any]
+    config: Settings, trained: TrainedModel, val_set: Dataset, evaluation: Any, folder: Path, metadata: dict[str, Any]
 ) -> tuple[dict[str, Any], str]:
     """Write the result files of the task; return the content of result.json and the text for the terminal.
 
     Args:
-        found: evaluation of the task, from `run_evaluation`.
-        facts: entries of result.json that are not results.
+        evaluation: evaluation of the task, from `run_evaluation`.
+        metadata: entries of result.json that are not results.
     """
 
     def scene(index: int) -> tuple:
@@ -152,17 +152,18 @@ def write_files(
     classes = val_set.classes
     match trained.settings.task:
         case "classification":
-            result, text = write_report(found, classes, val_set.samples, folder, facts), result_text(found, classes)
+            result = write_report(evaluation, classes, val_set.samples, folder, metadata)
+            text = result_text(evaluation, classes)
         case "multilabel":
-            result = write_multilabel_report(found, classes, val_set.samples, folder, facts)
-            text = multilabel_text(found, classes)
+            result = write_multilabel_report(evaluation, classes, val_set.samples, folder, metadata)
+            text = multilabel_text(evaluation, classes)
         case "segmentation":
-            result = write_segmentation_report(found, classes, scene, folder, facts)
-            text = segmentation_text(found, classes)
+            result = write_segmentation_report(evaluation, classes, scene, folder, metadata)
+            text = segmentation_text(evaluation, classes)
         case "detection":
-            options = {"detect": trained.detect, "least_score": config.score}
-            result = write_detection_report(found, val_set, folder, facts, **options)
-            text = detection_text(found, classes)
+            options = {"detect": trained.detect, "min_score": config.score}
+            result = write_detection_report(evaluation, val_set, folder, metadata, **options)
+            text = detection_text(evaluation, classes)
     return result, text
 
 
@@ -175,7 +176,7 @@ def result_topics(result: dict[str, Any], trained: TrainedModel, val_set: Datase
         ("weights", f"{result['checkpoint']} ({result['weights']})"),
         *(("", note) for note in trained.weights.notes),
         ("model", f"{result['model']}, {result['parameters'] / 1e6:.2f} M parameters"),
-        ("data", f"{result['data']}, {result['data_root'] or 'made on the fly'}"),
+        ("data", f"{result['data']}, {result['data_root'] or 'generated'}"),
         *(("", note) for note in getattr(val_set, "notes", ())),
         ("device", f"{result['device']}, {result['dtype']}, {result['images_per_second']:,.0f} images/s"),
     ]
@@ -187,7 +188,7 @@ def result_topics(result: dict[str, Any], trained: TrainedModel, val_set: Datase
             topics.append(("", "..."))
     if "crop_pct" in result:
         resized = int(result["img_size"] / result["crop_pct"] + 1e-6)
-        crop = f"{result['resize']} to {resized}, centre crop {result['img_size']}"
+        crop = f"{result['resize']} to {resized}, center crop {result['img_size']}"
         topics.append(("images", f"{crop}, {result['interpolation']}"))
     if result.get("ece") is not None:
         topics.append(("calibration", f"error {result['ece']:.2f} % (ECE, {len(result['reliability'])} intervals)"))

@@ -47,13 +47,13 @@ def evaluation_set(settings: Settings, checkpoint: Checkpoint, processes: Proces
         UserError: no classifier in the checkpoint, data that cannot be used, or classes that the model does not have.
     """
     number = number_of_classes(settings, checkpoint)
-    opened = _labelled_images if settings.task in CLASSIFIERS else _scenes
+    opened = _labeled_images if settings.task in CLASSIFIERS else _scenes
     images = opened(settings, checkpoint, number, processes)
     processes.check_same(f"{len(images):,} images, {images.fingerprint()}", "evaluation set")
     return images
 
 
-def _labelled_images(settings: Settings, checkpoint: Checkpoint, number: int, processes: Processes) -> ImageDataset:
+def _labeled_images(settings: Settings, checkpoint: Checkpoint, number: int, processes: Processes) -> ImageDataset:
     """Data set of classification; classes are matched by name."""
     data = settings.data
 

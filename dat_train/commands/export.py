@@ -165,14 +165,14 @@ def preprocessing(settings: Settings) -> Preprocessing:
 def card(config: Settings, trained: Trained, checkpoint: Checkpoint, steps: Preprocessing) -> str:
     """Model card with the data about the training in the checkpoint."""
     content, settings = checkpoint.content, trained.settings
-    facts = [("weights", trained.weights.source)]
+    properties = [("weights", trained.weights.source)]
     data = result = None
     score = task_builders(settings).score
     if "step" in content and "config" in content:  # of a run of dat-train
         data, optim = settings.data.name, settings.optim
         value = score_of(config, content, score.name)
         result = None if value is None else (HUB_METRICS[score.name], value / 100)
-        facts += [
+        properties += [
             ("data", data),
             ("training", f"{content['epoch']} epochs, {content['step']:,} steps of {settings.batch_size} images"),
             ("optimizer", f"{optim.name}, learning rate {optim.lr:g}, weight decay {optim.weight_decay:g}"),
@@ -180,13 +180,13 @@ def card(config: Settings, trained: Trained, checkpoint: Checkpoint, steps: Prep
             ("seed", str(settings.seed)),
         ]
         if value is not None:
-            facts.append((f"{title(score.name)}, validation", f"{value:.2f} %"))
+            properties.append((f"{title(score.name)}, validation", f"{value:.2f} %"))
     return model_card(
         trained.model,
         name=settings.name or settings.model.name,
         classes=trained.classes,
         preprocessing=steps,
-        facts=facts,
+        properties=properties,
         result=result,
         data=data,
         multi_label=trained.multi_label,

@@ -165,11 +165,11 @@ def _output(path: str | None) -> Iterator[Callable[[str], object]]:
 # Segmentation and detection
 
 
-def predict_scenes(trained: TrainedDense, paths: Sequence[str], output: Path, least_score: float) -> int:
+def predict_scenes(trained: TrainedDense, paths: Sequence[str], output: Path, min_score: float) -> int:
     """Write pictures of each image and one file for all into `output`; return the number of unreadable images.
 
     Args:
-        least_score: minimum score of the objects that are drawn and counted; detections.json has all.
+        min_score: minimum score of the objects that are drawn and counted; detections.json has all.
 
     Raises:
         UserError: the folder cannot be written, or an image does not arrive within timeout_minutes.
@@ -184,7 +184,7 @@ def predict_scenes(trained: TrainedDense, paths: Sequence[str], output: Path, le
                 unreadable += 1
                 print_warning(" ".join(str(image).split()))
                 continue
-            prediction = predict_scene(trained, image, least_score)
+            prediction = predict_scene(trained, image, min_score)
             prediction.write(output / name)
             records.append({"path": printable(path)} | prediction.record())
             print(f"{printable(path)}: {prediction.text}")

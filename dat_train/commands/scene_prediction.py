@@ -87,24 +87,24 @@ class PredictedObjects:
     """Objects with boxes and, for some detectors, masks.
 
     Args:
-        found: all detections; those with a score of at least `least_score` are drawn, named and counted.
+        found: all detections; those with a score of at least `min_score` are drawn, named and counted.
     """
 
     file = "detections.json"
 
-    def __init__(self, image: Image, classes: Sequence[str], found: Detections, least_score: float) -> None:
+    def __init__(self, image: Image, classes: Sequence[str], found: Detections, min_score: float) -> None:
         self.image = image
         self.classes = classes
         self.found = found
-        self.least_score = least_score
-        self.shown = found.selected((found.scores >= least_score).nonzero()[:, 0])
+        self.min_score = min_score
+        self.shown = found.selected((found.scores >= min_score).nonzero()[:, 0])
         labels = self.shown.labels.tolist()
         self.shares = [(classes[k], score) for k, score in zip(labels, self.shown.scores.tolist(), strict=True)]
         counts = [f"{number} x {one_line(classes[label])}" for label, number in Counter(labels).most_common()]
-        self.text = f"{', '.join(counts[:6]) or 'no objects'} (score over {least_score:g})"
+        self.text = f"{', '.join(counts[:6]) or 'no objects'} (score over {min_score:g})"
 
     def picture(self) -> Image:
-        return draw_detections(self.image, self.found, self.classes, self.least_score)
+        return draw_detections(self.image, self.found, self.classes, self.min_score)
 
     def regions(self) -> list[Region]:
         """The best objects; of those with nearly the same box, the one with the best score."""
@@ -142,15 +142,15 @@ class PredictedObjects:
 
 
 def predict_scene(
-    trained: TrainedDense, image: Image, least_score: float, **views: object
+    trained: TrainedDense, image: Image, min_score: float, **views: object
 ) -> PredictedAreas | PredictedObjects:
     """Predict the areas or objects of one image.
 
     Args:
-        least_score: minimum score of the objects of a detector, see `PredictedObjects`.
+        min_score: minimum score of the objects of a detector, see `PredictedObjects`.
         views: scales and flip of `TrainedDense.segment`.
     """
     if trained.settings.task == "segmentation":
         labels = np.asarray(trained.segment(image, **views), np.uint8)
         return PredictedAreas(image, trained.classes, labels)
-    return PredictedObjects(image, trained.classes, trained.detect(image), least_score)
+    return PredictedObjects(image, trained.classes, trained.detect(image), min_score)

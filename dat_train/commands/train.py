@@ -88,7 +88,7 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
     precision = resolve_precision(config.dtype, processes.device)
     model = build_model(config, len(train_set.classes))
     freeze(model, config.freeze)
-    facts = {
+    size = {
         "parameters": count_parameters(model),
         "macs": count_macs(countable(model), config.img_size, len(config.data.mean)),
     }
@@ -99,7 +99,7 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
         require_compiler(processes.device)
     task = builders.task(config, train_set, precision)
     if terminal.screen:
-        topics = data_and_model_topics(config, facts, sets)
+        topics = data_and_model_topics(config, size, sets)
         topics += [*plan.describe(), *recipe_topics(config), *device_topics(config, model, task, plan, precision)]
         terminal.say(table([("run", str(folder.path)), *topics]))
     if config.init and not saved:
@@ -124,7 +124,7 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
             f"stopped by {context.stop.name or 'another process'} after step {state.step:,}; the same command continues"
         )
     elif processes.is_main:
-        summary = summarize(folder, state, task.score, plan.batch_size, facts)
+        summary = summarize(folder, state, task.score, plan.batch_size, size)
         terminal.say(result_text(summary, task.score, folder))
     return finished
 
@@ -213,14 +213,14 @@ def summary_of_finished(config: Settings, folder: RunFolder, saved: dict) -> dic
 # Texts for the user
 
 
-def data_and_model_topics(config: Settings, facts: dict, sets: Sets) -> list[tuple[str, str]]:
+def data_and_model_topics(config: Settings, size: dict, sets: Sets) -> list[tuple[str, str]]:
     """Format model and data as (topic, text) pairs."""
     train_set, val_set = sets
     notes = [("note", note) for note in getattr(train_set, "notes", ())]  # of detection; segmentation has none
     return [
         (
             "model",
-            f"{config.model.name}, {facts['parameters'] / 1e6:.2f} M parameters, {facts['macs'] / 1e9:.2f} G MACs at "
+            f"{config.model.name}, {size['parameters'] / 1e6:.2f} M parameters, {size['macs'] / 1e9:.2f} G MACs at "
             f"{config.img_size} x {config.img_size}",
         ),
         (

@@ -33,7 +33,7 @@ PAGE = "attention.html"
 LISTED = 8  # objects or classes of a scene on the page
 
 
-class Seen(NamedTuple):
+class Inspected(NamedTuple):
     """Attention and prediction of one image.
 
     Attributes:
@@ -95,7 +95,7 @@ def visualize(config: Settings, trained: Trained | TrainedDense, image: Image, n
     Raises:
         UserError: query=... outside the image.
     """
-    seen = (see_image if isinstance(trained, Trained) else see_scene)(config, trained, image)
+    seen = (inspect_classification if isinstance(trained, Trained) else inspect_scene)(config, trained, image)
     inspection, queries = seen.inspection, seen.queries or most_attended_pixels(seen.inspection.heat())
     if config.pictures:
         pictures.write_points(inspection, folder)
@@ -108,7 +108,7 @@ def visualize(config: Settings, trained: Trained | TrainedDense, image: Image, n
     return seen.text
 
 
-def see_image(config: Settings, trained: Trained, image: Image) -> Seen:
+def inspect_classification(config: Settings, trained: Trained, image: Image) -> Inspected:
     """Attention and prediction of a classifier. Queries are pixels of the model's input."""
     data, precision, size = trained.settings.data, trained.precision, trained.settings.img_size
     queries = queries_of(config.query, (size, size))
@@ -120,11 +120,11 @@ def see_image(config: Settings, trained: Trained, image: Image) -> Seen:
     def write_prediction(folder: Path) -> None:
         pictures.write_predictions(inspection, trained.classes, folder / "predictions.png")
 
-    return Seen(inspection, queries, shares, text, write_prediction)
+    return Inspected(inspection, queries, shares, text, write_prediction)
 
 
 @torch.inference_mode()
-def see_scene(config: Settings, trained: TrainedDense, image: Image) -> Seen:
+def inspect_scene(config: Settings, trained: TrainedDense, image: Image) -> Inspected:
     """Attention and prediction of a segmentation model or a detector at scale 1.
 
     Queries are pixels of the image; the default is the predicted regions.
@@ -142,7 +142,7 @@ def see_scene(config: Settings, trained: TrainedDense, image: Image) -> Seen:
     def write_prediction(folder: Path) -> None:
         write_scene(inspection, np.asarray(prediction.picture()), regions, folder / "scene.png")
 
-    return Seen(inspection, queries, prediction.shares[:LISTED], prediction.text, write_prediction)
+    return Inspected(inspection, queries, prediction.shares[:LISTED], prediction.text, write_prediction)
 
 
 def queries_of(query: list | None, size: tuple[int, int]) -> list[tuple[float, float]]:
@@ -162,7 +162,7 @@ def queries_of(query: list | None, size: tuple[int, int]) -> list[tuple[float, f
         if not numbers or not all(0 <= n < side for n, side in zip(point, size, strict=True)):
             limits = f"{size[0]}" if size[0] == size[1] else f"{size[0]} (x) or {size[1]} (y)"
             raise UserError(
-                f"query={query}: {point} is not a pixel [x,y] of the picture; both numbers must lie between 0 "
+                f"query={query}: {point} is not a pixel [x,y] of the picture; both numbers must be between 0 "
                 f"and {limits}"
             )
     return [(float(x), float(y)) for x, y in points]

@@ -70,12 +70,12 @@ class TrainTransform:
         """Augment a crop (3, H, W), uint8."""
         for flip in self.flips:
             pixels = flip(pixels)
-        grey = self.normalization.shape[1] == 1
-        if self.operations or grey:
+        gray = self.normalization.shape[1] == 1
+        if self.operations or gray:
             edited = Image.fromarray(pixels.permute(1, 2, 0).numpy())
             for operation in self.operations:
                 edited = operation(edited)
-            array = np.array(edited.convert("L"))[..., None] if grey else np.array(edited)
+            array = np.array(edited.convert("L"))[..., None] if gray else np.array(edited)
             pixels = torch.from_numpy(array).permute(2, 0, 1)
         rectangle = Rectangle()
         if self.random_erasing:
@@ -198,7 +198,7 @@ class EvalTransform:
                 transforms.Normalize(list(mean), list(std)),
             ]
         )
-        self.grey = len(mean) == 1
+        self.gray = len(mean) == 1
 
     def __call__(self, image: Source | Image.Image) -> Tensor:
         """Return an image (C, image_size, image_size), float32, normalized.
@@ -211,7 +211,7 @@ class EvalTransform:
         """
         if not isinstance(image, Image.Image):
             image = read_rgb(image, background=self.background)
-        image = image.convert("L") if self.grey else image  # first, as in preprocessing.json
+        image = image.convert("L") if self.gray else image  # first, as in preprocessing.json
         return self.finish(self._visible(image))
 
     def _visible(self, image: Image.Image) -> Image.Image:

@@ -107,8 +107,8 @@ def _shift_rows(image: Image.Image, offsets: np.ndarray, fill: tuple[int, int, i
     result = result.numpy().astype(np.uint8)  # truncated, as in Pillow
 
     pixels = result.view(np.uint32)  # (H, W)
-    centres = (np.arange(width) + 0.5)[None] + offsets[:, None]
-    np.putmask(pixels, (centres < 0) | (centres >= width), np.frombuffer(bytes((*fill, 0)), np.uint32))
+    centers = (np.arange(width) + 0.5)[None] + offsets[:, None]
+    np.putmask(pixels, (centers < 0) | (centers >= width), np.frombuffer(bytes((*fill, 0)), np.uint32))
     return Image.frombytes("RGB", image.size, pixels.tobytes(), "raw", "RGBX")
 
 

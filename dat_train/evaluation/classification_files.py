@@ -22,14 +22,14 @@ def write_report(
     classes: Sequence[str],
     samples: Sequence[tuple[str, int]],
     folder: Path,
-    facts: dict | None = None,
+    metadata: dict | None = None,
 ) -> dict:
     """Write result.json, per_class.csv, confused.csv, wrong.csv and, if there are mistakes, wrong.png into `folder`.
 
     Args:
         classes: names by class number.
         samples: (path, label) of every image of the data set, by index.
-        facts: further entries of result.json (model, checkpoint, ...).
+        metadata: further entries of result.json (model, checkpoint, ...).
 
     Returns:
         The content of result.json.
@@ -46,7 +46,7 @@ def write_report(
         "ece": calibration_error(evaluation),
         "reliability": reliability(evaluation),
         "unreadable": evaluation.unreadable,
-    } | (facts or {})
+    } | (metadata or {})
     columns = ("index", "name", "images", "correct", "top1")
     write_csv(folder / "per_class.csv", columns, per_class(evaluation, classes))
     write_csv(folder / "confused.csv", ("true", "predicted", "count", "share"), confusions(evaluation, classes))

@@ -22,17 +22,17 @@ def write_detection_report(
     evaluation: DetectionEvaluation,
     dataset: DetectionImages,
     folder: Path,
-    facts: dict,
+    metadata: dict,
     *,
     detect: Callable[[Image], Detections],
-    least_score: float,
+    min_score: float,
 ) -> dict:
     """Write result.json, per_class.csv, detections.json and detections.png into `folder`.
 
     Args:
-        facts: further entries of result.json.
+        metadata: further entries of result.json.
         detect: image -> detections in its pixels.
-        least_score: minimum score of the objects in detections.png.
+        min_score: minimum score of the objects in detections.png.
 
     Returns:
         The content of result.json.
@@ -56,15 +56,15 @@ def write_detection_report(
             image, objects = dataset.read(index), dataset.file.usable(records[index])
             names = [classes[label] for label in objects.labels]
             pictures.append(draw_objects(image, torch.from_numpy(objects.boxes), names, objects.labels))
-            pictures.append(draw_detections(image, detect(image), classes, least_score))
-    titles = ("true", f"predicted (score over {least_score:g})") * PICTURED
+            pictures.append(draw_detections(image, detect(image), classes, min_score))
+    titles = ("true", f"predicted (score over {min_score:g})") * PICTURED
     write_grid(pictures, folder / "detections.png", columns=4, titles=titles)
     result = {
         "box": evaluation.box,
         "mask": evaluation.mask,
         "images": evaluation.count,
         "unreadable": evaluation.unreadable,
-    } | facts
+    } | metadata
     write_json(folder / "result.json", result)
     return result
 

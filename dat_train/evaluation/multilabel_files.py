@@ -20,14 +20,14 @@ def write_multilabel_report(
     classes: Sequence[str],
     samples: Sequence[tuple[str, int]],
     folder: Path,
-    facts: dict | None = None,
+    metadata: dict | None = None,
 ) -> dict:
     """Write result.json, per_class.csv and wrong.csv into `folder`.
 
     Args:
         classes: names by class number.
         samples: (path, label) of every image of the data set, by index; the label is not used.
-        facts: further entries of result.json (model, checkpoint, ...).
+        metadata: further entries of result.json (model, checkpoint, ...).
 
     Returns:
         The content of result.json.
@@ -38,7 +38,9 @@ def write_multilabel_report(
     folder.mkdir(parents=True, exist_ok=True)
     numbers = {"map": evaluation.map, "f1": evaluation.f1, "macro_f1": evaluation.macro_f1, "loss": evaluation.loss}
     result = {name: value if math.isfinite(value) else None for name, value in numbers.items()}  # JSON has no NaN
-    result |= {"threshold": THRESHOLD, "images": evaluation.count, "unreadable": evaluation.unreadable} | (facts or {})
+    result |= {"threshold": THRESHOLD, "images": evaluation.count, "unreadable": evaluation.unreadable} | (
+        metadata or {}
+    )
     head = ("index", "name", "images", "ap", "precision", "recall", "f1")
     write_csv(folder / "per_class.csv", head, per_class(evaluation, classes))
     rows = wrong_labels(evaluation, classes, samples)

@@ -124,9 +124,9 @@ def draw_objects(
     return picture
 
 
-def draw_detections(image: Image.Image, found: Detections, classes: Sequence[str], least_score: float) -> Image.Image:
-    """Image with the detected boxes and masks with a score of at least `least_score`, best on top."""
-    found = found.selected((found.scores >= least_score).nonzero()[:, 0].flip(0))
+def draw_detections(image: Image.Image, found: Detections, classes: Sequence[str], min_score: float) -> Image.Image:
+    """Image with the detected boxes and masks with a score of at least `min_score`, best on top."""
+    found = found.selected((found.scores >= min_score).nonzero()[:, 0].flip(0))
     masks = found.mask_logits and paste_masks(found.mask_logits, found.boxes, (image.height, image.width))
     labels = found.labels.tolist()
     names = [f"{classes[label]} {score:.2f}" for label, score in zip(labels, found.scores.tolist(), strict=True)]

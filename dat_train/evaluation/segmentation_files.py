@@ -21,14 +21,14 @@ def write_segmentation_report(
     classes: Sequence[str],
     scene: Callable[[int], tuple[Image.Image, np.ndarray, np.ndarray]],
     folder: Path,
-    facts: dict | None = None,
+    metadata: dict | None = None,
 ) -> dict:
     """Write result.json, per_class.csv, confusion.csv, confusion.png and worst.png into `folder`.
 
     Args:
         classes: names by class number.
         scene: index in the data set -> image, labels (H, W), predicted classes (H, W).
-        facts: further entries of result.json.
+        metadata: further entries of result.json.
 
     Returns:
         The content of result.json.
@@ -40,7 +40,7 @@ def write_segmentation_report(
         "mean_accuracy": evaluation.mean_accuracy,
         "images": evaluation.count,
         "unreadable": evaluation.unreadable,
-    } | (facts or {})
+    } | (metadata or {})
     columns = ("index", "name", "pixels", "iou", "accuracy")
     write_csv(folder / "per_class.csv", columns, per_class(evaluation, classes))
     rows = zip(classes, evaluation.confusion.tolist(), strict=True)  # of true classes

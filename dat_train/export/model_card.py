@@ -25,7 +25,7 @@ $kind (`$architecture`) for $classes classes, with $parameters M parameters, tra
 
 | | |
 | --- | --- |
-$facts
+$properties
 
 ## Use
 
@@ -70,7 +70,7 @@ def model_card(
     name: str,
     classes: Sequence[str],
     preprocessing: Preprocessing,
-    facts: Sequence[tuple[str, str]],
+    properties: Sequence[tuple[str, str]],
     result: tuple[str, float] | None = None,
     data: str | None = None,
     multi_label: bool = False,
@@ -80,7 +80,7 @@ def model_card(
     Args:
         model: created by timm.create_model.
         name: title.
-        facts: (topic, text) rows of a table about weights and training.
+        properties: (topic, text) rows of a table about weights and training.
         result: the hub's name of the metric and its value between 0 and 1 on the validation set of `data`.
         multi_label: an image has any number of the classes.
     """
@@ -100,7 +100,7 @@ def model_card(
         results=_results(name, result, data) if result is not None and data else "",
         activation="sigmoid()" if multi_label else "softmax(-1)",
         printed=_PRINT_LABELS if multi_label else _PRINT_BEST,
-        facts="\n".join(f"| {topic} | {_cell(text)} |" for topic, text in facts),
+        properties="\n".join(f"| {topic} | {_cell(text)} |" for topic, text in properties),
         requirement=requirement,
         registration=f"\nimport dat_train.models  # registers {architecture}\n" if ours else "",
         mode=preprocessing.color_mode,
@@ -125,7 +125,7 @@ def _results(name: str, result: tuple[str, float], data: str) -> str:
 def _preprocessing(steps: Preprocessing) -> str:
     config = steps.as_timm()
     side = round(config["input_size"][-1] / config["crop_pct"])
-    colors = "Greyscale" if steps.color_mode == "L" else "RGB"
+    colors = "Grayscale" if steps.color_mode == "L" else "RGB"
     how = "the short side to" if steps.resize == "short_side" else "without keeping the aspect ratio, to a square of"
     numbers = "; ".join(f"{kind} {', '.join(f'{v:g}' for v in values)}" for kind, values in
                         (("mean", steps.mean), ("standard deviation", steps.std)))  # fmt: skip

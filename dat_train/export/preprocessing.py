@@ -36,7 +36,7 @@ class Preprocessing:
         if len(self.mean) not in COLOR_MODES or len(self.mean) != len(self.std):
             raise UserError(
                 f"data.mean has {len(self.mean)} values and data.std {len(self.std)}; images have 3 channels (RGB) or "
-                "1 (greyscale)"
+                "1 (grayscale)"
             )
 
     @property
@@ -66,7 +66,7 @@ class Preprocessing:
                     "probabilities": activation,
                 },
                 "channels": self.color_mode,
-                "greyscale": self.color_mode == "L",
+                "grayscale": self.color_mode == "L",
                 "resize": {
                     "keep_aspect_ratio": self.resize == "short_side",
                     "short_side" if self.resize == "short_side" else "both_sides": side,

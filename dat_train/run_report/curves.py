@@ -13,7 +13,7 @@ from dat_train.runtime.figure_file import new_figure, save_figure
 POINTS = 2000  # points of a curve, more than the picture has columns of pixels
 CHUNK = 1 << 20  # bytes read at a time
 SMOOTHING = 0.03  # width of the moving average, relative to the length of the run
-BLUE, ORANGE, GREY = "#1f5fa8", "#d9731a", "#888888"
+BLUE, ORANGE, GRAY = "#1f5fa8", "#d9731a", "#888888"
 SHADES = ("#9ecae1", "#6baed6", "#3a8fc8", "#1f5fa8", "#5b2a86", "#2b0a3d")  # of layers, first to last
 MAX_NAMED = 8  # layers up to which there is a legend
 
@@ -64,7 +64,7 @@ def _draw_loss(axes, steps: np.ndarray, validations: list[dict]) -> None:
         epochs, losses = thin_out(epochs, smooth(losses), extremes=False)
         axes.plot(epochs, losses, marker=_marker(epochs), color=BLUE, linewidth=1.6, label="training")
     _draw_validations(
-        axes, validations, {"val_loss": ("validation", ORANGE), "ema_val_loss": ("validation, EMA", GREY)}
+        axes, validations, {"val_loss": ("validation", ORANGE), "ema_val_loss": ("validation, EMA", GRAY)}
     )
     _legend(axes)
 
@@ -74,13 +74,13 @@ def _draw_score(axes, validations: list[dict], score: str) -> None:
     lines = {f"val_{score}": ("model", BLUE), f"ema_val_{score}": ("averaged weights (EMA)", ORANGE)}
     drawn = _draw_validations(axes, validations, lines)
     if not drawn:
-        axes.text(0.5, 0.5, "no validation yet", ha="center", va="center", color=GREY, transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no validation yet", ha="center", va="center", color=GRAY, transform=axes.transAxes)
         return
     name = f"ema_val_{score}" if f"ema_val_{score}" in drawn else f"val_{score}"
     epochs, values = _values(validations, name)
     best = int(np.argmax(values))
     label = f"best: {values[best]:{number_format(score)}}"
-    axes.plot(epochs[best], values[best], "o", markersize=7, markerfacecolor="none", color=GREY, label=label)
+    axes.plot(epochs[best], values[best], "o", markersize=7, markerfacecolor="none", color=GRAY, label=label)
     _legend(axes, "lower right")
 
 

@@ -18,7 +18,7 @@ MAX_DEATHS = 3  # consecutive deaths of workers before the run ends
 TIMEOUT_MINUTES = 30.0
 POLL_SECONDS = 0.2  # between checks of the stop request while no batch arrives
 STOP_SECONDS = 10.0  # seconds that a stop request waits for the batch that is being read
-WAYS_OUT = (
+SHARED_MEMORY_ADVICE = (
     "give the container more shared memory (docker run --shm-size=8g or --ipc=host), or set data.workers=0 or a "
     "smaller batch"
 )
@@ -70,12 +70,14 @@ class BatchFeed:
             except (RuntimeError, ConnectionError, EOFError) as error:
                 reason = (str(error) or type(error).__name__).splitlines()[0].strip()
                 if any(words in str(error) for words in NO_SHARED_MEMORY):
-                    raise UserError(f"shared memory (/dev/shm) is full at {self.unit} {step:,}; {WAYS_OUT}") from error
+                    raise UserError(
+                        f"shared memory (/dev/shm) is full at {self.unit} {step:,}; {SHARED_MEMORY_ADVICE}"
+                    ) from error
                 if not _is_death(error):
                     raise
                 if death == MAX_DEATHS:
                     raise UserError(
-                        f"data workers keep dying at {self.unit} {step:,} ({reason}); {WAYS_OUT}"
+                        f"data workers keep dying at {self.unit} {step:,} ({reason}); {SHARED_MEMORY_ADVICE}"
                     ) from error
                 self.warn(f"a data worker died at {self.unit} {step:,} ({reason}); starting the workers again")
                 self._batches = None
@@ -110,8 +112,8 @@ class BatchFeed:
                 self._requests = self._batches = None
                 raise UserError(
                     f"no batch arrived within {self.timeout_minutes:g} minutes at {self.unit} {step:,}: the storage "
-                    f"does not answer, or shared memory is full; check data.root, or {WAYS_OUT}; timeout_minutes=... "
-                    "waits longer"
+                    f"does not answer, or shared memory is full; check data.root, or {SHARED_MEMORY_ADVICE}; "
+                    "timeout_minutes=... waits longer"
                 )
         return batch.result()
 

@@ -10,7 +10,7 @@ from dat_train.training.state import TrainState
 from dat_train.training.task import Score
 
 
-def summarize(folder: RunFolder, state: TrainState, score: Score, batch_size: int, facts: dict) -> dict:
+def summarize(folder: RunFolder, state: TrainState, score: Score, batch_size: int, metadata: dict) -> dict:
     """Write summary.json and curves.png of a finished run and return the summary.
 
     Values of the last validation are those of the averaged weights if the run has any. Times are sums over all starts
@@ -19,7 +19,7 @@ def summarize(folder: RunFolder, state: TrainState, score: Score, batch_size: in
     Args:
         score: of the run's task.
         batch_size: samples per step, for the throughput.
-        facts: further entries.
+        metadata: further entries.
     """
     last = [row for row in read_rows(folder.metrics) if is_validation(row)][-1]
     prefix = "ema_val_" if f"ema_val_{score.name}" in last else "val_"
@@ -33,7 +33,7 @@ def summarize(folder: RunFolder, state: TrainState, score: Score, batch_size: in
         **_times(folder, batch_size),
         "skipped": state.counters["skipped"],
         "unreadable": state.counters["unreadable"],
-    } | facts
+    } | metadata
     write_json(folder.summary, summary)
     write_curves(folder.metrics, folder.curves, score.name)
     return summary

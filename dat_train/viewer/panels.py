@@ -45,7 +45,7 @@ def show_image(
     title: str,
     *,
     dimmed: float = 0.25,
-    grey: bool = False,
+    gray: bool = False,
     picture: np.ndarray | None = None,
 ) -> None:
     """Show the input of the model, darkened by `dimmed`. Small images keep sharp pixels.
@@ -55,7 +55,7 @@ def show_image(
     """
     height, width = inspection.image.shape[:2]
     image = (inspection.image if picture is None else picture) / 255 * (1 - dimmed)
-    if grey:
+    if gray:
         image = np.repeat(image.mean(-1, keepdims=True), 3, axis=-1)
     sharp = max(image.shape) < PANEL * DPI / 2
     axes.imshow(image, extent=(0, width, height, 0), interpolation="nearest" if sharp else "antialiased")

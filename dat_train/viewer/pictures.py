@@ -76,7 +76,7 @@ def write_heat(inspection: Inspection, path: Path) -> Path:
     maps += [(layer.title, inspection.on_pixels(layer, layer.heat()), layer) for layer in inspection.layers]
     for axes, (title, heat, layer) in zip(panels[1:], maps, strict=True):
         inside = "" if layer is None else f": {min(layer.heat().sum(), 1):.0%} inside"
-        show_image(axes, inspection, title + inside, dimmed=0, grey=True)
+        show_image(axes, inspection, title + inside, dimmed=0, gray=True)
         height, width = heat.shape
         axes.imshow(heat, extent=(0, width, height, 0), cmap="inferno", alpha=0.65, vmin=0, interpolation="bilinear")
     return save_figure(figure, path)

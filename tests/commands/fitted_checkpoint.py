@@ -30,9 +30,9 @@ def write_fitted_checkpoint(run: Path, *overrides: str) -> Path:
         features = torch.cat([trained.model.forward_head(trained.model.forward_features(part), pre_logits=True)
                               for part in images.split(256)]).double()  # fmt: skip
     mean = features.mean(0)
-    centred, targets = features - mean, torch.nn.functional.one_hot(labels, 10).double() - 0.1
+    centered, targets = features - mean, torch.nn.functional.one_hot(labels, 10).double() - 0.1
     ridge = 1e-3 * torch.eye(features.shape[1], dtype=torch.float64)
-    weight = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ targets).T * 10  # (10, C)
+    weight = torch.linalg.solve(centered.T @ centered + ridge, centered.T @ targets).T * 10  # (10, C)
     content = Checkpoint.open(path).content
     content["model"]["head.fc.weight"] = weight.float()
     content["model"]["head.fc.bias"] = -(weight @ mean).float()

@@ -49,7 +49,7 @@ WRONG = {
     ("--config-dir", "nowhere", *OK): "nowhere' not found",
     # impossible value
     ("batch_size=-8", *OK): "batch_size=-8 must be greater than 0",
-    ("augment.hflip=2", *OK): "augment.hflip=2.0 must lie between 0 and 1",
+    ("augment.hflip=2", *OK): "augment.hflip=2.0 must be between 0 and 1",
     ("ema.decay=1", *OK): "ema.decay=1.0 must be at least 0 and less than 1",
     ("optim.lr=nan", *OK): "optim.lr=nan must be finite",
     ("augment.ratio=[2,1]", *OK): "augment.ratio=[2.0, 1.0] must be two numbers",

@@ -221,52 +221,52 @@ def test_a_missing_onnx_package_is_reported(run, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def grey(tmp_path_factory):
+def gray(tmp_path_factory):
     """A run folder with a checkpoint of a one-channel model, and an image."""
-    folder = tmp_path_factory.mktemp("grey")
+    folder = tmp_path_factory.mktemp("gray")
     write_small_checkpoint(folder / "checkpoints/best.pt", "data.mean=[0.4]", "data.std=[0.3]")
     (folder / "config.yaml").touch()
     Image.radial_gradient("L").resize((32, 32)).save(folder / "image.png")
     return folder
 
 
-def grey_image(folder: Path) -> torch.Tensor:
+def gray_image(folder: Path) -> torch.Tensor:
     x = torch.from_numpy(np.array(Image.open(folder / "image.png").convert("L"), np.float32)) / 255
     return ((x - 0.4) / 0.3)[None, None]
 
 
-def test_a_one_channel_model_is_exported_in_all_formats(grey):
-    want = open_trained(grey / "checkpoints/best.pt", device="cpu").model(grey_image(grey)).detach()
+def test_a_one_channel_model_is_exported_in_all_formats(gray):
+    want = open_trained(gray / "checkpoints/best.pt", device="cpu").model(gray_image(gray)).detach()
     for format in ("safetensors", "onnx", "torch_export"):
-        result = run_here("dat-export", ckpt(grey), f"format={format}", "eval.crop_pct=1", cwd=grey)
+        result = run_here("dat-export", ckpt(gray), f"format={format}", "eval.crop_pct=1", cwd=gray)
         assert result.returncode == 0, result.stderr
-    export = grey / "export"
+    export = gray / "export"
     steps = json.loads((export / "onnx/preprocessing.json").read_text())
-    assert steps["channels"] == "L" and steps["greyscale"] and steps["input"]["shape"] == ["batch", 1, 32, 32]
-    found = onnx_logits(export / "onnx/model.onnx", grey_image(grey).numpy())
+    assert steps["channels"] == "L" and steps["grayscale"] and steps["input"]["shape"] == ["batch", 1, 32, 32]
+    found = onnx_logits(export / "onnx/model.onnx", gray_image(gray).numpy())
     assert np.abs(found - want.numpy()).max() < 1e-4
     program = torch.export.load(export / "torch_export/model.pt2").module()
-    assert torch.allclose(program(grey_image(grey)), want, atol=1e-5)
+    assert torch.allclose(program(gray_image(gray)), want, atol=1e-5)
     model = timm.create_model(f"local-dir:{export}/safetensors", pretrained=True).eval()
-    assert torch.equal(model(grey_image(grey)), want)
+    assert torch.equal(model(gray_image(gray)), want)
 
 
-def test_an_exported_one_channel_folder_predicts_and_is_exported_again(grey):
-    folder = grey / "export/safetensors"
+def test_an_exported_one_channel_folder_predicts_and_is_exported_again(gray):
+    folder = gray / "export/safetensors"
     rows = [
-        run_here("dat-predict", name, "image.png", "eval.crop_pct=1", "format=csv", cwd=grey)
-        for name in (f"ckpt={folder}", ckpt(grey))
+        run_here("dat-predict", name, "image.png", "eval.crop_pct=1", "format=csv", cwd=gray)
+        for name in (f"ckpt={folder}", ckpt(gray))
     ]
     assert rows[0].returncode == 0 and rows[0].stdout == rows[1].stdout, rows[0].stderr
-    result = run_here("dat-export", f"ckpt={folder}", "output=again", cwd=grey)
+    result = run_here("dat-export", f"ckpt={folder}", "output=again", cwd=gray)
     assert result.returncode == 0, result.stderr
-    assert (grey / "again/config.json").read_bytes() == (folder / "config.json").read_bytes()
+    assert (gray / "again/config.json").read_bytes() == (folder / "config.json").read_bytes()
 
 
-def test_a_failed_export_leaves_the_earlier_one(grey, monkeypatch):
-    before = {path.name: path.read_bytes() for path in (grey / "export/onnx").iterdir()}
+def test_a_failed_export_leaves_the_earlier_one(gray, monkeypatch):
+    before = {path.name: path.read_bytes() for path in (gray / "export/onnx").iterdir()}
     monkeypatch.setattr("dat_train.export.torch_export_file.TOLERANCE", -1.0)
-    result = run_here("dat-export", ckpt(grey), "format=onnx", cwd=grey)
+    result = run_here("dat-export", ckpt(gray), "format=onnx", cwd=gray)
     assert result.returncode == 2 and "nothing was written" in result.stderr
-    assert {path.name: path.read_bytes() for path in (grey / "export/onnx").iterdir()} == before
-    assert not list((grey / "export").glob(".*"))
+    assert {path.name: path.read_bytes() for path in (gray / "export/onnx").iterdir()} == before
+    assert not list((gray / "export").glob(".*"))

@@ -89,14 +89,14 @@ def test_a_report_of_a_run_without_steps(home):
 
 def test_a_one_channel_model_and_awkward_names(home):
     classes = ["a\nb", "long " * 60, "قطة", "👩‍👩‍👧", "\x1b[31m", "x\udcff", *"6789"]
-    write_small_checkpoint(home / "grey.pt", "data.mean=[0.5]", "data.std=[0.25]", classes=classes)
+    write_small_checkpoint(home / "gray.pt", "data.mean=[0.5]", "data.std=[0.25]", classes=classes)
     image = home / "odd" / "odd \udcfe.png"
     image.parent.mkdir()
     Image.radial_gradient("L").convert("RGB").save(image)
     with warnings.catch_warnings(action="error", category=UserWarning):
-        result = run_here("dat-visualize", "ckpt=grey.pt", "image=odd", "output=grey", cwd=home)
+        result = run_here("dat-visualize", "ckpt=gray.pt", "image=odd", "output=gray", cwd=home)
     assert result.returncode == 0, result.stderr
-    (folder,) = (home / "grey").iterdir()
+    (folder,) = (home / "gray").iterdir()
     assert names(folder) == PICTURES | LAYERS and "\x1b" not in result.stdout
     page = (folder / "attention.html").read_text(encoding="utf-8")
     assert "odd \\xfe.png" in page

@@ -61,7 +61,7 @@ MASKS = [
     Wrong("above", lambda values: values + np.uint8(90), "the 11 classes have the values 0 to 10"),
     Wrong("colors", lambda values: np.repeat(values[..., None], 3, 2), "is a picture of mode RGB, not 8-bit labels"),
     Wrong("16 bits", as_16_bits, "is a picture of mode I;16, not 8-bit labels"),
-    Wrong("0 and 255", lambda values: np.where(values, 255, 0).astype(np.uint8), "in place of 255"),
+    Wrong("0 and 255", lambda values: np.where(values, 255, 0).astype(np.uint8), "instead of 255"),
 ]
 
 
@@ -117,7 +117,7 @@ ANNOTATIONS = [
     Wrong(
         "absent",
         lambda c: [image.update(file_name=f"train/{image['file_name']}") for image in c["images"]],
-        "train/train/0000.png is not there, nor other images: file_name in instances_train.json must be relative",
+        "train/train/0000.png does not exist, nor other images: file_name in instances_train.json must be relative",
     ),
 ]
 

@@ -14,7 +14,7 @@ def photo(width: int = 64, height: int = 48) -> Image.Image:
 
 
 def write_images(folder: Path, number: int, suffix: str = ".png") -> list[Path]:
-    """`number` small images 0.png, 1.png, ... in `folder`, each of its own grey."""
+    """`number` small images 0.png, 1.png, ... in `folder`, each of its own gray."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i}{suffix}" for i in range(number)]
     for i, path in enumerate(paths):

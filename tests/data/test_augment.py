@@ -60,7 +60,7 @@ def test_the_recipe_of_deit_has_timms_steps_and_numbers():
     assert transform.random_erasing == 0.25
 
 
-def test_colour_jitter_applies_without_a_policy_or_with_three_augment():
+def test_color_jitter_applies_without_a_policy_or_with_three_augment():
     assert "ColorJitter" in kinds(train_transform(32, color_jitter=0.4, **NORM))
     assert "ColorJitter" not in kinds(train_transform(32, **DEIT, **NORM))
     assert kinds(train_transform(32, rand_augment="3a", color_jitter=0.3, **NORM))[-2:] == [
@@ -69,7 +69,7 @@ def test_colour_jitter_applies_without_a_policy_or_with_three_augment():
     ]
 
 
-def test_three_augment_is_one_of_greyscale_solarization_and_blur(picture):
+def test_three_augment_is_one_of_grayscale_solarization_and_blur(picture):
     transform = train_transform(48, scale=None, hflip=0, rand_augment="3a", **RAW)
     plain = train_transform(48, scale=None, hflip=0, **RAW)(picture).image.int()
     found = set()
@@ -77,13 +77,13 @@ def test_three_augment_is_one_of_greyscale_solarization_and_blur(picture):
         with keyed_randomness("three", i):
             image = transform(picture).image.int()
         if (image == image[:1]).all():
-            found.add("greyscale")
+            found.add("grayscale")
         elif ((image == plain) | (image == 255 - plain)).all():
             found.add("solarization")
         else:
             found.add("blur")
             assert (image - plain).abs().float().mean() < 20
-    assert found == {"greyscale", "solarization", "blur"}
+    assert found == {"grayscale", "solarization", "blur"}
 
 
 def test_steps_with_probability_zero_are_left_out():
@@ -105,11 +105,11 @@ def test_without_a_scale_the_whole_image_is_seen_as_in_validation(picture):
     assert torch.equal(prepared(whole, picture), validation(picture))
 
 
-def test_one_channel_is_pillows_greyscale(picture):
+def test_one_channel_is_pillows_grayscale(picture):
     transform = train_transform(48, scale=None, hflip=0, mean=(0.5,), std=(0.25,))
-    grey = np.asarray(picture.resize((48, 48), Image.Resampling.BICUBIC).convert("L"))
+    gray = np.asarray(picture.resize((48, 48), Image.Resampling.BICUBIC).convert("L"))
     assert transform(picture).image.shape == (1, 48, 48)
-    assert np.array_equal(transform(picture).image[0].numpy(), grey)
+    assert np.array_equal(transform(picture).image[0].numpy(), gray)
     assert prepared(transform, picture).shape == (1, 48, 48)
 
 
@@ -189,7 +189,7 @@ def test_the_two_ways_to_resize_see_another_part_of_the_image(resize, columns, r
     red, green = image[0, 112], image[1, :, 112]
     assert (red[-1] - red[0]).item() == pytest.approx(columns, abs=0.01)
     assert (green[-1] - green[0]).item() == pytest.approx(rows, abs=0.01)
-    assert (red[0] + red[-1]).item() == pytest.approx(1, abs=0.01)  # the centre
+    assert (red[0] + red[-1]).item() == pytest.approx(1, abs=0.01)  # the center
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ JPEGS = {
     "4:2:0": lambda: encoded(photo(121, 91), subsampling=2),
     "progressive": lambda: encoded(photo(120, 90), progressive=True),
     "optimized": lambda: encoded(photo(120, 90), optimize=True),
-    "greyscale": lambda: encoded(photo(120, 90).convert("L")),
+    "grayscale": lambda: encoded(photo(120, 90).convert("L")),
     "CMYK": lambda: encoded(photo(120, 90).convert("CMYK")),
     "RGB components": lambda: encoded(photo(120, 90), keep_rgb=True),
     "restart markers": lambda: encoded(photo(120, 90), restart_marker_blocks=2),

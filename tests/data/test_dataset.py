@@ -17,18 +17,18 @@ from dat_train.errors import UserError
 DEIT = {"rand_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25, "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
-def grey(image: Image.Image) -> torch.Tensor:
+def gray(image: Image.Image) -> torch.Tensor:
     return pil_to_tensor(image).float()
 
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Eight images of which 2, 3 and 7 cannot be read; the label is ten times the place, the grey the place."""
+    """Eight images of which 2, 3 and 7 cannot be read; the label is ten times the place, the gray the place."""
     paths = write_images(tmp_path, 8)
     for i in (2, 3, 7):
         paths[i].write_bytes(b"no image")
     samples = [(str(path), 10 * i) for i, path in enumerate(paths)]
-    return ImageDataset(samples, [str(i) for i in range(71)], grey)
+    return ImageDataset(samples, [str(i) for i in range(71)], gray)
 
 
 def test_a_sample_has_image_label_and_index(damaged):
@@ -73,7 +73,7 @@ def test_an_image_that_cannot_be_transformed_is_unreadable(error, damaged):
     def transform(image):
         if np.asarray(image)[0, 0, 0] == 5:
             raise error("this image")
-        return grey(image)
+        return gray(image)
 
     damaged.transform = transform
     sample = damaged[SampleKey(0, 5, 0)]
@@ -94,7 +94,7 @@ def test_a_user_error_in_a_transform_is_not_an_unreadable_image(damaged):
 
 
 def test_a_set_without_readable_images_is_an_error(tmp_path):
-    nothing = ImageDataset([(f"{tmp_path}/{i}.png", 0) for i in range(3)], ["a"], grey)
+    nothing = ImageDataset([(f"{tmp_path}/{i}.png", 0) for i in range(3)], ["a"], gray)
     with pytest.raises(UserError, match=r"^3 consecutive images"):
         nothing[SampleKey(0, 1, 0)]
 

@@ -35,16 +35,16 @@ def test_an_rgb_file_is_read_as_it_is(picture, tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "name"), [("L", "a.png"), ("L", "a.jpg"), ("LA", "a.png"), ("1", "a.png")])
-def test_greyscale_becomes_three_equal_channels(mode, name, picture, tmp_path):
-    grey = picture.convert(mode)
-    grey.save(tmp_path / name, quality=95) if name.endswith("jpg") else grey.save(tmp_path / name)
+def test_grayscale_becomes_three_equal_channels(mode, name, picture, tmp_path):
+    gray = picture.convert(mode)
+    gray.save(tmp_path / name, quality=95) if name.endswith("jpg") else gray.save(tmp_path / name)
     read = read_rgb(tmp_path / name)
     assert read.mode == "RGB"
     assert (pixels(read) == pixels(read)[..., :1]).all()
-    assert distance(read.convert("L"), grey.convert("L")) < 2
+    assert distance(read.convert("L"), gray.convert("L")) < 2
 
 
-def test_cmyk_becomes_the_same_colours(picture, tmp_path):
+def test_cmyk_becomes_the_same_colors(picture, tmp_path):
     picture.convert("CMYK").save(tmp_path / "a.jpg", quality=100, subsampling=0)
     read = read_rgb(tmp_path / "a.jpg")
     assert read.mode == "RGB"
@@ -52,13 +52,13 @@ def test_cmyk_becomes_the_same_colours(picture, tmp_path):
 
 
 def over(background, picture, alpha):
-    """`picture` with opacity `alpha` (0 to 255, a number or an array) over a colour, by the definition."""
+    """`picture` with opacity `alpha` (0 to 255, a number or an array) over a color, by the definition."""
     share = np.broadcast_to(np.asarray(alpha, dtype=np.float64), picture.size[::-1])[..., None] / 255
     return (share * pixels(picture) + (1 - share) * np.asarray(background)).round()
 
 
 @pytest.mark.parametrize("transparency", [None, 3, bytes(range(0, 128, 2))])
-def test_a_palette_becomes_its_colours_over_white(transparency, picture, tmp_path):
+def test_a_palette_becomes_its_colors_over_white(transparency, picture, tmp_path):
     palette = picture.quantize(64)
     options = {} if transparency is None else {"transparency": transparency}
     palette.save(tmp_path / "a.png", **options)
@@ -92,16 +92,16 @@ def test_transparent_pixels_lie_over_the_background(mode, background, picture, t
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped(picture, tmp_path):
-    grey = np.asarray(picture.convert("L"))
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "a.png")
+    gray = np.asarray(picture.convert("L"))
+    Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as saved:
         assert saved.mode.startswith("I;16")
-    assert np.array_equal(np.asarray(read_rgb(tmp_path / "a.png"))[..., 0], grey)
+    assert np.array_equal(np.asarray(read_rgb(tmp_path / "a.png"))[..., 0], gray)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize(("bits", "white"), [(8, 255), (12, 4095), (16, 65535)])
-def test_greyscale_of_8_12_and_16_bits_in_16_bits_uses_the_whole_range(bits, white, suffix, tmp_path):
+def test_grayscale_of_8_12_and_16_bits_in_16_bits_uses_the_whole_range(bits, white, suffix, tmp_path):
     levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
     stored = (levels * (white / 255)).round().astype(np.uint16)
     Image.fromarray(stored).save(tmp_path / f"a{suffix}")
@@ -119,16 +119,16 @@ def test_the_maximum_that_a_tiff_states_is_white(tmp_path):
 
 @pytest.mark.parametrize("factor", [1, 257, 2**20], ids=["8 bits", "16 bits", "more"])
 def test_32_bit_integers_are_scaled_by_the_range_they_use(factor, tmp_path):
-    grey = np.arange(256, dtype=np.int32).reshape(16, 16)
-    Image.fromarray(grey * factor).save(tmp_path / "a.tif")
-    assert np.array_equal(np.asarray(read_rgb(tmp_path / "a.tif"))[..., 0], grey)
+    gray = np.arange(256, dtype=np.int32).reshape(16, 16)
+    Image.fromarray(gray * factor).save(tmp_path / "a.tif")
+    assert np.array_equal(np.asarray(read_rgb(tmp_path / "a.tif"))[..., 0], gray)
 
 
 @pytest.mark.parametrize("factor", [1 / 255, 1, 257, 1e6], ids=["to 1", "to 255", "to 65535", "more"])
 def test_floats_are_scaled_by_the_range_they_use(factor, tmp_path):
-    grey = np.arange(256, dtype=np.float32).reshape(16, 16)
-    Image.fromarray(grey * np.float32(factor)).save(tmp_path / "a.tif")
-    assert np.array_equal(np.asarray(read_rgb(tmp_path / "a.tif"))[..., 0], grey)
+    gray = np.arange(256, dtype=np.float32).reshape(16, 16)
+    Image.fromarray(gray * np.float32(factor)).save(tmp_path / "a.tif")
+    assert np.array_equal(np.asarray(read_rgb(tmp_path / "a.tif"))[..., 0], gray)
 
 
 def test_floats_that_are_no_numbers_are_black(tmp_path):

@@ -47,7 +47,7 @@ def test_timm_onnxruntime_and_torch_export_give_the_logits_of_the_model(name, ch
     with torch.inference_mode():
         logits = model(images)
 
-    card = model_card(model, name=name, classes=CLASSES, preprocessing=steps, facts=[("weights", "random")])
+    card = model_card(model, name=name, classes=CLASSES, preprocessing=steps, properties=[("weights", "random")])
     write_timm_folder(model, tmp_path, CLASSES, steps, card)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["pretrained_cfg"]["input_size"] == list(steps.input_size) and config["label_names"] == CLASSES
@@ -69,12 +69,12 @@ def test_timm_onnxruntime_and_torch_export_give_the_logits_of_the_model(name, ch
 
 def test_the_card_describes_backbone_and_channels():
     model, steps = build_model("resnet18", 1)
-    card = model_card(model, name="mine", classes=CLASSES, preprocessing=steps, facts=[])
-    assert 'convert("L")' in card and "Greyscale, resized" in card and "(`resnet18`)" in card
+    card = model_card(model, name="mine", classes=CLASSES, preprocessing=steps, properties=[])
+    assert 'convert("L")' in card and "Grayscale, resized" in card and "(`resnet18`)" in card
     assert "Deformable" not in card and "import dat_train" not in card and "arXiv" not in card
     assert "`line break`" in card
     model, steps = build_model("dat_nano", 3)
-    card = model_card(model, name="mine", classes=CLASSES, preprocessing=steps, facts=[])
+    card = model_card(model, name="mine", classes=CLASSES, preprocessing=steps, properties=[])
     assert (
         'convert("RGB")' in card and "A Deformable Attention Transformer" in card and "import dat_train.models" in card
     )

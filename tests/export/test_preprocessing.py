@@ -39,10 +39,10 @@ def test_timm_rounds_every_crop_to_the_same_side():
             assert int(size / crop_pct) == side
 
 
-def test_greyscale_is_in_the_json_and_in_the_transform_of_timm():
+def test_grayscale_is_in_the_json_and_in_the_transform_of_timm():
     photo = Image.fromarray(load_sample_image("china.jpg"))
     steps = Preprocessing(64, "short_side", 0.9, "bicubic", mean=(0.4,), std=(0.2,))
-    assert json.loads(steps.as_json(["a"]))["channels"] == "L" and json.loads(steps.as_json(["a"]))["greyscale"]
+    assert json.loads(steps.as_json(["a"]))["channels"] == "L" and json.loads(steps.as_json(["a"]))["grayscale"]
     assert json.loads(steps.as_json(["a"]))["input"]["shape"] == ["batch", 1, 64, 64]
     theirs = create_transform(**resolve_data_config(pretrained_cfg=steps.as_timm()))
     ours = eval_transform(64, crop_pct=0.9, mean=(0.4,), std=(0.2,))
@@ -51,7 +51,7 @@ def test_greyscale_is_in_the_json_and_in_the_transform_of_timm():
 
 @pytest.mark.parametrize("channels", [2, 4, 6])
 def test_other_numbers_of_channels_are_refused(channels):
-    with pytest.raises(UserError, match=rf"data.mean has {channels} values .* 3 channels \(RGB\) or 1 \(greyscale\)"):
+    with pytest.raises(UserError, match=rf"data.mean has {channels} values .* 3 channels \(RGB\) or 1 \(grayscale\)"):
         Preprocessing(64, "short_side", 0.9, "bicubic", mean=(0.5,) * channels, std=(0.2,) * channels)
 
 

@@ -91,5 +91,5 @@ def test_long_names_are_shortened_to_the_width_of_the_image():
 
     font = ImageFont.load_default(size=13)
     assert _fitting("cat", font, CELL) == "cat"
-    short = _fitting("great grey owl, great gray owl, Strix nebulosa", font, CELL)
+    short = _fitting("great gray owl, great gray owl, Strix nebulosa", font, CELL)
     assert short.endswith("…") and CELL - 20 < font.getlength(short) <= CELL

@@ -16,7 +16,7 @@ SETTINGS = [
 ]
 
 
-class LabelledRun(RealRun):
+class LabeledRun(RealRun):
     settings = SETTINGS
 
 
@@ -27,17 +27,17 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(table, tmp_path_factory):
-    run = LabelledRun(tmp_path_factory.mktemp("whole"), f"data.root={table}")
+    run = LabeledRun(tmp_path_factory.mktemp("whole"), f"data.root={table}")
     assert run.wait() == 0, run.output
     return run
 
 
 def test_a_killed_run_continues_to_the_same_bytes(whole, table, tmp_path):
-    killed = LabelledRun(tmp_path, f"data.root={table}")
+    killed = LabeledRun(tmp_path, f"data.root={table}")
     killed.wait_for_step(7)
     killed.send(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
-    again = LabelledRun(tmp_path, f"data.root={table}")
+    again = LabeledRun(tmp_path, f"data.root={table}")
     assert again.wait() == 0, again.output
     assert "continuing after step" in again.output
     assert content(again.run) == content(whole.run)
@@ -45,8 +45,8 @@ def test_a_killed_run_continues_to_the_same_bytes(whole, table, tmp_path):
 
 def test_two_processes_give_the_weights_of_one(table, tmp_path):
     settings = (f"data.root={table}", "dtype=fp64")
-    one = LabelledRun(tmp_path / "one", *settings)
-    two = ranks(tmp_path / "two", 2, *settings, kind=LabelledRun)
+    one = LabeledRun(tmp_path / "one", *settings)
+    two = ranks(tmp_path / "two", 2, *settings, kind=LabeledRun)
     assert [run.wait() for run in (one, *two)] == [0, 0, 0], one.output
     first, second = (torch.load(run.run / "checkpoints/last.pt") for run in (one, two[0]))
     for name, value in first["model"].items():
@@ -59,6 +59,6 @@ def test_changed_labels_are_changed_data(whole, table, tmp_path):
     (tmp_path / "runs").symlink_to(whole.run.parent, target_is_directory=True)
     changed = table.with_name("changed.csv")
     changed.write_text(table.read_text().replace("001.png,red light;green,", "001.png,red light,"))
-    run = LabelledRun(tmp_path, f"data.root={changed}", "epochs=7")
+    run = LabeledRun(tmp_path, f"data.root={changed}", "epochs=7")
     assert run.wait() == 2
     assert "was started with other data: training: 36 images -> 36 (green " in run.output, run.output

@@ -17,7 +17,7 @@ class Limit(NamedTuple):
 
 POSITIVE = Limit(lambda value: value > 0, "must be greater than 0")
 NOT_NEGATIVE = Limit(lambda value: value >= 0, "must not be negative")
-SHARE = Limit(lambda value: 0 <= value <= 1, "must lie between 0 and 1")
+SHARE = Limit(lambda value: 0 <= value <= 1, "must be between 0 and 1")
 ABOVE_ZERO = Limit(lambda value: 0 < value <= 1, "must be greater than 0 and at most 1")
 BELOW_ONE = Limit(lambda value: 0 <= value < 1, "must be at least 0 and less than 1")
 PAIR = Limit(lambda value: len(value) == 2 and 0 < value[0] <= value[1], "must be two numbers, as in [0.5,1.0]")
@@ -26,9 +26,9 @@ SIZES = Limit(lambda value: value and all(v > 0 for v in value), "must be number
 EPOCHS = Limit(lambda value: all(v > 0 for v in value), "must be epochs, as in [30,60,90]")
 CHANNELS = Limit(
     lambda value: len(value) in (1, 3) and all(v >= 0 for v in value),
-    "must be three numbers: R, G, B; or one, for greyscale",
+    "must be three numbers: R, G, B; or one, for grayscale",
 )
-COLOUR = Limit(
+COLOR = Limit(
     lambda value: len(value) == 3 and all(0 <= v <= 255 for v in value), "must be three numbers from 0 to 255: R, G, B"
 )
 DEVICE = Limit(lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value), "must be auto, cpu, cuda, cuda:N or mps")

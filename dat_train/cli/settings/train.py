@@ -10,7 +10,7 @@ from dat_train.cli.settings.limits import (
     BETAS,
     CHANNELS,
     CLASS_WEIGHTS,
-    COLOUR,
+    COLOR,
     DISTILLATION,
     DTYPE,
     EPOCHS,
@@ -71,7 +71,7 @@ class DataConfig:
     repeats: int = setting("consecutive augmented copies of a sample (repeated augmentation); 1: off", POSITIVE)
     mean: list[float] | None = setting("channel means for the normalization", CHANNELS)
     std: list[float] | None = setting("channel standard deviations for the normalization", CHANNELS)
-    background: list[int] = setting("colour behind transparent pixels: R, G, B from 0 to 255", COLOUR)
+    background: list[int] = setting("color behind transparent pixels: R, G, B from 0 to 255", COLOR)
     classes: str | None = setting(
         "data=masks: file of class names; null: classes.txt in data.root", path=True, default=None
     )
@@ -109,7 +109,7 @@ class MixingConfig:
 class LossConfig:
     name: str = setting("cross_entropy, or bce: binary cross-entropy of each class", LOSS)
     target_threshold: float | None = setting("bce: targets above it become 1, others 0; null: as mixed", SHARE)
-    sum_classes: bool = setting("bce: sum over the classes in place of their mean")
+    sum_classes: bool = setting("bce: sum over the classes instead of their mean")
     class_weights: str | None = setting(
         "balanced: a class weighs the inverse of its number of training images; null: equal weights", CLASS_WEIGHTS
     )
@@ -148,10 +148,10 @@ class ScheduleConfig:
     warmup_epochs: float = setting(
         "epochs of linear warm-up, counted inside `epochs`; unless set, a continued run keeps its own", NOT_NEGATIVE
     )
-    warmup_steps: int | None = setting("steps of warm-up, in place of epochs", NOT_NEGATIVE)
+    warmup_steps: int | None = setting("steps of warm-up, instead of epochs", NOT_NEGATIVE)
     warmup_lr: float = setting("learning rate at the start of the warm-up", NOT_NEGATIVE)
     warmup_factor: float | None = setting(
-        "factor at step 0 that rises to 1 and multiplies the falling rate, in place of warmup_lr", SHARE
+        "factor at step 0 that rises to 1 and multiplies the falling rate, instead of warmup_lr", SHARE
     )
     min_lr: float = setting("cosine, linear, poly: learning rate at the end", NOT_NEGATIVE)
     power: float = setting("poly: exponent", POSITIVE)
@@ -169,12 +169,12 @@ class EmaConfig:
 @dataclass
 class ValidationConfig:
     every_epochs: int = setting("epochs between validations", POSITIVE)
-    every_steps: int | None = setting("steps between validations, in place of epochs", POSITIVE, default=None)
+    every_steps: int | None = setting("steps between validations, instead of epochs", POSITIVE, default=None)
     batch_size: int = setting("validation images per device at a time", POSITIVE, may_change=True)
     resize: str = setting(
         "short_side: keeps the aspect ratio (timm, torchvision); squash: to a square (the DAT authors)", RESIZE
     )
-    crop_pct: float | None = setting("side of the centre crop over the resized side; 1: no crop", ABOVE_ZERO)
+    crop_pct: float | None = setting("side of the center crop over the resized side; 1: no crop", ABOVE_ZERO)
     interpolation: str | None = setting("resizing of validation images", INTERPOLATION)
 
 
@@ -226,7 +226,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     img_size: int | None = setting("training resolution, pixels; null: as in timm", POSITIVE)
     epochs: int = setting("length of the schedule; may only grow when a run is continued", POSITIVE, may_change=True)
-    steps: int | None = setting("length of the schedule in steps, in place of epochs", POSITIVE, default=None)
+    steps: int | None = setting("length of the schedule in steps, instead of epochs", POSITIVE, default=None)
     max_steps: int | None = setting(
         "number of steps after which the run stops; the schedule stays that of `epochs`", POSITIVE, may_change=True
     )

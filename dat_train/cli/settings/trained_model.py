@@ -84,7 +84,7 @@ class EvalConfig(EvaluatingConfig):
 class PredictConfig(RunningModelConfig):
     images: list[str] = setting("files, folders, quoted patterns, or - for a list on standard input", path=True)
     top: int = setting("number of classes for each image", POSITIVE)
-    threshold: float = setting("task=multilabel: probability from which a class is named, in place of top", SHARE)
+    threshold: float = setting("task=multilabel: probability from which a class is named, instead of top", SHARE)
     score: float = score_setting()
     format: str = setting("output format", one_of("table", "csv", "jsonl"))
     kernels: str = kernels_setting()

@@ -30,7 +30,7 @@ def validate(config: dict, schema: type = TrainConfig, *, images: bool = True) -
             raise UserError(f"{item.key}={value} {item.limit.text}")
     mean, std = values.get("data.mean"), values.get("data.std")
     if mean and std and len(mean) != len(std):
-        raise UserError(f"data.std={std} must have as many numbers as data.mean={mean}: three, or one for greyscale")
+        raise UserError(f"data.std={std} must have as many numbers as data.mean={mean}: three, or one for grayscale")
     if values.get("init") == REQUIRED:
         raise UserError("init is not set: init=PATH, the weights this recipe fine-tunes (init=null: random weights)")
     rooted = values.get("data.kind") not in (None, "digits", "fake") and schema is TrainConfig

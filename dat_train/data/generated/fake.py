@@ -21,6 +21,6 @@ class FakeImages(ImageDataset):
 
     def read(self, index: int) -> Image.Image:
         path, label = self.samples[index]
-        colour = np.random.default_rng(label).uniform(64, 192, 3)
+        color = np.random.default_rng(label).uniform(64, 192, 3)
         noise = np.random.default_rng(keyed_seed(path)).standard_normal((self.image_size, self.image_size, 3))
-        return Image.fromarray(np.clip(colour + 32 * noise, 0, 255).astype(np.uint8))
+        return Image.fromarray(np.clip(color + 32 * noise, 0, 255).astype(np.uint8))

@@ -160,7 +160,7 @@ def open_coco(
     for part in parts:
         name, images = (f"{part}2017", folder / f"{part}2017") if kind == "coco" else (part, folder / "images" / part)
         if not images.is_dir():
-            raise UserError(f"{images} is not there: data={kind} needs {images.relative_to(folder)}/ below {folder}")
+            raise UserError(f"{images} does not exist: data={kind} needs {images.relative_to(folder)}/ below {folder}")
         file = read_coco(folder / "annotations" / f"instances_{name}.json")
         if kind == "coco" and len(file.classes) != COCO_CLASSES:
             raise UserError(
@@ -181,7 +181,7 @@ def read_coco(path: Path) -> CocoFile:
         UserError: missing, not JSON, or not in the COCO format.
     """
     if not path.is_file():
-        raise UserError(f"{path} is not there")
+        raise UserError(f"{path} does not exist")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

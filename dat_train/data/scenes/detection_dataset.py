@@ -166,7 +166,7 @@ class DetectionImages(Dataset):
         chosen = range(0, len(self), max(1, len(self) // CHECKED))
         if chosen and not any(Path(self.samples[index][0]).exists() for index in chosen):
             raise UserError(
-                f"{printable(self.samples[0][0])} is not there, nor other images: file_name in {self.file.path.name} "
+                f"{printable(self.samples[0][0])} does not exist, nor other images: file_name in {self.file.path.name} "
                 "must be relative to their folder"
             )
         for index in chosen:

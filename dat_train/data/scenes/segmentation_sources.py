@@ -78,7 +78,7 @@ def _check_some(images: SegmentationImages) -> None:
     if found == {0, IGNORED}:
         raise UserError(
             f"the masks of {printable(Path(images.masks[0][0]).parent)} have the values 0 and 255 alone, and 255 is "
-            f"ignored: write the number of the class, 1 to {len(images.classes) - 1}, in place of 255"
+            f"ignored: write the number of the class, 1 to {len(images.classes) - 1}, instead of 255"
         )
 
 
@@ -107,7 +107,7 @@ def _open_masks(
     path = expand_home(classes) if classes else root / "classes.txt"
     if not path.is_file():
         raise UserError(
-            f"{path} is not there: data=masks needs a class list, one name a line, in the order of the values"
+            f"{path} does not exist: data=masks needs a class list, one name a line, in the order of the values"
         )
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not 2 <= len(names) <= 255 or len(set(names)) < len(names):
@@ -135,7 +135,7 @@ def _pairs(images: Path, masks: Path) -> list[tuple[str, str]]:
     """
     for folder in (images, masks):
         if not folder.is_dir():
-            raise UserError(f"{folder} is not there: images and masks lie in folders of the same name")
+            raise UserError(f"{folder} does not exist: images and masks must be in folders of the same name")
     found = sorted(path for path in images.iterdir() if is_image(path.name))
     if not found:
         raise UserError(f"{images} has no images ({suffix_list()}, ...)")
@@ -143,6 +143,7 @@ def _pairs(images: Path, masks: Path) -> list[tuple[str, str]]:
     missing = [path for path in found if path.stem not in available]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(found)} images have no mask: {printable(masks / missing[0].stem)}.png is not there"
+            f"{len(missing)} of {len(found)} images have no mask: {printable(masks / missing[0].stem)}.png does not "
+            "exist"
         )
     return [(str(path), str(masks / f"{path.stem}.png")) for path in found]

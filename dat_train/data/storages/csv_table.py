@@ -119,8 +119,8 @@ class CsvTable:
         notes = list(self.notes)
         if len(combined) < len(names):
             notes.append(f"{self.path}: {len(names):,} rows of {len(combined):,} images")
-        if unlabelled := int((~targets.any(1)).sum()):
-            notes.append(f"{self.path}: {unlabelled:,} images without a label")
+        if unlabeled := int((~targets.any(1)).sum()):
+            notes.append(f"{self.path}: {unlabeled:,} images without a label")
         base, source = str(self.path.parent), Paths(list(file_of.values()))
         images = sorted_catalog(list(combined), [""] * len(combined), base=base, source=source, notes=notes)
         return replace(images, classes=classes, samples=images.samples.with_labels(targets.argmax(1)), targets=targets)

@@ -46,8 +46,8 @@ def test_digits_are_the_real_ones_and_a_fifth_of_each_is_held_out(written):
     for index in (0, 700):
         path, label = train.samples[index]
         number = int(path.rpartition("/")[2][:4])
-        grey = np.asarray(train.read(index))[..., 0]
-        assert np.array_equal((grey / 255 * 16).round(), real.images[number])
+        gray = np.asarray(train.read(index))[..., 0]
+        assert np.array_equal((gray / 255 * 16).round(), real.images[number])
         assert real.target[number] == label
 
 
@@ -126,11 +126,11 @@ def test_fake_images_follow_from_their_index_alone():
 def test_fake_classes_can_be_told_apart():
     train, val = open_datasets("fake", image_size=16, fake_images=40, fake_classes=4, val_fraction=0.5)
 
-    def colours(dataset):
+    def colors(dataset):
         return np.array([np.asarray(dataset.read(i)).mean((0, 1)) for i in range(len(dataset))])
 
-    known = colours(train)[:4]
-    nearest = np.linalg.norm(colours(val)[:, None] - known, axis=-1).argmin(1)
+    known = colors(train)[:4]
+    nearest = np.linalg.norm(colors(val)[:, None] - known, axis=-1).argmin(1)
     assert nearest.tolist() == [label for _, label in val.samples]
 
 

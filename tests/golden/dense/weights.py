@@ -37,7 +37,7 @@ def labels(n: int, height: int, width: int, classes: int) -> torch.Tensor:
 
 
 def masks(boxes: list[list[float]], height: int, width: int) -> torch.Tensor:
-    """The ellipse inscribed in each box, (boxes, height, width) bool: pixel centres inside or on it."""
+    """The ellipse inscribed in each box, (boxes, height, width) bool: pixel centers inside or on it."""
     y, x = np.mgrid[0:height, 0:width] + 0.5
     return torch.from_numpy(
         np.stack(

@@ -97,7 +97,7 @@ def test_a_model_without_classifier_takes_the_rest():
     assert torch.allclose(model(x), whole.forward_head(whole.forward_features(x), pre_logits=True))
 
 
-def test_greyscale_stem_is_adapted():
+def test_grayscale_stem_is_adapted():
     model = build(golden_config("dat_cvpr_micro"), in_chans=1)
     report = load_weights(model, FOLDER / "official_dat_cvpr_micro.pth")
     released = Checkpoint.open(FOLDER / "official_dat_cvpr_micro.pth").content["model"]["patch_proj.0.weight"]

@@ -68,16 +68,30 @@ class Loader(DataLoader):
         # Python allows handlers to be set only in the main thread
         if has_handler and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, handler)
-        return _without_traceback(batches)
+        return WorkerBatches(batches)
 
 
-def _without_traceback(batches: Iterator[Batch]) -> Iterator[Batch]:
-    try:
-        for batch in batches:
-            yield pickle.loads(batch) if isinstance(batch, bytes) else batch
-    except UserError as error:  # torch puts the worker's traceback into the message; its last line is "NAME: message"
-        lines = str(error).splitlines()
-        raise UserError(lines[-1].partition(": ")[2] if len(lines) > 1 else lines[0]) from None
+class WorkerBatches:
+    """Iterator over the batches of data workers.
+
+    Attributes:
+        workers: processes; none if the batches are made in this process.
+    """
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.workers: list[multiprocessing.Process] = getattr(batches, "_workers", [])
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        try:
+            batch = next(self._batches)
+        except UserError as error:  # torch adds the worker's traceback to the message; its last line is "NAME: message"
+            lines = str(error).splitlines()
+            raise UserError(lines[-1].partition(": ")[2] if len(lines) > 1 else lines[0]) from None
+        return pickle.loads(batch) if isinstance(batch, bytes) else batch
 
 
 def shared_memory_is_small() -> bool:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import KW_ONLY, dataclass
-from itertools import islice
 from typing import Any
 
 from dat_train.errors import UserError
@@ -17,6 +16,7 @@ NO_SHARED_MEMORY = ("unable to write to file", "unable to allocate shared memory
 MAX_DEATHS = 3  # consecutive deaths of workers before the run ends
 TIMEOUT_MINUTES = 30.0
 POLL_SECONDS = 0.2  # between checks of the stop request while no batch arrives
+DEATH_SECONDS = 10.0  # after a worker's death, which torch reports sooner unless its message is incomplete
 STOP_SECONDS = 10.0  # seconds that a stop request waits for the batch that is being read
 SHARED_MEMORY_ADVICE = (
     "give the container more shared memory (docker run --shm-size=8g or --ipc=host), or set data.workers=0 or a "
@@ -100,22 +100,33 @@ class BatchFeed:
             threading.Thread(target=_fetch_all, args=(self._requests,), name="feed", daemon=True).start()
         batch: Future = Future()
         self._requests.put((batch, self._batches))
-        start, stopping_since = time.monotonic(), None
+        start, stopping_since, dead_since = time.monotonic(), None, None
         while not wait([batch], POLL_SECONDS).done:
             now = time.monotonic()
             if self.stop and self.stop.requested:
                 stopping_since = stopping_since or now
+            if any(not worker.is_alive() for worker in getattr(self._batches, "workers", ())):
+                dead_since = dead_since or now
+            if dead_since and now - dead_since > DEATH_SECONDS:
+                self._abandon()
+                raise RuntimeError("a data worker exited unexpectedly while it sent a batch")
             if stopping_since and now - stopping_since > STOP_SECONDS:
-                self._requests = self._batches = None
+                self._abandon()
                 raise Stopped(f"stopped by {self.stop.name} while no batch arrived at {self.unit} {step:,}")
             if now - start > 60 * self.timeout_minutes:
-                self._requests = self._batches = None
+                self._abandon()
                 raise UserError(
                     f"no batch arrived within {self.timeout_minutes:g} minutes at {self.unit} {step:,}: the storage "
                     f"does not answer, or shared memory is full; check data.root, or {SHARED_MEMORY_ADVICE}; "
                     "timeout_minutes=... waits longer"
                 )
         return batch.result()
+
+    def _abandon(self) -> None:
+        """Leave the thread, whose read does not return, and end the workers."""
+        for worker in getattr(self._batches, "workers", ()):
+            worker.kill()
+        self.close()
 
 
 def _fetch_all(requests: queue.SimpleQueue) -> None:
@@ -146,12 +157,10 @@ def feed_once(
     timeout_minutes: float = TIMEOUT_MINUTES,
 ) -> Iterator[Any]:
     """Yield all items of a loader with a length, as `BatchFeed` does: for evaluation and prediction."""
-    feed = BatchFeed(
-        lambda first: islice(batches, first, None), warn, unit=unit, stop=stop, timeout_minutes=timeout_minutes
-    )
+    feed = BatchFeed(lambda number: batches, warn, unit=unit, stop=stop, timeout_minutes=timeout_minutes)
     try:
         for number in range(len(batches)):
-            yield feed.next(number, 0)
+            yield feed.next(number, turn=number)  # the loader begins at its first batch: `number` are skipped
     finally:
         feed.close()
 

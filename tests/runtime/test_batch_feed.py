@@ -7,13 +7,16 @@ import time
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from training.small_run import run_small, small_training
 
+from dat_train.data import loader as loader_module
 from dat_train.data.batch import Batch
+from dat_train.data.loader import evaluation_loader
 from dat_train.errors import UserError
 from dat_train.runtime import batch_feed as feed_module
-from dat_train.runtime.batch_feed import MAX_DEATHS, BatchFeed, Stopped
+from dat_train.runtime.batch_feed import MAX_DEATHS, BatchFeed, Stopped, feed_once
 from dat_train.runtime.stop_request import StopRequest
 
 FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl")
@@ -69,6 +72,35 @@ def test_a_worker_that_is_killed_changes_nothing(tmp_path, short_timeouts):
     assert "warning: a data worker died at step" in log
     assert "warning: a data worker died at validation batch" in log
     assert content(tmp_path / "well") == content(tmp_path / "ill")
+
+
+class LargeImages(Dataset):
+    """Batches of 3 MB, more than a pipe buffers."""
+
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, key) -> torch.Tensor:
+        return torch.full((3, 256, 256), key.index, dtype=torch.uint8)
+
+    @staticmethod
+    def collate(images: list) -> torch.Tensor:
+        return torch.stack(images)
+
+
+def test_a_worker_that_is_killed_while_it_sends_a_batch_is_replaced(monkeypatch):
+    """With small shared memory, whole batches pass through a pipe, and the rest of a message never arrives."""
+    monkeypatch.setattr(loader_module, "shared_memory_is_small", lambda: True)
+    monkeypatch.setattr(feed_module, "DEATH_SECONDS", 0.5)
+    warnings, batches = [], evaluation_loader(LargeImages(), batch_size=16, workers=1)
+    feed = feed_once(batches, warnings.append, timeout_minutes=1)
+    found = [next(feed)]
+    time.sleep(2)  # the worker has filled the pipe with the beginning of the next batch
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    found += feed
+    assert [batch[:, 0, 0, 0].tolist() for batch in found] == [list(range(16)), list(range(16, 32))]
+    assert len(warnings) == 1 and "while it sent a batch" in warnings[0]
 
 
 def a_batch(number: int) -> Batch:

@@ -51,13 +51,13 @@ def measure(arguments: argparse.Namespace, folder: RunFolder) -> None:
         return time.monotonic() - begin
 
     step()  # allocates the moments of the optimizer
-    writer.save(state.save(0))
+    writer.save(state.state_dict(0))
     writer.wait()
     plain, during, pauses = [], [], []  # seconds; `during` has a list for each checkpoint
     for _ in range(arguments.rounds):
         plain += [step(), step()]
         begin = time.monotonic()
-        writer.save(state.save(0))
+        writer.save(state.state_dict(0))
         pauses.append(time.monotonic() - begin)
         during.append([step()])
         while writer.busy:

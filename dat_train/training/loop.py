@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -61,8 +61,8 @@ class Training:
     """Training run; `run()` is the loop.
 
     The result is a function of state, task, data, plan and options, up to the order of floating-point sums: every
-    random draw is keyed by (seed, step, micro-batch), and the learning rate depends on the step only. With adamw, the
-    host waits for the device only once in `log_every` steps, before a checkpoint and before a validation.
+    random draw is keyed by (seed, step, micro-batch), and the learning rate depends on the step only. With adam and
+    adamw, the host waits for the device only once in `log_every` steps, before a checkpoint and before a validation.
 
     Args:
         state: initial state; holds the result.
@@ -113,7 +113,7 @@ class Training:
                 finished = True
             except _StopAgreed:
                 self._save()
-            except Stopped:  # before the update of a step: the state is that of the previous step
+            except Stopped:  # before the update of a step, or in a validation: the state is that of the last step
                 if self.processes.world_size > 1:  # the others wait inside this step and cannot agree to stop
                     raise
                 self._save()
@@ -129,11 +129,8 @@ class Training:
 
         while state.step < plan.steps:
             # One step: the gradient of `batch_size` samples over all processes, one update.
-            try:
+            with self._saved_on_stop():
                 loss, parts, unreadable = self._gradients()
-            except (Stopped, ProcessLost) as error:
-                self._save_unsynchronized(error)
-                raise
             apply_running_averages(state.model, self.processes.sum_)
             numbers = self._update(loss)
             state.step += 1
@@ -225,10 +222,11 @@ class Training:
         return mean[0], dict(zip(names, mean[1:], strict=True)), unreadable
 
     def _update(self, loss: Tensor) -> Tensor:
-        """Clip the gradient and update weights and their average, unless loss or gradient is not finite.
+        """Clip the gradient and update the weights, unless loss or gradient is not finite; then update their average.
 
-        The decision is made on the device, from numbers that are equal in all processes. With adamw, the optimizer's
-        kernel applies it, so the host does not wait. A skipped step does not change the optimizer's step count.
+        The decision is made on the device, from numbers that are equal in all processes. With adam and adamw, the
+        optimizer's kernel applies it, so the host does not wait. A skipped step does not change the optimizer's step
+        count.
 
         With fp16, gradients of a finite loss overflow if the loss scale is too large; the scaler then halves it. This
         is not a failure as long as the scale is above 1.
@@ -304,9 +302,10 @@ class Training:
         self.left_out = []
         averaged = None
         try:
-            evaluation = self._evaluate(state.model)
-            if state.ema:
-                averaged = self._evaluate(state.ema.model)
+            with self._saved_on_stop():
+                evaluation = self._evaluate(state.model)
+                if state.ema:
+                    averaged = self._evaluate(state.ema.model)
         finally:
             training_mode(state.model)
         self._report_unreadable(self.left_out, "left out of the validation")
@@ -359,17 +358,22 @@ class Training:
             self.log.flush(self.state.counters)
             self.checkpoints.save(self._saved(), best=self.state.is_best)
 
-    def _save_unsynchronized(self, error: Exception) -> None:
-        """Save the state of the previous step if a stop request interrupts a step and the processes cannot agree on it.
+    @contextmanager
+    def _saved_on_stop(self) -> Iterator[None]:
+        """Save the state of the last step if a stop request ends the wait for a batch in one of several processes.
 
-        A process that waits for a batch stops alone; then the collective operation of the others fails. The weights are
-        still those of the previous step. On CUDA, nothing is saved after a failed collective operation, because copies
-        from the device would wait for it.
+        That process stops alone, and the collective operation of the others fails: they cannot agree on a save. The
+        weights are still those of the last step. On CUDA, nothing is saved after a failed collective operation, because
+        copies from the device would wait for it.
         """
-        reachable = isinstance(error, Stopped) or self.processes.device.type == "cpu"
-        if self.processes.world_size > 1 and self.checkpoints and self.context.stop.requested and reachable:
-            self._save()
-            self.checkpoints.finish(self._saved())
+        try:
+            yield
+        except (Stopped, ProcessLost) as error:
+            reachable = isinstance(error, Stopped) or self.processes.device.type == "cpu"
+            if self.processes.world_size > 1 and self.checkpoints and self.context.stop.requested and reachable:
+                self._save()
+                self.checkpoints.finish(self._saved())
+            raise
 
     def _saved(self) -> dict:
         return self.state.state_dict(self.plan.epochs_done(self.state.step))

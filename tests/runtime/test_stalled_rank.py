@@ -2,6 +2,7 @@
 
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,15 @@ pytestmark = pytest.mark.long
 SETTINGS = ("data.workers=0", "checkpoint.every_minutes=60")
 
 
-def stalling_read() -> None:
-    """Let the reads of the eighth step, in the second epoch, wait for ever, as of a network disk."""
+def stalling_read(training: bool, reads: int) -> None:
+    """Let all reads of training (or validation) images after the first `reads` wait forever, as of a network disk."""
     batch_feed.STOP_SECONDS = 0.5
     get = FakeImages.__getitem__
     count = [0]
 
     def read(self, key):
-        count[0] += self.training  # of training
-        if count[0] > 28:  # four images a step in each of two processes
+        count[0] += self.training == training
+        if count[0] > reads:
             Path("stalled").touch()
             time.sleep(1000)
         return get(self, key)
@@ -37,9 +38,14 @@ def ignore_hangup() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
 
 
-@pytest.mark.parametrize("stalled", [0, 1])
-def test_the_step_before_is_saved_whichever_rank_waits_for_its_storage(stalled, tmp_path):
-    runs = ranks(tmp_path, 2, *SETTINGS, sabotage={stalled: stalling_read})
+EIGHTH_STEP = (True, 28, 7)  # four images a step in each of two processes; an epoch has six steps
+SECOND_VALIDATION = (False, 25, 12)  # about ten images for the model and ten for its average in each process
+
+
+@pytest.mark.parametrize(("stalled", "position"), [(0, EIGHTH_STEP), (1, EIGHTH_STEP), (1, SECOND_VALIDATION)])
+def test_the_last_step_is_saved_whichever_rank_waits_for_its_storage(stalled, position, tmp_path):
+    training, reads, last = position
+    runs = ranks(tmp_path, 2, *SETTINGS, sabotage={stalled: partial(stalling_read, training, reads)})
     with ended(*runs):
         runs[stalled].wait_for(lambda: (tmp_path / "stalled").exists())
         for run in runs:
@@ -47,11 +53,11 @@ def test_the_step_before_is_saved_whichever_rank_waits_for_its_storage(stalled, 
         codes = [run.wait(60) for run in runs]
     assert codes[stalled] == PREEMPTED, [run.output for run in runs]
     step = Checkpoint.open(runs[0].run / "checkpoints/last.pt").content["step"]
-    assert step == steps_done(runs[0].run) == 7  # the epoch ended with step 6
-    again = ranks(tmp_path, 2, *SETTINGS, "max_steps=9")
+    assert step == steps_done(runs[0].run) == last
+    again = ranks(tmp_path, 2, *SETTINGS, "max_steps=14")
     with ended(*again):
         assert [run.wait(60) for run in again] == [0, 0]
-    assert "continuing after step 7" in again[0].output
+    assert f"continuing after step {last}" in again[0].output
 
 
 def test_a_run_under_nohup_outlives_its_terminal_and_another_one_is_stopped_by_it(tmp_path):

@@ -111,7 +111,7 @@ def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(name):
     start = content(through)
     train(through, range(4))
     train(first, range(2))
-    second.load(torch.load(io.BytesIO(content(first)), weights_only=True))
+    second.load_state_dict(torch.load(io.BytesIO(content(first)), weights_only=True))
     train(second, range(2, 4))
     assert content(second) == content(through) != start
 

@@ -71,6 +71,7 @@ def load_weights(
         state, is_part = _by_model_names(state, set(own), report)
     classifier, stem = _modules(model, "classifier", (CLASSIFIER,)), _modules(model, "first_conv", ("stem.conv",))
     report.classes = _count_rows(state, classifier)
+    in_file = any(name.rpartition(".")[0] in classifier for name in state)
     if classes is not None and len(checkpoint.classes) == len(classes) and checkpoint.classes != list(classes):
         report.notes.append("the file's classes have other names: a newly initialized classifier stays")
         state = {name: value for name, value in state.items() if name.rpartition(".")[0] not in classifier}
@@ -84,7 +85,7 @@ def load_weights(
         report.notes.append(f"the file has no final norm: the model keeps its own ({min(norms)}, ...)")
         kept |= norms
     _check_names_and_shapes(checkpoint.path, state, own, kept)
-    if kept - norms and not any("classifier" in note for note in report.notes):
+    if kept - norms and not in_file:
         report.notes.append("the file has no classifier: the model keeps its own, untrained one")
     model.load_state_dict(own | state)
     return report

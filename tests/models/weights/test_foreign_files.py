@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from golden import FOLDER, build
-from models.test_weights import golden_config
+from models.weights.test_loading import golden_config
 from safetensors.torch import save_file
 from timm.utils import CheckpointSaver, ModelEmaV3
 from troubleshooting import entry

@@ -40,7 +40,7 @@ def opened_in_all_processes(open_data: Callable[[], Opened], processes: Processe
 # Classification
 
 
-def datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, ImageDataset]:
+def classification_datasets(config: Settings, processes: Processes) -> tuple[ImageDataset, ImageDataset]:
     """Training and validation set with their transforms."""
     data = config.data
     open_them = partial(open_datasets, data.kind, data.root, split_by=data.split_by, **source_arguments(config))
@@ -58,7 +58,7 @@ def multilabel_datasets(config: Settings, processes: Processes) -> tuple[ImageDa
     Raises:
         UserError: data without several labels per image, or without labels.
     """
-    sets = datasets(config, processes)
+    sets = classification_datasets(config, processes)
     for images, part in zip(sets, ("training", "validation"), strict=True):
         require_targets(images, config.data.name)
         if not images.targets.any():

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dat_train.choices import CLASSIFIERS
-from dat_train.commands.build_data import datasets, multilabel_datasets, scene_datasets
+from dat_train.commands.build_data import classification_datasets, multilabel_datasets, scene_datasets
 from dat_train.commands.build_model import require_model
 from dat_train.commands.load_trained import open_trained
 from dat_train.data.dataset import ImageDataset
@@ -49,7 +49,7 @@ OF_TASKS = {
 
 @dataclass(frozen=True)
 class TaskBuilders:
-    """Functions that build the parts of a task. A new task is added to TASKS.
+    """Functions that build the parts of a task. A new task is added to BUILDERS.
 
     Args:
         datasets: training and validation set. They have `classes`, `fingerprint()`, and `collate` if their samples
@@ -75,7 +75,7 @@ def task_builders(config: Settings) -> TaskBuilders:
         if task not in tasks and value != without_effect:
             of = " and ".join(f"task={name}" for name in tasks)
             raise UserError(f"{key}={value} is for {of}, not task={task}; {advice}")
-    return TASKS[task]
+    return BUILDERS[task]
 
 
 def classification(config: Settings, train_set: ImageDataset, precision: Precision) -> ImageClassification:
@@ -190,7 +190,7 @@ def distillation(config: Settings, classes: Sequence[str], precision: Precision)
         teacher_mean=mean,
         teacher_std=std,
     )
-    _try(loss, distill.teacher or distill.weights, config.img_size, len(config.data.mean), len(classes))
+    _check_teacher(loss, distill.teacher or distill.weights, config.img_size, len(config.data.mean), len(classes))
     return loss
 
 
@@ -222,7 +222,7 @@ def _teacher(
     return teacher, data["mean"], data["std"]
 
 
-def _try(distillation: Distillation, name: str, img_size: int, channels: int, classes: int) -> None:
+def _check_teacher(distillation: Distillation, name: str, img_size: int, channels: int, classes: int) -> None:
     """Call the teacher with one image, to report errors before the run starts."""
     precision = distillation.precision
     image = torch.zeros(1, channels, img_size, img_size, dtype=precision.weights_dtype, device=precision.device)
@@ -238,8 +238,8 @@ def _try(distillation: Distillation, name: str, img_size: int, channels: int, cl
         raise UserError(f"the teacher {name} has {answers.shape[1]:,} classes, the data has {classes:,}")
 
 
-TASKS = {
-    "classification": TaskBuilders(datasets, classification, ImageClassification.score),
+BUILDERS = {
+    "classification": TaskBuilders(classification_datasets, classification, ImageClassification.score),
     "multilabel": TaskBuilders(multilabel_datasets, multilabel, MultiLabelClassification.score),
     "segmentation": TaskBuilders(scene_datasets, segmentation, SemanticSegmentation.score),
     "detection": TaskBuilders(scene_datasets, detection, ObjectDetection.score),

@@ -12,7 +12,7 @@ from dat_train.atomic import csv_text, write_text
 from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import VIEW
 from dat_train.commands.evaluation_run import evaluation_set, run_evaluation, set_view
-from dat_train.commands.load_trained import TrainedModel, assemble
+from dat_train.commands.load_trained import TrainedModel, load_trained_model
 from dat_train.commands.output_folder import output_errors, output_folder
 from dat_train.commands.saved_settings import open_checkpoint
 from dat_train.errors import UserError
@@ -61,9 +61,9 @@ def _run(
     config: Settings, settings: Settings, checkpoint: Checkpoint, processes: Processes, terminal: Terminal
 ) -> None:
     output = output_folder(config.output, checkpoint.path, "eval")
-    processes.on_main(lambda: create_folder(output))  # before the evaluation, which may take hours
     val_set = evaluation_set(settings, checkpoint, processes)
-    trained = assemble(settings, checkpoint, config.ema, str(processes.device))
+    processes.on_main(lambda: prepare_folder(output))  # before the evaluation, which may take hours
+    trained = load_trained_model(settings, checkpoint, config.ema, str(processes.device))
     accelerate(trained.model, processes.device, config.kernels)
     options = {"precision": trained.precision, "processes": processes, "terminal": terminal}
     results = []
@@ -90,15 +90,15 @@ def _run(
 # Files
 
 
-def create_folder(output: Path) -> None:
-    """Create the folder of the reports.
+def prepare_folder(output: Path) -> None:
+    """Create the folder of the reports, and remove the result of an earlier evaluation.
 
     Raises:
         UserError: it cannot be written.
     """
     with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-        (output / "result.json").unlink(missing_ok=True)  # of an earlier evaluation
+        (output / "result.json").unlink(missing_ok=True)
 
 
 def view_metadata(settings: Settings) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dat_train.choices import CLASSIFIERS
 from dat_train.commands.build_data import VIEW
 from dat_train.commands.build_task import task_builders
 from dat_train.commands.evaluation_run import evaluation_set, run_evaluation
-from dat_train.commands.load_trained import Trained, TrainedDense, assemble
+from dat_train.commands.load_trained import TrainedClassifier, TrainedDense, load_trained_model
 from dat_train.commands.output_folder import output_errors, output_folder
 from dat_train.commands.saved_settings import open_checkpoint
 from dat_train.errors import UserError
@@ -54,7 +54,7 @@ def run(config: Settings, command_line: CommandLine) -> None:
     checkpoint, settings = open_checkpoint(config, command_line, images=measure)
     settings = settings.changed(dtype="fp32")  # half precision is a property of a device, not of the file
     require_exportable(config, settings, measure)
-    trained = assemble(settings, checkpoint, config.ema, "cpu")
+    trained = load_trained_model(settings, checkpoint, config.ema, "cpu")
     # opened before the export, which takes longer
     val_set = evaluation_set(settings, checkpoint, SINGLE) if measure else None
     output = output_folder(config.output, checkpoint.path, f"export/{config.format}")
@@ -111,7 +111,9 @@ def require_exportable(config: Settings, settings: Settings, measure: bool) -> N
 # Files
 
 
-def write_safetensors(config: Settings, trained: Trained, checkpoint: Checkpoint, folder: Path) -> dict[str, nn.Module]:
+def write_safetensors(
+    config: Settings, trained: TrainedClassifier, checkpoint: Checkpoint, folder: Path
+) -> dict[str, nn.Module]:
     """Write the folder for timm; return the model and the one that timm loads, by name."""
     steps = preprocessing(trained.settings)
     text = card(config, trained, checkpoint, steps)
@@ -120,11 +122,11 @@ def write_safetensors(config: Settings, trained: Trained, checkpoint: Checkpoint
 
 
 def write_graph(
-    config: Settings, trained: Trained | TrainedDense, folder: Path, terminal: Terminal
+    config: Settings, trained: TrainedClassifier | TrainedDense, folder: Path, terminal: Terminal
 ) -> dict[str, nn.Module]:
     """Write a file of ONNX or torch.export; return the model and those loaded from the written files, by name."""
     graph, outputs, smallest, sizes = trained.model, ("logits",), None, ""
-    if isinstance(trained, Trained):
+    if isinstance(trained, TrainedClassifier):
         steps = preprocessing(trained.settings)
         size, text = steps.input_size, steps.as_json(trained.classes, "sigmoid" if trained.multi_label else "softmax")
         names = json.dumps(trained.classes, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
@@ -162,7 +164,7 @@ def preprocessing(settings: Settings) -> Preprocessing:
     return Preprocessing(settings.img_size, **settings.eval.only(*VIEW), **settings.data.only("mean", "std"))
 
 
-def card(config: Settings, trained: Trained, checkpoint: Checkpoint, steps: Preprocessing) -> str:
+def card(config: Settings, trained: TrainedClassifier, checkpoint: Checkpoint, steps: Preprocessing) -> str:
     """Model card with the data about the training in the checkpoint."""
     content, settings = checkpoint.content, trained.settings
     properties = [("weights", trained.weights.source)]

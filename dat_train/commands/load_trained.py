@@ -47,7 +47,7 @@ class TrainedModel:
     weights: LoadReport
 
 
-class Trained(TrainedModel):
+class TrainedClassifier(TrainedModel):
     """Trained classifier. Model and transform depend on the settings model, img_size, eval, data.mean and data.std."""
 
     @cached_property
@@ -92,7 +92,9 @@ class TrainedDense(TrainedModel):
         return detect(self.model, self.views(image)[0], (image.height, image.width), self.precision)
 
 
-def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "auto") -> Trained | TrainedDense:
+def open_trained(
+    ckpt: str | Path, *, ema: bool | None = None, device: str = "auto"
+) -> TrainedClassifier | TrainedDense:
     """Load the model of a checkpoint of dat-train with the settings of its training, for a script.
 
     Raises:
@@ -102,10 +104,12 @@ def open_trained(ckpt: str | Path, *, ema: bool | None = None, device: str = "au
     config = trained_with(checkpoint)
     if "kind" not in config.get("data", {}):
         raise UserError(f"{ckpt} has no training settings; use timm.create_model and load_weights")
-    return assemble(Settings(config), checkpoint, ema, device)
+    return load_trained_model(Settings(config), checkpoint, ema, device)
 
 
-def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, device: str) -> Trained | TrainedDense:
+def load_trained_model(
+    settings: Settings, checkpoint: Checkpoint, ema: bool | None, device: str
+) -> TrainedClassifier | TrainedDense:
     """Build the model of `settings` with the weights in the checkpoint.
 
     Args:
@@ -116,10 +120,11 @@ def assemble(settings: Settings, checkpoint: Checkpoint, ema: bool | None, devic
     Raises:
         UserError: weights of another architecture, or without a classifier or class names.
     """
-    kind, number = Trained if settings.task in CLASSIFIERS else TrainedDense, number_of_classes(settings, checkpoint)
+    kind = TrainedClassifier if settings.task in CLASSIFIERS else TrainedDense
+    number = number_of_classes(settings, checkpoint)
     model, precision = build_model(settings, number), resolve_precision(settings.dtype, resolve_device(device))
     weights = load_weights(model, checkpoint, ema=ema)
-    classes = class_names(checkpoint.classes, number) if kind is Trained else list(checkpoint.classes)
+    classes = class_names(checkpoint.classes, number) if kind is TrainedClassifier else list(checkpoint.classes)
     return kind(model.to(precision.device, precision.weights_dtype).eval(), classes, settings, precision, weights)
 
 

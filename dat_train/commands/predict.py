@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dat_train.atomic import write_json
 from dat_train.commands.build_data import workers
-from dat_train.commands.load_trained import Trained, TrainedDense, assemble
+from dat_train.commands.load_trained import TrainedClassifier, TrainedDense, load_trained_model
 from dat_train.commands.output_folder import folder_names, output_errors, output_folder
 from dat_train.commands.prediction_writers import Guess, writer_for
 from dat_train.commands.saved_settings import open_checkpoint
@@ -45,11 +45,11 @@ def run(config: Settings, command_line: CommandLine) -> None:
     if not paths:
         raise UserError("the list on standard input names no image")
     checkpoint, settings = open_checkpoint(config, command_line, images=False)
-    trained = assemble(settings, checkpoint, config.ema, config.device)
+    trained = load_trained_model(settings, checkpoint, config.ema, config.device)
     if not config.ckpt:
         print(trained.weights, file=sys.stderr)
     accelerate(trained.model, trained.precision.device, config.kernels)
-    if isinstance(trained, Trained):
+    if isinstance(trained, TrainedClassifier):
         unreadable = predict_classes(config, trained, paths)
     else:
         folder = output_folder(config.output, checkpoint.path, "predictions")
@@ -62,7 +62,7 @@ def run(config: Settings, command_line: CommandLine) -> None:
 # Classification
 
 
-def predict_classes(config: Settings, trained: Trained, paths: Sequence[str]) -> int:
+def predict_classes(config: Settings, trained: TrainedClassifier, paths: Sequence[str]) -> int:
     """Write a row for each readable image; return the number of unreadable ones."""
     multi_label, number = trained.multi_label, min(config.top, len(trained.classes))
     choose = partial(above, threshold=config.threshold) if multi_label else partial(best, number=number)
@@ -85,7 +85,7 @@ def predict_classes(config: Settings, trained: Trained, paths: Sequence[str]) ->
 
 
 def predictions(
-    trained: Trained, paths: Sequence[str], choose: Choice, batch_size: int, readers: int
+    trained: TrainedClassifier, paths: Sequence[str], choose: Choice, batch_size: int, readers: int
 ) -> Iterator[tuple[str, list[Guess] | None]]:
     """Yield path and guesses of each image, in the order of `paths`; None if the image cannot be read.
 
@@ -122,7 +122,7 @@ def _pairs(numbers: Tensor, probabilities: Tensor) -> list[list[tuple[int, float
     return [list(zip(*row, strict=True)) for row in rows]
 
 
-def _reason(trained: Trained, path: str) -> str:
+def _reason(trained: TrainedClassifier, path: str) -> str:
     """Reason for an image that could not be read or transformed, in one line."""
     try:
         trained.transform(path)

@@ -84,6 +84,8 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
     for part in ("train", "val"):  # each machine may have its own copy
         processes.check_same(f"{data[part]['images']:,} images, {data[part]['digest']}", f"{part} set")
     check_data(config, saved, data, context)
+    if processes.is_main:
+        write_text(folder.config, config.as_yaml())
     plan = run_plan(config, len(train_set), processes.world_size)
     precision = resolve_precision(config.dtype, processes.device)
     model = build_model(config, len(train_set.classes))
@@ -133,32 +135,32 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
 
 
 def open_folder(config: Settings, command_line: CommandLine, context: RunContext) -> dict | None:
-    """Lock the folder, write the configuration into it, and return the checkpoint to continue from."""
-    folder, processes = context.folder, context.processes
+    """Lock the folder and return the checkpoint to continue from, if the settings allow it.
+
+    Args:
+        config: settings of this start; those that the run keeps are changed in place (`keep_former_settings`).
+    """
+    folder, processes, changed = context.folder, context.processes, ""
     saved = open_run(context, config.resume)
-    changed = check_settings(config, saved["config"], command_line, folder.path) if saved else ""
+    if saved:
+        before = upgraded(saved["config"])
+        keep_former_settings(config, before, command_line.computed)
+        changed = check_settings(config, before, command_line, folder.path)
     context.terminal.log_path = folder.log if processes.is_main else folder.path / f"log-rank{processes.rank}.txt"
-    if processes.is_main:
-        write_text(folder.config, config.as_yaml())
     if changed:
         context.terminal.warn(f"the run continues with changed settings: {changed}")
     return saved
 
 
-def check_settings(config: Settings, saved: dict, command_line: CommandLine, folder: Path) -> str:
-    """Compare the settings with those of the run, of which `config` takes over some (`keep_former_settings`).
+def check_settings(config: Settings, before: dict, command_line: CommandLine, folder: Path) -> str:
+    """Compare the settings with those of the run, and return the changes as text; "" without changes.
 
     Args:
-        saved: configuration in the run's checkpoint.
-
-    Returns:
-        The changes as text; "" without changes.
+        before: configuration in the run's checkpoint, as from `upgraded`.
 
     Raises:
         UserError: settings changed that affect the run's numbers, and config.resume_changed is not set.
     """
-    before = upgraded(saved)
-    keep_former_settings(config, before, command_line.computed)
     changed = differences(before, config.plain(), command_line.may_change)
     text = ", ".join(f"{key}={was} is {now} now" for key, was, now in changed)
     if changed and not config.resume_changed:

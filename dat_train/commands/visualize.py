@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from dat_train.commands.load_trained import Trained, TrainedDense, assemble
+from dat_train.commands.load_trained import TrainedClassifier, TrainedDense, load_trained_model
 from dat_train.commands.output_folder import folder_names, output_errors, output_folder
 from dat_train.commands.saved_settings import open_checkpoint
 from dat_train.commands.scene_prediction import predict_scene
@@ -59,7 +59,7 @@ def run(config: Settings, command_line: CommandLine) -> None:
     """
     paths = list_images([config.image], note=lambda text: print(text, file=sys.stderr))
     checkpoint, settings = open_checkpoint(config, command_line, images=False)
-    trained = assemble(settings, checkpoint, config.ema, config.device)
+    trained = load_trained_model(settings, checkpoint, config.ema, config.device)
     if not any(isinstance(module, DeformableAttention) for module in trained.model.modules()):
         raise UserError(f"{settings.model.timm_name} has no deformable attention (block letter D) to visualize")
     if not config.ckpt:
@@ -89,13 +89,15 @@ def run(config: Settings, command_line: CommandLine) -> None:
         )
 
 
-def visualize(config: Settings, trained: Trained | TrainedDense, image: Image, name: str, folder: Path) -> str:
+def visualize(
+    config: Settings, trained: TrainedClassifier | TrainedDense, image: Image, name: str, folder: Path
+) -> str:
     """Write pictures and page of one image into a folder; return the prediction in one line.
 
     Raises:
         UserError: query=... outside the image.
     """
-    seen = (inspect_classification if isinstance(trained, Trained) else inspect_scene)(config, trained, image)
+    seen = (inspect_classification if isinstance(trained, TrainedClassifier) else inspect_scene)(config, trained, image)
     inspection, queries = seen.inspection, seen.queries or most_attended_pixels(seen.inspection.heat())
     if config.pictures:
         pictures.write_points(inspection, folder)
@@ -108,7 +110,7 @@ def visualize(config: Settings, trained: Trained | TrainedDense, image: Image, n
     return seen.text
 
 
-def inspect_classification(config: Settings, trained: Trained, image: Image) -> Inspected:
+def inspect_classification(config: Settings, trained: TrainedClassifier, image: Image) -> Inspected:
     """Attention and prediction of a classifier. Queries are pixels of the model's input."""
     data, precision, size = trained.settings.data, trained.precision, trained.settings.img_size
     queries = queries_of(config.query, (size, size))

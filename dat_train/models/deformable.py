@@ -1,8 +1,8 @@
 """Deformable attention with offsets, sampling and position bias: block letter `D` (docs/model.md, steps 1 to 8).
 
-Coordinates are (y, x) in [-1, 1], where -1 and 1 are the centers of a map's border pixels. In shapes, B is the batch,
-G the offset groups, M the heads, H x W the queries and Hk x Wk the keys. Functions with control flow on shapes are
-marked with torch.fx.wrap: symbolic tracing records a call of them.
+Coordinates are (y, x), where -1 and 1 are the centers of a map's border pixels; points may be outside of the map. In
+shapes, B is the batch, G the offset groups, M the heads, H x W the queries and Hk x Wk the keys. Functions with control
+flow on shapes are marked with torch.fx.wrap: symbolic tracing records a call of them.
 
 Sources: Xia et al., Vision Transformer with Deformable Attention, CVPR 2022 (arXiv 2201.00520), section 3.2, and DAT++
 (arXiv 2309.01430), section 3. Their reference points and queries differ: geometry="cvpr" and geometry="dat++".
@@ -280,7 +280,10 @@ def limit_offsets(offsets: Tensor, factor: float, geometry: str) -> Tensor:
 
 
 def reference_points(size: int, geometry: str, like: Tensor) -> Tensor:
-    """Step 4 along one axis: (size,) coordinates of uniform points. A single DAT++ point is at the CVPR position."""
+    """Step 4 along one axis: (size,) coordinates of uniform points.
+
+    The last DAT++ point is at 1 + 1 / (size - 1), outside of the map; a single one is at the CVPR position.
+    """
     points = torch.arange(size, dtype=like.dtype, device=like.device) + 0.5
     return 2 * points / (size if geometry == "cvpr" else max(size - 1, 1)) - 1
 

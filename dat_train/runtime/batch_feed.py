@@ -156,7 +156,10 @@ def feed_once(
     stop: StopRequest | None = None,
     timeout_minutes: float = TIMEOUT_MINUTES,
 ) -> Iterator[Any]:
-    """Yield all items of a loader with a length, as `BatchFeed` does: for evaluation and prediction."""
+    """Yield all items of a loader with a length, as `BatchFeed` does: for evaluation and prediction.
+
+    After the death of a worker, the batches up to the current one are read again.
+    """
     feed = BatchFeed(lambda number: batches, warn, unit=unit, stop=stop, timeout_minutes=timeout_minutes)
     try:
         for number in range(len(batches)):

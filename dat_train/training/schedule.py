@@ -1,7 +1,4 @@
-"""Learning-rate schedules as pure functions of the step.
-
-The default learning rate (proportional to batch_size) and the shortened warm-up are computed in cli/derived_values.py.
-"""
+"""Learning-rate schedules as pure functions of the step, and the defaults of learning rate and warm-up."""
 
 import math
 from dataclasses import dataclass
@@ -9,12 +6,13 @@ from dataclasses import dataclass
 from dat_train.choices import SCHEDULES
 from dat_train.errors import UserError
 
+FULL_LR_BATCH = 1024  # images of an update for which the rate in linear_lr is given
 TO_THE_END = ("cosine", "linear", "poly")  # schedules that end at `min_lr`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Learning rate with warm-up, per step (docs/family.md, "Schedules").
+    """Learning rate with warm-up, per step (docs/family.md, "Optimizers, schedules, losses").
 
     The warm-up steps are part of the schedule: it starts at step 0, and its first steps are replaced by the warm-up, as
     in timm's schedulers (warmup_prefix=False) and in the published code. A schedule has no state to save.
@@ -108,3 +106,19 @@ class Schedule:
                 return self.base_lr * self.gamma ** sum(step >= epoch * steps_per_epoch for epoch in self.milestones)
             case _:
                 return self.base_lr
+
+
+def linear_lr(rate: float, batch_size: int) -> float:
+    """Scale a learning rate per 1024 images to another batch size by the linear scaling rule (Goyal et al., 2017).
+
+    Used in conf/ as ${linear_lr:1e-3,${batch_size}}.
+    """
+    return float(rate) * batch_size / FULL_LR_BATCH
+
+
+def warmup(length: float, full: int, epochs: int) -> float:
+    """Epochs of warm-up: `length` in schedules of `full` epochs or more, and the same fraction of shorter ones.
+
+    Used in conf/ as ${warmup:20,300,${epochs}}.
+    """
+    return length if epochs >= full else round(length * epochs / full, 2)

@@ -101,7 +101,7 @@ def kaggle(top: Path, files: list[File]) -> None:
 
 def hugging_face(top: Path, files: list[File]) -> None:
     """A shuffled data set saved by `datasets`, and parquet files with the file names of the copy on the Hub."""
-    datasets = pytest.importorskip("datasets")
+    datasets = pytest.importorskip("classification_datasets")
     datasets.disable_progress_bars()
     loaded = datasets.load_dataset("imagefolder", data_dir=str(top / "folders"))
     loaded["train"] = loaded["train"].shuffle(seed=1)

@@ -13,7 +13,7 @@ from dat_train.data.storages.class_names import match_classes
 from dat_train.data.storages.split_names import find_split
 from dat_train.errors import UserError
 
-ALL = "all"  # data.split=all: no part is held out
+ALL = "all"  # value of data.split for all images of data without splits
 KEY_RANGE = 2.0**63  # upper end of the range of keyed_seed
 
 
@@ -74,7 +74,7 @@ class HoldOut:
             images, kept = targets.sum(0), targets[~chosen].sum(0)
             spare = ~targets[:, images == 1].any(1) & (len(draws) > 1)
         for label in np.flatnonzero((images > 0) & (kept == 0)):  # a class keeps an image for training
-            own = np.flatnonzero(labels == label if targets is None else targets[:, label])
+            own = np.flatnonzero((labels == label) if targets is None else targets[:, label])
             chosen[own[draws[own].argmax()]] = False
         if not chosen.any() and self.fraction > 0 and spare.any():  # a small set has a validation image
             chosen[np.where(spare, draws, np.inf).argmin()] = True
@@ -121,7 +121,8 @@ def open_evaluation_part(storage: Storage, split: str | None, hold_out: HoldOut 
     """Return the images to evaluate; no other split is read.
 
     Args:
-        split: name of the split, in any case; "all": the whole set; None: val/, else test/, else the whole set.
+        split: name of the split, in any case; "all": all images of data without splits; None: val/, else test/, or of
+            data without splits the held-out part or all images.
         hold_out: that of the training run, if it held out a part of the same set; None: the whole set.
 
     Raises:

@@ -12,10 +12,10 @@ import pathlib, resource
 import dat_train.commands.train
 from dat_train.cli.main import main
 pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
-resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 29), resource.RLIM_INFINITY))
 main("train")
 """
-LARGE = ["img_size=512", "batch_size=32", "micro_batch_size=32", "data.workers=0", "device=cpu"]
+LARGE = ["img_size=256", "batch_size=32", "micro_batch_size=32", "data.workers=0", "device=cpu"]
 
 
 @pytest.mark.long

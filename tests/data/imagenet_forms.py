@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from scipy.io import savemat
 
@@ -101,7 +100,8 @@ def kaggle(top: Path, files: list[File]) -> None:
 
 def hugging_face(top: Path, files: list[File]) -> None:
     """A shuffled data set saved by `datasets`, and parquet files with the file names of the copy on the Hub."""
-    datasets = pytest.importorskip("classification_datasets")
+    import datasets
+
     datasets.disable_progress_bars()
     loaded = datasets.load_dataset("imagefolder", data_dir=str(top / "folders"))
     loaded["train"] = loaded["train"].shuffle(seed=1)
@@ -119,7 +119,8 @@ def hugging_face(top: Path, files: list[File]) -> None:
 
 def shards(top: Path, files: list[File]) -> None:
     """WebDataset shards by `webdataset`, with labels as .cls or .json."""
-    webdataset = pytest.importorskip("webdataset")
+    import webdataset
+
     for kind in ("shards", "shards_json"):
         (top / kind).mkdir()
         (top / kind / "classes.txt").write_text("\n".join(SYNSETS) + "\n")

@@ -12,7 +12,6 @@ from dat_train.evaluation.detection import coco_average_precision, detect, evalu
 from dat_train.models.detection.rcnn import create_detector
 from dat_train.runtime.precision import resolve_precision
 
-pytest.importorskip("faster_coco_eval")
 CPU = resolve_precision("fp32", torch.device("cpu"))
 
 

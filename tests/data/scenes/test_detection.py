@@ -101,7 +101,6 @@ def test_coco_with_91_categories_is_refused(tmp_path):
 
 
 def test_polygons_and_run_lengths_give_the_same_mask():
-    pytest.importorskip("faster_coco_eval")
     from faster_coco_eval.core import mask as masks
 
     polygon = [[4, 3, 14, 3, 14, 9, 4, 9]]

@@ -76,7 +76,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """Rows as CSV with "\\n" line ends."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    minimal = csv.writer(text, lineterminator="\n")
+    complete = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:  # Python's writer does not quote a carriage return, which readers take for a line end
+        (complete if any("\r" in str(value) for value in row) else minimal).writerow(row)
     return text.getvalue()
 
 

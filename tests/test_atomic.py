@@ -1,5 +1,6 @@
 """Atomic writing: a kill or a full disk at any moment leaves the old file or the new one."""
 
+import csv
 import json
 import signal
 import subprocess
@@ -71,3 +72,10 @@ def test_text_of_any_content_is_utf8_with_unix_line_ends(tmp_path):
 def test_a_table_has_four_decimals_nothing_for_nan_and_names_with_any_bytes(tmp_path):
     write_csv(tmp_path / "table.csv", ("name", "n", "share"), [("a,\udcff", 1, 0.5), ("b", 2, float("nan"))])
     assert (tmp_path / "table.csv").read_bytes() == b'name,n,share\n"a,\xff",1,0.5000\nb,2,\n'
+
+
+def test_a_table_is_read_back_with_line_ends_inside_names(tmp_path):
+    names = ["a\rb", "c\nd", "e\r\nf", "g"]
+    write_csv(tmp_path / "table.csv", ("name",), [(name,) for name in names])
+    with (tmp_path / "table.csv").open(newline="") as file:
+        assert [row[0] for row in csv.reader(file)] == ["name", *names]

@@ -157,7 +157,8 @@ def dense_graph(trained: TrainedDense) -> tuple[nn.Module, str]:
     if trained.settings.task == "detection":
         return RetinaNetGraph(trained.model), retinanet_json(trained.classes, limits, view)
     colors = palette(len(trained.classes))[: len(trained.classes)].tolist()
-    return SegmentationGraph(trained.model), segmentation_json(trained.classes, colors, limits, view)
+    graph = SegmentationGraph(trained.model)
+    return graph, segmentation_json(trained.classes, colors, limits, view, graph.smallest)
 
 
 def preprocessing(settings: Settings) -> Preprocessing:

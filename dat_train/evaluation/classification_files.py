@@ -89,16 +89,19 @@ def confusions(evaluation: ClassificationEvaluation, classes: Sequence[str]) -> 
 
 def mistakes(
     evaluation: ClassificationEvaluation, classes: Sequence[str], samples: Sequence[tuple[str, int]]
-) -> list[tuple[str, str, str, float]]:
-    """(path, true class, predicted class, confidence in percent) of all mistakes, most confident first."""
+) -> list[tuple[str, str, str, float | None]]:
+    """(path, true class, predicted class, confidence in percent) of all mistakes, most confident first.
+
+    Without a prediction (NaN), the predicted class is "(NaN)" and the confidence None.
+    """
     return [
         (
-            samples[evaluation.indices[place]][0],
-            classes[evaluation.labels[place]],
-            classes[evaluation.predicted[place]],
-            100 * float(evaluation.confidence[place]),
+            samples[evaluation.indices[position]][0],
+            classes[evaluation.labels[position]],
+            class_name(classes, evaluation.predicted[position]),
+            100 * float(evaluation.confidence[position]) if evaluation.predicted[position] >= 0 else None,
         )
-        for place in most_confident_mistakes(evaluation, len(evaluation.labels))
+        for position in most_confident_mistakes(evaluation, len(evaluation.labels))
     ]
 
 

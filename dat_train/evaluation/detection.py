@@ -53,8 +53,8 @@ class DetectionEvaluation:
 
     @property
     def box_ap(self) -> float:
-        """Average precision of boxes, percent."""
-        return 100 * self.box["AP"]
+        """Average precision of boxes, percent; 0 without any object."""
+        return 100 * max(self.box["AP"], 0.0)
 
     @property
     def mask(self) -> dict[str, float]:
@@ -170,10 +170,6 @@ def coco_average_precision(
     kinds = {"box": "bbox"}
     if with_masks and all("segmentation" in annotation for annotation in annotations):
         kinds["mask"] = "segm"
-    if not results:
-        occurring = {annotation["category_id"] for annotation in annotations if not annotation.get("iscrowd")}
-        class_ap = np.array([0.0 if k + 1 in occurring else np.nan for k in range(len(classes))])
-        return {name: Precisions(dict.fromkeys(NUMBERS, 0.0), class_ap) for name in kinds}
     with contextlib.redirect_stdout(io.StringIO()):
         known = COCO(truth)
         return {name: _precisions(known, results, kind, len(classes)) for name, kind in kinds.items()}
@@ -183,7 +179,8 @@ def _precisions(known: Any, results: list[dict], kind: str, num_classes: int) ->
     """Evaluate results against annotations by boxes ("bbox") or masks ("segm")."""
     from faster_coco_eval import COCOeval_faster
 
-    found = known.loadRes([dict(result) for result in results])
+    other = "bbox" if kind == "segm" else "segmentation"  # with a box, the area of a mask would be that of the box
+    found = known.loadRes([{key: value for key, value in result.items() if key != other} for result in results])
     evaluation = COCOeval_faster(known, found, kind, print_function=lambda *_: None)
     evaluation.evaluate()
     evaluation.accumulate()

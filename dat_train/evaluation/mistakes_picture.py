@@ -22,9 +22,9 @@ NAME_WIDTH = 20  # columns of a class name
 def most_confident_mistakes(evaluation: ClassificationEvaluation, number: int) -> np.ndarray:
     """Positions, in the arrays of the evaluation, of the `number` mistakes with the highest confidence.
 
-    Mistakes of equal confidence keep the order of the data set.
+    Mistakes of equal confidence keep the order of the data set; images without a prediction (NaN) are last.
     """
-    mistakes = np.flatnonzero((evaluation.predicted != evaluation.labels) & (evaluation.predicted >= 0))
+    mistakes = np.flatnonzero(evaluation.predicted != evaluation.labels)
     return mistakes[np.argsort(-evaluation.confidence[mistakes], kind="stable")][:number]
 
 
@@ -48,6 +48,8 @@ def write_mistakes_picture(
     """
     tiles = []
     for position in most_confident_mistakes(evaluation, number):
+        if evaluation.predicted[position] < 0:
+            break
         with contextlib.suppress(UnreadableImage, OSError):
             image = read_rgb(samples[evaluation.indices[position]][0])
             image.thumbnail((320, 320))

@@ -172,9 +172,14 @@ def write_grid(
 ) -> None:
     """Write pictures side by side (PNG). The height of a row is that of its highest picture.
 
+    Without pictures, an older file is removed.
+
     Args:
         legend: names and colors (RGB, 0 to 1).
     """
+    if not pictures:
+        path.unlink(missing_ok=True)
+        return
     rows = -(-len(pictures) // columns)
     side = 2.6  # width of a picture, inches
     parts = [pictures[row * columns : (row + 1) * columns] for row in range(rows)]

@@ -1,5 +1,6 @@
 """Result files of a segmentation evaluation, and pictures of label maps."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -34,13 +35,15 @@ def write_segmentation_report(
         The content of result.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    result = {
-        "miou": evaluation.miou,
-        "pixel_accuracy": evaluation.pixel_accuracy,
-        "mean_accuracy": evaluation.mean_accuracy,
-        "images": evaluation.count,
-        "unreadable": evaluation.unreadable,
-    } | (metadata or {})
+    numbers = {name: getattr(evaluation, name) for name in ("miou", "pixel_accuracy", "mean_accuracy")}
+    result = (
+        {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        | {  # JSON has no NaN
+            "images": evaluation.count,
+            "unreadable": evaluation.unreadable,
+        }
+        | (metadata or {})
+    )
     columns = ("index", "name", "pixels", "iou", "accuracy")
     write_csv(folder / "per_class.csv", columns, per_class(evaluation, classes))
     rows = zip(classes, evaluation.confusion.tolist(), strict=True)  # of true classes

@@ -8,10 +8,21 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from dat_train.models.dat import DAT
 from dat_train.models.neighborhood import TILE, NeighborhoodAttention, tile_bias
 from dat_train.models.window import WindowAttention, window_attention, window_mask
 
 SMALLEST_SIDE = 64  # minimum image side, pixels: the maps of the last stage then have at least two rows and columns
+
+
+def smallest_side(model: nn.Module) -> int:
+    """Minimum image side of a segmentation graph, pixels: its shifted maps must be larger than a window."""
+    sides = [SMALLEST_SIDE]
+    for backbone in filter(lambda module: isinstance(module, DAT), model.modules()):
+        for stage, info in zip(backbone.stages, backbone.feature_info, strict=False):
+            shifted = (module for module in stage.modules() if isinstance(module, WindowAttention) and module.shift)
+            sides += [(module.window_size + 1) * info["reduction"] for module in shifted]
+    return max(sides)
 
 
 def with_any_size(model: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from dat_train.export.any_size import SMALLEST_SIDE
+from dat_train.export.any_size import smallest_side
 from dat_train.models.dense_backbone import resize
 from dat_train.models.detection.retinanet import RetinaNet
 
@@ -20,11 +20,11 @@ class SegmentationGraph(nn.Module):
     """Segmentation model with logits at the size of its input. (B, 3, H, W) -> (B, classes, H, W)."""
 
     outputs = ("logits",)
-    smallest = SMALLEST_SIDE
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.smallest = smallest_side(model)
 
     def forward(self, images: Tensor) -> Tensor:
         return resize(self.model(images), images.shape[-2:])
@@ -58,7 +58,11 @@ class RetinaNetGraph(nn.Module):
 
 
 def segmentation_json(
-    classes: Sequence[str], palette: Sequence[Sequence[int]], limits: Sequence[int], view: dict[str, Any]
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    view: dict[str, Any],
+    smallest: int,
 ) -> str:
     """Input, preprocessing, output, classes and colors of a `SegmentationGraph`.
 
@@ -66,6 +70,7 @@ def segmentation_json(
         palette: color (r, g, b) of each class.
         limits: long and short side into which an image is fitted, pixels.
         view: mean and std of the channels.
+        smallest: minimum image side of the graph, pixels.
     """
     entries = {
         "output": {"logits": {"dtype": "float32", "shape": ["batch", len(classes), "height", "width"]}},
@@ -76,7 +81,7 @@ def segmentation_json(
         "classes": list(classes),
         "palette": [list(color) for color in palette],
     }
-    return _as_json(_input(SegmentationGraph.smallest, limits, view) | entries)
+    return _as_json(_input(smallest, limits, view) | entries)
 
 
 def retinanet_json(classes: Sequence[str], limits: Sequence[int], view: dict[str, Any]) -> str:

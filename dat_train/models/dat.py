@@ -219,7 +219,7 @@ class DAT(nn.Module):
             self.norm = nn.Identity()
         self.stages = self.stages[: last + 1]
         if shortened:
-            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+            self.num_features = self.head_hidden_size = self.head.in_features = self.feature_info[last]["num_chs"]
         if prune_head or shortened:
             self.reset_classifier(0, "")
         return take

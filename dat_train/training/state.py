@@ -1,5 +1,6 @@
 """State of a run, as saved in its checkpoints."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -44,10 +45,10 @@ class TrainState:
         """Record that the weights of this step were validated, and that they are the best if no score was as high.
 
         Args:
-            name: of the score. Of equal scores, the first is the best.
+            name: of the score. Of equal scores, the first is the best; NaN is worse than any number.
         """
         self.validated = self.step
-        if not self.best or score > self.best[name]:
+        if not self.best or score > self.best[name] or math.isnan(self.best[name]):
             self.best = {name: score, "epoch": epochs_done, "step": self.step}
 
     @property

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dat_train.data.batch import denormalize
+from dat_train.errors import UserError
 from dat_train.models.dat import DAT
 from dat_train.models.deformable import sample_bilinear
 from dat_train.models.recording import AttentionInputs, record_attention
@@ -171,6 +172,7 @@ def inspect_image(
     with record_attention(model) as attended:
         logits = model(image[None])
     logits = logits[0].double()
+    _require_finite(logits)
     probabilities = (logits.sigmoid() if multi_label else logits.softmax(0)).cpu().numpy()
     return Inspection(denormalize(image, mean, std), probabilities, recorded_layers(model, attended))
 
@@ -186,9 +188,15 @@ def recorded_layers(model: nn.Module, attended: dict[str, AttentionInputs]) -> l
     reductions = [info["reduction"] for info in backbone.feature_info]
     layers = []
     for name, recorded in attended.items():
+        _require_finite(recorded.x)
         stage, block = stage_and_block(name)
         layers.append(Layer(stage, block, reductions[stage - 1], recorded))
     return layers
+
+
+def _require_finite(values: Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise UserError("the outputs of the model are not finite (NaN): its weights are, or dtype=fp32 is needed")
 
 
 @torch.inference_mode()

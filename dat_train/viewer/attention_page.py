@@ -36,7 +36,9 @@ def write_attention_page(
     """
     averaged, step = reduction_to_fit(inspection.layers)
     height, width = inspection.image.shape[:2]
-    unit = 1.25 * max(width, height) / 32767  # pixels of one step of the int16 coordinates
+    # Pixels of one step of the int16 coordinates; points may be far outside of a small image.
+    farthest = max((np.abs(a).max() for layer in inspection.layers for a in (layer.points, layer.reference)), default=0)
+    unit = max(1.25 * max(width, height), float(farthest)) / 32767
     content = {
         "size": [width, height],
         "unit": unit,
@@ -50,7 +52,7 @@ def write_attention_page(
     if averaged:
         about += " To keep this page small, the heads of each group are averaged"
         about += f", and one in {step} queries of each row and column is shown." if step > 1 else "."
-    data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+    data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return write_page(
         Path(__file__).with_name("attention_page.html"),
         path,
@@ -95,7 +97,7 @@ def _layer(layer: Layer, unit: float, averaged: bool, step: int) -> dict:
         "keys": keys,
         "averaged": averaged,
         "step": step,
-        "points": _base64(np.clip(layer.points / unit, -32767, 32767).round().astype("<i2")),
+        "points": _base64((layer.points / unit).round().astype("<i2")),
         "reference": _base64((layer.reference / unit).round().astype("<i2")),
         "most": most,
         "attention": _base64((255 * np.sqrt(weights / most)).round().astype(np.uint8)),

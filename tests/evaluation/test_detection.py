@@ -79,3 +79,16 @@ def test_every_detector_is_evaluated_one_image_at_a_time(images, head):
     with torch.no_grad():
         found = detect(model.eval(), scenes[1].image, scenes[1].target["original"], CPU)
     assert (found.boxes[:, 2] <= images.records[1]["width"] + 1e-3).all()
+
+
+def test_the_size_of_a_mask_is_its_own_area_and_not_that_of_its_box():
+    """A wrong mask of 20 x 20 pixels in a box of 50 x 50 counts against small objects."""
+    true, wrong = torch.zeros(2, 200, 200, dtype=torch.bool)
+    true[10:40, 10:40], wrong[100:120, 100:120] = True, True
+    right = {"category_id": 1, "bbox": [10, 10, 30, 30], "segmentation": run_lengths(true)}
+    other = {"category_id": 1, "bbox": [100, 100, 50, 50], "segmentation": run_lengths(wrong)}
+    results = [other | {"image_id": 1, "score": 0.95}, right | {"image_id": 1, "score": 0.9}]
+    truth = [(0, (200, 200), [right | {"area": 900, "iscrowd": 0}])]
+    numbers = coco_average_precision(["a"], truth, results, with_masks=True)["mask"].numbers
+    assert numbers["AP"] == numbers["APs"] == pytest.approx(0.5, abs=0.01)
+    assert coco_average_precision(["a"], truth, [])["box"].numbers["APm"] == -1  # there is no object of this size

@@ -32,7 +32,7 @@ def colors_of(path):
 
 def test_mistakes_are_ordered_by_confidence_then_by_the_data_set():
     evaluation = made_up([0] * 6, [1, 1, 0, 1, -1, 1], [0.6, 0.9, 0.99, 0.6, math.nan, 0.7])
-    assert most_confident_mistakes(evaluation, 10).tolist() == [1, 5, 0, 3]
+    assert most_confident_mistakes(evaluation, 10).tolist() == [1, 5, 0, 3, 4]  # the last one has no prediction
     assert most_confident_mistakes(evaluation, 2).tolist() == [1, 5]
 
 

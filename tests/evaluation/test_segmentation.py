@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dat_train.data.generated.digit_scenes import write_digit_scenes
 from dat_train.data.micro_batches import SampleKey
@@ -78,6 +79,20 @@ def test_reports_have_every_class_and_pictures_of_the_worst_images(small, tmp_pa
     assert len((tmp_path / "per_class.csv").read_text().splitlines()) == 12
     assert (tmp_path / "worst.png").stat().st_size > 10_000 and (tmp_path / "confusion.png").exists()
     assert "mIoU" in segmentation_text(evaluation, val.classes)
+
+
+def test_without_a_labeled_pixel_the_result_is_json_without_nan(tmp_path):
+    nothing = np.zeros((2, 2), np.int64)
+
+    def scene(index):
+        return Image.new("RGB", (8, 8)), np.full((8, 8), 255, np.uint8), np.zeros((8, 8), np.uint8)
+
+    numbers = {"miou": mean_iou(nothing), "pixel_accuracy": np.nan, "class_iou": np.full(2, np.nan)}
+    evaluation = SegmentationEvaluation(
+        **numbers, confusion=nothing, image_indices=np.zeros(1, int), image_iou=np.full(1, np.nan), unreadable=[]
+    )
+    result = write_segmentation_report(evaluation, ["a", "b"], scene, tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text()) == result and result["miou"] is None
 
 
 def test_the_worst_images_have_the_lowest_intersection_over_union():

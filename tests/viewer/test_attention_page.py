@@ -15,6 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 import dat_train.models  # noqa: F401  registers the models
+from dat_train.errors import UserError
 from dat_train.viewer import attention_page
 from dat_train.viewer.attention import inspect_image
 from dat_train.viewer.attention_page import reduction_to_fit, write_attention_page
@@ -43,7 +44,7 @@ def named(seen, classes):
 def chrome(seen, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     write_attention_page(
-        seen, named(seen, ["cat", "</script>", "dog", "cow"]), TITLE, (20, 20), folder / "attention.html"
+        seen, named(seen, ["cat", "</script>", "<!--<script>", "cow"]), TITLE, (20, 20), folder / "attention.html"
     )
     with open_browser(folder / "profile") as chrome:
         chrome.get((folder / "attention.html").as_uri())
@@ -218,3 +219,25 @@ def test_weights_of_a_large_model_are_reduced_to_fit(seen, monkeypatch, tmp_path
     weights = (np.frombuffer(base64.b64decode(layer["attention"]), np.uint8) / 255.0) ** 2 * layer["most"]
     kept = seen.layers[1].by_group().reshape(2, 8, 8, 64)[:, ::2, ::2]
     assert np.allclose(weights.reshape(kept.shape), kept, atol=0.005 * layer["most"])
+
+
+def test_points_far_outside_of_a_small_image_are_where_they_are(tmp_path):
+    """The reference points of DAT++ on maps of two cells are at half a side outside of the image."""
+    torch.manual_seed(0)
+    sizes = {"dims": (16, 16, 32, 32), "depths": (2, 2, 2, 2), "num_heads": (1, 1, 2, 2), "groups": (1, 1, 1, 2)}
+    model = timm.create_model("datpp_tiny", num_classes=4, **sizes).eval()
+    seen = inspect_image(model, torch.randn(3, 64, 64), (0.5,) * 3, (0.25,) * 3)
+    text = write_attention_page(seen, [], "small", (3, 3), tmp_path / "small.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
+    assert max(np.abs(layer.reference).max() for layer in seen.layers) > 80
+    for layer, shown in zip(seen.layers, data["layers"], strict=True):
+        for name in ("reference", "points"):
+            stored = np.frombuffer(base64.b64decode(shown[name]), "<i2") * data["unit"]
+            assert np.allclose(stored, getattr(layer, name).ravel(), atol=data["unit"])
+
+
+def test_outputs_that_are_not_finite_are_an_error():
+    model = timm.create_model("dat_nano", num_classes=4, img_size=SIZE, **MODEL).eval()
+    torch.nn.init.constant_(model.head.fc.weight, math.nan)
+    with pytest.raises(UserError, match="not finite"):
+        inspect_image(model, torch.randn(3, SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)

@@ -105,10 +105,15 @@ def _forms(device: torch.device, kernels: str) -> dict[type[nn.Module], type[nn.
 
 
 def _is_modified(module: nn.Module) -> bool:
-    """Return True if a layer inside has hooks, or if a linear layer or convolution was replaced by another module."""
+    """Return True if a layer inside has hooks, or another class, bias, activation or `forward` than in models/."""
     inside = list(module.modules())[1:]
     linear = [getattr(module, name) for name in ("fc1", "fc2", "qkv", "proj", "q", "kv") if hasattr(module, name)]
     replaced = any(type(layer) is not nn.Linear for layer in linear)
+    if isinstance(module, Mlp | WindowAttention):
+        replaced |= any(layer.bias is None for layer in linear)
+    if isinstance(module, Mlp):
+        replaced |= type(module.act) is not nn.GELU or module.act.approximate != "none"
     return replaced or any(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in inside
+        "forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+        for m in inside
     )

@@ -58,8 +58,10 @@ def rename_published(state: dict[str, Tensor], model: torch.nn.Module | None = N
             new = new.replace("stem.norm.", "stem.norm1.")
         renamed[new] = _as_linear(new, value)
     for name in [name for name in renamed if ".attn.proj_k." in name]:
-        key, value = renamed.pop(name), renamed.pop(name.replace("proj_k", "proj_v"))
-        renamed[name.replace("proj_k", "kv")] = torch.cat([key, value])
+        key, value = renamed[name], renamed.get(name.replace("proj_k", "proj_v"))
+        if value is not None and value.shape[1:] == key.shape[1:]:  # otherwise both names are reported as unexpected
+            del renamed[name], renamed[name.replace("proj_k", "proj_v")]
+            renamed[name.replace("proj_k", "kv")] = torch.cat([key, value])
     return renamed
 
 

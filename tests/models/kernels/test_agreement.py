@@ -391,6 +391,36 @@ def test_modules_with_adapters_or_hooks_inside_stay_plain(make):
         torch.testing.assert_close(accelerate(module, "cpu")(x), 2 * before)
 
 
+def test_mlps_with_another_activation_bias_or_forward_stay_plain():
+    def with_relu(module):
+        module.act = nn.ReLU()
+
+    def with_tanh(module):
+        module.act = nn.GELU("tanh")
+
+    def without_bias(module):
+        module.fc1 = nn.Linear(6, 24, bias=False)
+
+    def with_forward(module):
+        forward = module.fc2.forward
+        module.fc2.forward = lambda x: 2 * forward(x)
+
+    x = torch.randn(2, 3, 3, 6)
+    for change in (with_relu, with_tanh, without_bias, with_forward):
+        module = Mlp(6, 4)
+        change(module)
+        expected = module(x)
+        torch.testing.assert_close(accelerate(module, "cpu")(x), expected)
+
+
+def test_dropout_that_is_on_in_an_evaluated_model_is_applied():
+    """As in Monte Carlo dropout."""
+    module = accelerate(Mlp(6, 4, drop=0.5).eval(), "cpu")
+    module.drop.train()
+    x = torch.randn(2, 3, 3, 6)
+    assert not torch.equal(module(x), module(x))
+
+
 def test_hooks_on_an_accelerated_module_are_called():
     module, x = accelerate(Mlp(6, 4), "cpu"), torch.randn(2, 3, 3, 6)
     seen = []

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import timm
@@ -165,6 +166,9 @@ def test_incomplete_checkpoints_give_one_line(tmp_path):
         "list.pt": None,
         "keys.pt": None,
     }
+    torch.save({"model": {"a": torch.ones(9)}}, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    legacy = (tmp_path / "legacy.pt").read_bytes()
+    cases |= {f"legacy_{size}.pt": legacy[:size] for size in range(100, len(legacy), 40)}
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"other": 1}, tmp_path / "keys.pt")
     model = nano()
@@ -191,3 +195,33 @@ def test_another_architecture_is_refused_whole():
     resnet = timm.create_model("resnet10t", num_classes=4)
     with pytest.raises(UserError, match="another architecture"):
         load_weights(resnet, FOLDER / "official_dat_cvpr_micro.pth")
+
+
+def change_nothing(state):
+    return state
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "change"),
+    [
+        ("dat_nano", {"in_chans": 1}, change_nothing),  # from one channel to six
+        ("swin_tiny_patch4_window7_224", {}, lambda state: {n: longer(n, v) for n, v in state.items()}),
+        ("dat_nano", {"position_bias": "fixed", "img_size": (64, 32)}, change_nothing),
+    ],
+)
+def test_weights_without_a_rule_for_their_shape_are_refused_in_one_line(name, arguments, change):
+    torch.manual_seed(0)
+    state = change(timm.create_model(name, num_classes=4, **arguments).state_dict())
+    other = {"in_chans": {"in_chans": 6}}.get(next(iter(arguments), ""), {})
+    other |= {"position_bias": "fixed", "img_size": 96} if "position_bias" in arguments else {}
+    model = timm.create_model(name, num_classes=4, **other)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(UserError, match="another architecture") as caught:
+        load_weights(model, Checkpoint(Path("file.pt"), {"model": state}, False, None))
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def longer(name, value):
+    """A bias table with three further rows, as in BEiT."""
+    return torch.cat([value, value[:3]]) if name.endswith("relative_position_bias_table") else value

@@ -16,7 +16,7 @@ class CPUMlp(Mlp):
     """Mlp that keeps one hidden layer, before the GELU, for the backward pass; the plain Mlp keeps two."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.dwconv is not None or (self.training and self.drop.p > 0):
+        if self.dwconv is not None or (self.drop.training and self.drop.p > 0):
             return super().forward(x)
         weights = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
         dtype = autocast_dtype(x)

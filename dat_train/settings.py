@@ -26,6 +26,8 @@ OLD_NAMES = {
 ADDED: dict[str, Any] = {
     "data.split_by": "order",
     "task": "classification",
+    "steps": None,
+    "eval.every_steps": None,
     "data.sampling": "uniform",
     "data.shuffle": "full",
     "loss.class_weights": None,

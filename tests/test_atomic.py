@@ -1,6 +1,7 @@
 """Atomic writing: a kill or a full disk at any moment leaves the old file or the new one."""
 
 import csv
+import errno
 import json
 import signal
 import subprocess
@@ -79,3 +80,10 @@ def test_a_table_is_read_back_with_line_ends_inside_names(tmp_path):
     write_csv(tmp_path / "table.csv", ("name",), [(name,) for name in names])
     with (tmp_path / "table.csv").open(newline="") as file:
         assert [row[0] for row in csv.reader(file)] == ["name", *names]
+
+
+def test_an_error_without_a_file_name_gets_one(tmp_path):
+    """As of a full disk: the name is in the error message of the commands."""
+    with pytest.raises(OSError) as caught, replacing(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "file")

@@ -129,9 +129,7 @@ def command_line_of(command: Command, config: Settings, computed: frozenset[str]
 def run_name(values: dict, swept: set[str]) -> str:
     """Name of the run's folder: `name`, or MODEL-DATA; a sweep adds its values, so that no two runs share a folder."""
     name = values["name"] or f"{values['model']['name']}-{values['data']['name']}"
-    if "name" in swept:
-        return name
-    in_name = set() if values["name"] else {"model", "data"}
+    in_name = {"name"} if values["name"] else {"model", "data"}
     job = HydraConfig.get()
     swept = swept | set(job.sweeper.get("params") or {})  # a configuration file may also declare a sweep
     typed = {key.lstrip("+"): value for key, _, value in (item.partition("=") for item in job.overrides.task)}

@@ -12,6 +12,7 @@ from dat_train.commands.evaluation_run import evaluation_set, run_evaluation
 from dat_train.commands.load_trained import number_of_classes
 from dat_train.commands.output_folder import output_errors
 from dat_train.commands.saved_settings import trained_with
+from dat_train.data.fingerprint import class_difference
 from dat_train.errors import UserError
 from dat_train.models.kernels import accelerate
 from dat_train.models.weights.averaging import average_states, greedy_soup
@@ -40,7 +41,12 @@ def run(config: Settings, command_line: CommandLine) -> None:
     terminal = Terminal()
     try:
         states = [_state(settings, first, config.ema)]
-        states += [_state(settings, Checkpoint.open(path), config.ema) for path in config.ckpt[1:]]
+        for path in config.ckpt[1:]:
+            other = Checkpoint.open(path)
+            same_number = len(first.classes) == len(other.classes)
+            if same_number and (difference := class_difference(first.classes, other.classes)):
+                raise UserError(f"{path} has other {difference}, compared with {config.ckpt[0]}")
+            states.append(_state(settings, other, config.ema))
         chosen = list(range(len(states)))
         if config.kind == GREEDY:
             chosen, state = _greedy(settings, first, terminal, states, config.device)

@@ -42,6 +42,8 @@ OF_TASKS = {
     "loss.sum_classes": (False, CLASSIFIERS, "remove it"),
     "loss.class_weights": (None, CLASSIFIERS, "segmentation has dense.class_weights=[...]"),
     "data.sampling": ("uniform", SINGLE_LABEL, "for several labels per image loss.class_weights=balanced weights them"),
+    "data.shuffle": ("full", CLASSIFIERS, "remove it"),
+    "optim.head_lr_factor": (1.0, CLASSIFIERS, "remove it"),
     "distill.teacher": (None, SINGLE_LABEL, "remove it"),
     "distill.weights": (None, SINGLE_LABEL, "remove it"),
 }

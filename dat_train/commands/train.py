@@ -34,7 +34,7 @@ from dat_train.training.freezing import freeze
 from dat_train.training.memory_estimate import estimate_memory, memory_text
 from dat_train.training.optimizer import check_name, state_size
 from dat_train.training.plan import RunPlan
-from dat_train.training.resume import differences, open_run, restore
+from dat_train.training.resume import differences, open_run, restore, resume_mode
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.summary import result_text, summarize
@@ -49,6 +49,11 @@ def run(config: Settings, command_line: CommandLine) -> None:
     """Train with the settings `config`. Exits with PREEMPTED if the run was asked to stop before its end."""
     if config.data.kind in TEST_SETS:
         raise UserError(f"data={config.data.name} is a test set, for dat-eval; it has no training images")
+    if config.data.split is not None:
+        raise UserError(
+            f"data.split={config.data.split} is a setting of dat-eval; dat-train validates on val/, else test/, else "
+            "on data.val_fraction of the images"
+        )
     check_name(config.optim.name)  # before the data is read
     config = with_model_defaults(config)
     with StopRequest() as stop:
@@ -73,8 +78,9 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
     """Start or continue the run. Returns False if it was asked to stop before its end."""
     folder, processes, terminal = context.folder, context.processes, context.terminal
     builders = task_builders(config)
-    saved = open_folder(config, command_line, context)
-    if saved and (summary := summary_of_finished(config, folder, saved)):
+    resume = resume_mode(config.resume, folder)
+    saved = open_folder(config, command_line, context, resume)
+    if saved and (summary := processes.on_main(lambda: summary_of_finished(config, folder, saved))):
         terminal.say(f"{folder.path} is finished; a larger epochs=... would continue it")
         terminal.say(result_text(summary, builders.score, folder))
         return True
@@ -84,8 +90,6 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
     for part in ("train", "val"):  # each machine may have its own copy
         processes.check_same(f"{data[part]['images']:,} images, {data[part]['digest']}", f"{part} set")
     check_data(config, saved, data, context)
-    if processes.is_main:
-        write_text(folder.config, config.as_yaml())
     plan = run_plan(config, len(train_set), processes.world_size)
     precision = resolve_precision(config.dtype, processes.device)
     model = build_model(config, len(train_set.classes))
@@ -109,7 +113,9 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
         terminal.say(str(load_weights(model, source, classes=train_set.classes)))
     state = build_state(config, model.to(processes.device, precision.weights_dtype), precision, train_set.classes)
     state.data = data
-    restore(state, saved, context, config.resume)
+    restore(state, saved, context, resume)
+    if processes.is_main:
+        write_text(folder.config, config.as_yaml())
     if saved:
         continued = f"continuing after step {state.step:,} of {plan.steps:,}"
         done = f"already at step {state.step:,}; {plan.steps:,} were requested"
@@ -122,9 +128,9 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
     training.log.close()
 
     if not finished:
-        terminal.say(
-            f"stopped by {context.stop.name or 'another process'} after step {state.step:,}; the same command continues"
-        )
+        again = "the same command" if config.resume == "auto" else "the same command with resume=auto"
+        by = context.stop.name or "another process"
+        terminal.say(f"stopped by {by} after step {state.step:,}; {again} continues")
     elif processes.is_main:
         summary = summarize(folder, state, task.score, plan.batch_size, size)
         terminal.say(result_text(summary, task.score, folder))
@@ -134,14 +140,15 @@ def train(config: Settings, command_line: CommandLine, context: RunContext) -> b
 # Folder of the run
 
 
-def open_folder(config: Settings, command_line: CommandLine, context: RunContext) -> dict | None:
+def open_folder(config: Settings, command_line: CommandLine, context: RunContext, resume: str) -> dict | None:
     """Lock the folder and return the checkpoint to continue from, if the settings allow it.
 
     Args:
         config: settings of this start; those that the run keeps are changed in place (`keep_former_settings`).
+        resume: as in `open_run`.
     """
     folder, processes, changed = context.folder, context.processes, ""
-    saved = open_run(context, config.resume)
+    saved = open_run(context, resume)
     if saved:
         before = upgraded(saved["config"])
         keep_former_settings(config, before, command_line.computed)

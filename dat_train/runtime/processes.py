@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import platform
+import sys
 import threading
 import time
 import uuid
@@ -196,9 +198,14 @@ def start_processes(device: str = "auto", timeout_minutes: float = 10.0, determi
     )
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-        torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
-    where = resolve_device(device, local_rank, world_size)
+    try:
+        where = resolve_device(device, local_rank, world_size)
+    except UserError as error:
+        if rank:  # the command prints errors of rank 0 only
+            print(f"error on rank {rank} ({platform.node()}): {error}", file=sys.stderr)
+        raise
     if where.type == "cuda":
         torch.cuda.set_device(where)
     if world_size == 1:

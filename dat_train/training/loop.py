@@ -145,7 +145,8 @@ class Training:
 
             # At intervals: read the numbers, validate, save.
             epoch_ends = plan.ends_epoch(state.step) or state.step == plan.steps
-            if epoch_ends or state.step % self.options.log_every == 0:
+            validates = self._validation_is_due()
+            if epoch_ends or validates or state.step % self.options.log_every == 0:
                 self.log.flush(counters)
                 if counters["consecutive_failures"] >= self.options.nonfinite_limit:
                     self._restore_good_checkpoint()
@@ -153,9 +154,9 @@ class Training:
                     continue
             if stopping:
                 raise _StopAgreed
-            if self._validation_is_due():
+            if validates:
                 self._validate()
-            if epoch_ends or (self.checkpoints and self.checkpoints.due()):
+            if epoch_ends or validates or (self.checkpoints and self.checkpoints.due()):
                 self._save()
 
     # Setup

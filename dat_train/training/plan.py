@@ -58,6 +58,11 @@ class RunPlan:
                 f"batch_size={self.batch_size} is not a multiple of micro_batch_size * world_size = {unit}; "
                 f"{self._nearest(unit)}"
             )
+        if self.schedule.name == "step" and round(self.schedule.step_epochs * self.steps_per_epoch) < 1:
+            raise UserError(
+                f"schedule.step_epochs={self.schedule.step_epochs:g} is less than a step; an epoch has "
+                f"{self.steps_per_epoch:,} steps, so it must be at least {1 / self.steps_per_epoch:.3g}"
+            )
         self._check_warmup()
 
     def _check_warmup(self) -> None:

@@ -16,6 +16,16 @@ from dat_train.training.run_folder import RunFolder
 from dat_train.training.state import TrainState, saved_counters
 
 
+def resume_mode(resume: str, folder: RunFolder) -> str:
+    """Return `resume`, or "auto" if the run's own process was restarted by torchrun or SLURM.
+
+    Both start a process again with the same arguments after a failure or requeue. The files are then those of this
+    run, and it continues, instead of starting again (resume=never) or rewinding again (resume=PATH in the folder).
+    """
+    restarted = any(int(os.environ.get(name, 0)) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return "auto" if restarted and (resume == "never" or _rewinds(Path(resume), folder)) else resume
+
+
 def open_run(context: RunContext, resume: str) -> dict | None:
     """Lock the run's folder and read the checkpoint to continue from. Returns None if there is none.
 
@@ -29,9 +39,6 @@ def open_run(context: RunContext, resume: str) -> dict | None:
             damaged.
     """
     folder, say = context.folder, context.terminal.say
-    # torchrun restarts its processes after a failure with the same arguments; their files are not an earlier run
-    if resume == "never" and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
-        resume = "auto"
 
     def choose() -> Path | None:
         if resume == "never" and folder.path.exists():
@@ -62,7 +69,8 @@ def restore(state: TrainState, saved: dict | None, context: RunContext, resume: 
     last.pt, whose metrics are removed here, or from the beginning.
 
     Args:
-        resume: as in `open_run`.
+        resume: as in `open_run`. best.pt becomes the checkpoint of the best validation in `saved`, if it is next to
+            the file; a best.pt of steps that are abandoned is renamed to best-abandoned.pt.
 
     Raises:
         UserError: the checkpoint does not fit the run, or the folder cannot be written.
@@ -71,13 +79,16 @@ def restore(state: TrainState, saved: dict | None, context: RunContext, resume: 
     if saved is not None:
         state.load_state_dict(saved)
 
-    def adapt_folder() -> None:
+    def adapt_folder() -> bool:
         empty = not (folder.last.exists() or folder.best.exists() or folder.history())
-        if resume not in ("auto", "never") and (empty or _rewinds(source, folder)):
-            folder.make_last(source.resolve())
-        folder.truncate_metrics(state.step, state.validated == state.step)
+        if resume in ("auto", "never") or not (empty or _rewinds(source, folder)):
+            return True
+        folder.make_last(source.resolve())
+        return folder.make_best(source.resolve(), state.best.get("step"))
 
-    context.processes.on_main(adapt_folder)
+    if not context.processes.on_main(adapt_folder):  # no file has the best weights: the next validation decides
+        state.best, state.validated = {}, 0
+    context.processes.on_main(lambda: folder.truncate_metrics(state.step, state.validated == state.step))
 
 
 def newest_good_checkpoint(context: RunContext) -> Path | None:

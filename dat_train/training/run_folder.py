@@ -149,16 +149,43 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be written.
         """
-        if path == self.last.resolve():
+        self._replace(self.last, path)
+
+    def make_best(self, path: Path, step: int | None) -> bool:
+        """Let best.pt be the checkpoint of `step`, if it is best.pt, `path`, or the best.pt next to `path`.
+
+        Args:
+            path: checkpoint from which the run continues.
+            step: of the best validation so far; None before the first.
+
+        Returns:
+            False if no file has that step. A best.pt of another step is renamed to best-abandoned.pt.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        if step is not None and _step(self.best) == step:
+            return True
+        if self.best.exists():
+            self.best.replace(self.best.with_name("best-abandoned.pt"))
+        for candidate in (path, path.with_name(self.best.name)):
+            if step is not None and _step(candidate) == step:
+                self._replace(self.best, candidate)
+                return True
+        return step is None
+
+    def _replace(self, target: Path, source: Path) -> None:
+        """Replace `target` by a link to, or a copy of, `source`."""
+        if source.resolve() == target.resolve():
             return
-        replacement = self.last.with_name(".last.pt.new")
+        replacement = target.with_name(f".{target.name}.new")
         try:
             replacement.unlink(missing_ok=True)
-            link(path, replacement)
-            replacement.replace(self.last)
+            link(source, replacement)
+            replacement.replace(target)
             sync_folder(self.checkpoints)
         except OSError as error:
-            raise UserError(f"{self.last} cannot be replaced ({error.strerror}); make the folder writable") from error
+            raise UserError(f"{target} cannot be replaced ({error.strerror}); make the folder writable") from error
 
     def truncate_metrics(self, step: int, validated: bool) -> None:
         """Remove the rows of metrics.jsonl after `step` steps, and a validation at `step` unless `validated`.
@@ -178,6 +205,14 @@ class RunFolder:
         if keep < self.metrics.stat().st_size:
             os.truncate(self.metrics, keep)
             sync_folder(self.path)
+
+
+def _step(path: Path) -> int | None:
+    """Step of a checkpoint; None if it is missing or damaged."""
+    try:
+        return Checkpoint.open(path).content.get("step")
+    except CheckpointError:
+        return None
 
 
 def link(source: Path, target: Path) -> None:

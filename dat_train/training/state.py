@@ -11,6 +11,7 @@ from dat_train.errors import UserError
 from dat_train.training.ema import Ema
 
 FORMAT = 1  # of the checkpoint's keys
+GROUP_SETTINGS = ("weight_decay", "lr_scale", "betas", "eps")  # of the optimizer, with optim.args
 COUNTERS = ("skipped", "consecutive_failures", "unreadable", "unreadable_in_epoch")
 FORMER_COUNTERS = {"in_a_row": "consecutive_failures", "unreadable_now": "unreadable_in_epoch"}  # of version 0.1
 
@@ -89,11 +90,17 @@ class TrainState:
                 raise UserError(
                     f"the checkpoint contains no {name} state, which this configuration needs; start a new run"
                 )
+        was, now = (config.get("optim", {}).get("name") for config in (saved["config"], self.config))
+        if was and now and was != now:
+            raise UserError(
+                f"the checkpoint has the state of optim.name={was}, which {now} cannot continue; start a new run with "
+                "name=... init=CHECKPOINT"
+            )
         try:
             self.model.load_state_dict(saved["model"])
             if self.ema:
                 self.ema.model.load_state_dict(saved["ema"])
-            self.optimizer.load_state_dict(saved["optimizer"])
+            self._load_optimizer(saved["optimizer"])
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(f"the checkpoint is of another model ({reason}); choose another name=...") from error
@@ -103,6 +110,14 @@ class TrainState:
         self.validated = saved["validated"]
         self.best = dict(saved["best"])
         self.counters = saved_counters(saved)
+
+    def _load_optimizer(self, saved: dict) -> None:
+        """Load the optimizer's state; the settings in its parameter groups stay those of the configuration."""
+        configured = {*GROUP_SETTINGS, *(self.config.get("optim", {}).get("args") or {})}
+        groups = [dict(group) for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(saved)
+        for group, own in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update({name: value for name, value in own.items() if name in configured})
 
 
 def saved_counters(saved: dict) -> dict[str, int]:

@@ -8,6 +8,7 @@ from commands.running import run_here
 from commands.small_checkpoint import write_small_checkpoint
 
 from dat_train.models import Checkpoint
+from dat_train.runtime.checkpoint_file import write_checkpoint
 
 HERE = [
     "data=fake", "data.fake_images=40", "data.fake_classes=10", "data.val_fraction=0.5", "data.workers=0", "device=cpu",
@@ -69,3 +70,10 @@ def test_checkpoints_that_cannot_be_averaged_give_one_line(arguments, message, h
     result = average(home, *arguments, "output=none.pt")
     assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
     assert not (home / "none.pt").exists()
+
+
+def test_models_of_other_classes_are_not_averaged(home):
+    content = Checkpoint.open(home / "a.pt").content
+    write_checkpoint(content | {"classes": [f"new {name}" for name in content["classes"]]}, home / "renamed.pt")
+    result = average(home, "a.pt", "renamed.pt", "output=none.pt")
+    assert result.returncode == 2 and "renamed.pt has other classes: without 0" in result.stderr, result.stderr

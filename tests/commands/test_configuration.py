@@ -159,6 +159,8 @@ def test_every_run_of_a_sweep_has_a_folder_of_its_own(train, tmp_path):
     assert train("model=dat_t,dat_s", "data=digits", "-m").out.split() == ["dat_t-digits", "dat_s-digits"]
     assert train(*OK, "name=mine", "seed=1,2", "-m").out.split() == ["mine-seed_1", "mine-seed_2"]
     assert train(*OK, "name=a,b", "-m").out.split() == ["a", "b"]
+    both = ["a-seed_1", "a-seed_2", "b-seed_1", "b-seed_2"]
+    assert train(*OK, "name=a,b", "seed=1,2", "-m").out.split() == both
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]  # Hydra's record of the sweep is in there
 
 

@@ -241,3 +241,22 @@ def test_a_compiled_model_trains_to_the_same_losses(tmp_path):
         for name in ("plain", "compiled")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # a compiled kernel sums in another order
+
+
+def test_validations_inside_of_an_epoch_are_saved_and_in_order_whenever_checkpoints_are_written(tmp_path):
+    inside = ["data.fake_images=96", "epochs=2", "max_steps=8", "eval.every_steps=3"]
+    for name, minutes in (("rare", 60), ("often", 0)):
+        checkpoints = f"checkpoint.every_minutes={minutes}"
+        result = run_here("dat-train", *FAKE, *inside, f"name={name}", checkpoints, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    rare, often = (tmp_path / "runs" / name for name in ("rare", "often"))
+    assert (rare / "metrics.jsonl").read_bytes() == (often / "metrics.jsonl").read_bytes()
+    steps = [json.loads(line)["step"] for line in (rare / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    best = json.loads((rare / "summary.json").read_text())["best_epoch"]
+    assert Checkpoint.open(rare / "checkpoints/best.pt").content["epoch"] == best
+
+
+def test_the_split_to_evaluate_is_refused_in_training(tmp_path):
+    result = run_here("dat-train", *FAKE, "data.split=test", cwd=tmp_path)
+    assert result.returncode == 2 and "data.split=test is a setting of dat-eval" in result.stderr

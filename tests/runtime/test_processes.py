@@ -11,7 +11,9 @@ from troubleshooting import entry
 
 from dat_train.data.generated.fake import FakeImages
 from dat_train.data.mixing import Mixing
+from dat_train.errors import UserError
 from dat_train.models.weights.checkpoint import Checkpoint
+from dat_train.runtime.processes import start_processes
 from dat_train.runtime.stop_request import PREEMPTED
 from dat_train.training.run_folder import read_rows
 
@@ -180,3 +182,17 @@ def test_sets_smaller_than_the_world_are_validated_whole(tmp_path):
     assert len(found[0]) == 2
     for alone, together in zip(*found, strict=True):
         assert together == pytest.approx(alone, rel=1e-5)
+
+
+def test_a_device_that_only_some_ranks_lack_is_printed_by_them(monkeypatch, capsys):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="needs GPU 1"):
+        start_processes("cuda")
+    assert "error on rank 1 (" in capsys.readouterr().err
+
+
+def test_deterministic_algorithms_end_with_the_run_of_a_sweep():
+    start_processes("cpu", deterministic=True)
+    start_processes("cpu")
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -92,6 +92,8 @@ def test_data_with_one_label_per_image_are_refused():
     ("distill.teacher=resnet18", "task=classification", ("multilabel", "segmentation", "detection")),
     ("loss.name=bce", "task=classification and task=multilabel", ("segmentation", "detection")),
     ("loss.target_threshold=0.2", "task=classification and task=multilabel", ("segmentation", "detection")),
+    ("data.shuffle=blocks", "task=classification and task=multilabel", ("segmentation", "detection")),
+    ("optim.head_lr_factor=10.0", "task=classification and task=multilabel", ("segmentation", "detection")),
     ("loss.class_weights=balanced", "task=classification and task=multilabel", ("segmentation", "detection")),
 ])  # fmt: skip
 def test_settings_of_other_tasks_are_refused_with_the_tasks_that_have_them(setting, tasks, refused):

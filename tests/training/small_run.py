@@ -26,7 +26,7 @@ from dat_train.training.ema import Ema
 from dat_train.training.loop import LoopOptions, Training
 from dat_train.training.optimizer import build_optimizer
 from dat_train.training.plan import RunPlan
-from dat_train.training.resume import open_run, restore
+from dat_train.training.resume import open_run, restore, resume_mode
 from dat_train.training.run_context import RunContext
 from dat_train.training.run_folder import RunFolder
 from dat_train.training.run_log import RunLog
@@ -71,6 +71,7 @@ def small_training(
     terminal = Terminal(screen=False)
     context = RunContext(folder, processes, terminal, stop or StopRequest())
     lines, terminal.say = [], lambda text: lines.append(text)
+    resume = resume_mode(resume, context.folder)
     saved = open_run(context, resume)
     del terminal.say
     terminal.log_path = folder.log if processes.is_main else None

@@ -165,3 +165,9 @@ def test_an_odd_micro_batch_that_is_mixed_is_replaced_by_sizes_that_are_possible
     with pytest.raises(UserError, match=rf"micro_batch_size={sizes['micro_batch_size']} is odd; use {advice}, or mix"):
         plan(**sizes, pairs=True)
     plan(**sizes | {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", advice)}, pairs=True)
+
+
+def test_a_step_schedule_needs_at_least_a_step():
+    schedule = Schedule(name="step", base_lr=1.0, warmup_epochs=0, step_epochs=0.01)
+    with pytest.raises(UserError, match=r"schedule\.step_epochs=0\.01 is less than a step; an epoch has 26 steps"):
+        plan(schedule=schedule)

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+import torch
 from training.small_run import run_small, small_training
 
 from dat_train.errors import UserError
@@ -10,8 +11,10 @@ from dat_train.models.weights.checkpoint import Checkpoint
 from dat_train.runtime.checkpoint_file import write_checkpoint
 from dat_train.runtime.stop_request import StopRequest
 from dat_train.training import checkpoint_writer as writer
-from dat_train.training.resume import newest_good_checkpoint, restore_from
-from dat_train.training.run_folder import read_rows
+from dat_train.training.optimizer import build_optimizer
+from dat_train.training.resume import newest_good_checkpoint, restore_from, resume_mode
+from dat_train.training.run_folder import RunFolder, read_rows
+from dat_train.training.state import TrainState
 
 FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl")
 
@@ -255,3 +258,50 @@ def test_going_back_makes_the_good_checkpoint_the_last_one(tmp_path):
     assert folder.last.read_bytes() == good.read_bytes() and state.step == step
     assert read_rows(folder.metrics)[-1]["step"] == step
     folder.unlock()
+
+
+def best_of(folder) -> tuple[int, int]:
+    """Step of best.pt, and of the best validation according to last.pt."""
+    paths = (folder / "checkpoints" / name for name in ("best.pt", "last.pt"))
+    best, last = (Checkpoint.open(path).content for path in paths)
+    return best["step"], last["best"]["step"]
+
+
+def test_the_best_checkpoint_is_that_of_the_run_after_a_start_from_elsewhere_and_after_rewinding(tmp_path):
+    run_small(tmp_path / "a", epochs=2, keep=9)
+    first, second = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
+    assert best_of(first.path)[0] == best_of(first.path)[1]
+    run_small(tmp_path / "b", resume=str(first.last), epochs=2, max_steps=5)
+    assert best_of(second.path)[0] == best_of(second.path)[1]
+    oldest = first.history()[-1]
+    content = Checkpoint.open(first.best).content
+    write_checkpoint(content | {"step": 99}, first.best)  # of steps that are abandoned
+    training = small_training(tmp_path / "a", resume=str(oldest), epochs=2)
+    assert best_of(first.path)[0] == training.state.best["step"]
+    assert Checkpoint.open(first.checkpoints / "best-abandoned.pt").content["step"] == 99
+    training.run()
+    assert best_of(first.path)[0] == best_of(first.path)[1]
+
+
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_restarted_process_continues_its_run(variable, tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path / "run")
+    inside, outside = str(folder.checkpoints / "last-000000003.pt"), str(tmp_path / "other.pt")
+    modes = ("auto", "never", inside, outside)
+    assert [resume_mode(mode, folder) for mode in modes] == list(modes)
+    monkeypatch.setenv(variable, "1")
+    assert [resume_mode(mode, folder) for mode in modes] == ["auto", "auto", "auto", outside]
+
+
+def test_settings_of_the_optimizer_are_those_of_the_configuration_after_resuming():
+    def state(name, **settings):
+        model, arguments = torch.nn.Linear(2, 2), {"name": name, "lr": 1e-3} | settings
+        scaler = torch.amp.GradScaler(enabled=False)
+        return TrainState(model, build_optimizer(model, **arguments), scaler, config={"optim": arguments})
+
+    before, after = state("adamw", weight_decay=0.05), state("adamw", weight_decay=5.0, betas=(0.8, 0.9))
+    after.load_state_dict(before.state_dict(0))
+    group = after.optimizer.param_groups[0]
+    assert (group["weight_decay"], group["betas"]) == (5.0, (0.8, 0.9))
+    with pytest.raises(UserError, match=r"state of optim\.name=adamw, which sgd cannot continue"):
+        state("sgd", weight_decay=0.0).load_state_dict(before.state_dict(0))

@@ -15,6 +15,7 @@ from dat_train.data.images import printable
 from dat_train.data.reading.image_files import first_named, subfolders
 from dat_train.data.reading.image_source import Paths
 from dat_train.data.storages.catalog import Catalog, sorted_catalog
+from dat_train.data.storages.split_names import split_key
 from dat_train.errors import UserError
 
 PATH_COLUMNS = ("path", "image", "file", "filename", "file_name", "filepath", "image_path", "image_name", "image_id")
@@ -52,9 +53,14 @@ class CsvTable:
         if short:
             raise UserError(f"{self.path}, line {short}: {len(rows[short - 2])} fields, the heading has {len(header)}")
         self.images = [row[image].strip() for row in rows]
-        self.parts = [row[split].strip() if split is not None else "" for row in rows]
+        spelling: dict[str, str] = {}  # the first of each split
+        parts = [row[split].strip() if split is not None else "" for row in rows]
+        self.parts = [spelling.setdefault(split_key(part), part) for part in parts]
         self.classes: list[str] | None = None  # those of a table with a column for each
         self.notes: list[str] = []
+        unused = self.parts.count("")
+        if 0 < unused < len(rows):
+            self.notes = [f"{self.path}: {unused:,} rows without a split are not used"]
         self.labels: list[list[str]]
         if multi_label and not label_column and not any(name in header for name in LABEL_COLUMNS):
             self._read_class_columns(rows, {image, split})
@@ -64,7 +70,7 @@ class CsvTable:
         self.labels = _split_labels(cells) if multi_label else [[cell] if cell else [] for cell in cells]
 
     def splits(self) -> list[str]:
-        """Values in the split column."""
+        """Values in the split column, each in the first of its spellings."""
         return [part for part in dict.fromkeys(self.parts) if part]
 
     def open(self, split: str | None) -> Catalog:
@@ -90,13 +96,13 @@ class CsvTable:
     def _single_label(self, names: list[str], files: list[str], labels: list[list[str]]) -> Catalog:
         """Catalog in which every row of the table is a sample."""
         classes = [label for (label,) in labels]
-        images, notes = len(set(names)), []
+        images, notes = len(set(names)), list(self.notes)
         if images < len(names):
             several = len(set(zip(names, classes, strict=True))) - images
             differ = (
                 f"; {several:,} further labels of the same images: task=multilabel combines them" if several else ""
             )
-            notes = [f"{self.path}: {len(names):,} rows of {images:,} images{differ}"]
+            notes.append(f"{self.path}: {len(names):,} rows of {images:,} images{differ}")
         return sorted_catalog(names, classes, base=str(self.path.parent), source=Paths(files), notes=notes)
 
     def _multi_label(self, names: list[str], files: list[str], labels: list[list[str]]) -> Catalog:
@@ -169,7 +175,7 @@ class CsvTable:
                 f"each class; its columns are {first_named(self.headings)}: set data.label_column=NAME"
             )
         if left_out:
-            self.notes = [f"{self.path}: columns that are not 0 and 1 are not used: {first_named(left_out)}"]
+            self.notes.append(f"{self.path}: columns that are not 0 and 1 are not used: {first_named(left_out)}")
         self.classes = sorted(name for name, _ in columns)
         twice = next((name for name in self.classes if self.classes.count(name) > 1 or not name), None)
         if twice is not None:

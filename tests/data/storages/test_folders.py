@@ -53,6 +53,19 @@ def test_split_folders_are_found_under_their_usual_names_in_any_case(train, val,
     assert any("Testing/ is the validation set" in note for note in held_out.notes) == (val == "Testing")
 
 
+def test_two_folders_of_one_split_are_refused(tmp_path):
+    touch(*(tmp_path / part / "a/1.png" for part in ("Training", "train", "val")))
+    assert error_of(tmp_path) == f"{tmp_path} has Training/ and train/, the same split: merge them, or rename one"
+
+
+def test_folders_of_images_next_to_the_splits_are_named(tmp_path):
+    splits = [tmp_path / part / "a/1.png" for part in ("train", "val")]
+    touch(*splits, tmp_path / "more/1.png", tmp_path / "extra/a/1.png", tmp_path / "docs/notes.txt")
+    sets = opened(tmp_path)
+    note = f"{tmp_path}: folders of images next to the splits, not used: extra, more"
+    assert [part.notes for part in sets] == [(note,), (note,)] and [len(part) for part in sets] == [1, 1]
+
+
 def test_a_validation_set_that_lacks_classes_keeps_the_labels_of_training_and_a_note_says_so(tmp_path):
     touch(*(tmp_path / "train" / name / "a.jpg" for name in "abc"), tmp_path / "val/c/x.jpg")
     train, held_out = opened(tmp_path)

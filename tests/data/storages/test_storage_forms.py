@@ -15,7 +15,7 @@ from PIL import Image
 from troubleshooting import entry
 
 from dat_train.data.augment import eval_transform, train_transform
-from dat_train.data.fingerprint import data_fingerprint
+from dat_train.data.fingerprint import data_fingerprint, describe_data
 from dat_train.data.loader import train_loader
 from dat_train.data.micro_batches import MicroBatchSampler, SampleKey
 from dat_train.data.storages.sources import open_datasets, open_evaluation_set
@@ -168,6 +168,17 @@ def test_a_table_of_several_labels(tmp_path):
     assert train.classes == val.classes
     tags = [[train.classes[k] for k in np.flatnonzero(row)] for row in train.targets]
     assert tags == [["dog"], [], ["cat", "dog"]]
+
+
+def test_all_spellings_of_a_split_in_a_table_are_one_split_and_rows_without_one_are_counted(tmp_path):
+    splits = ["train", "Train", "TRAINING", "", "val", "Valid", "validation", ""]
+    touch(tmp_path, len(splits))
+    rows = [f"{number}.png,a,{split}" for number, split in enumerate(splits)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,split", *rows]))
+    train, val = sets = open_datasets("csv", tmp_path)
+    assert [[Path(path).stem for path, _ in part.samples] for part in sets] == [["0", "1", "2"], ["4", "5", "6"]]
+    note = f"{tmp_path}/t.csv: 2 rows without a split are not used"
+    assert describe_data(train, val)[-1] == ("note", note) and [*train.notes, *val.notes] == [note, note]
 
 
 def touch(folder, number):

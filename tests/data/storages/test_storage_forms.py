@@ -280,6 +280,10 @@ def test_mistakes_in_a_table_of_several_labels_are_named(text, message, tmp_path
     ("path,label\na.png\n", r"line 2: 1 fields, the heading has 2"),
     ("path,label\na.png,\n", r"line 2: no path or no label"),
     ("path,label\n", r"lists no images"),
+    ("", r"has the columns none; none of them is path"),
+    ("sep=;\npath;label\n\na.png;x\n\na.png\n", r"line 6: 1 fields, the heading has 2"),
+    ('path,label,x\na.png,a,"1\n2"\na.png,"b,1\na.png,a,1\na.png,b",1\n', r"line 4: a line break in the column label"),
+    ('path,label\n"a.png,a\n' + "a.png,a\n" * 20_000, r"line 2: field larger .*; is a quote not closed\?"),
 ])  # fmt: skip
 def test_errors_in_a_table_are_named(text, message, tmp_path):
     (tmp_path / "t.csv").write_text(text)

@@ -79,6 +79,15 @@ def test_reading_ahead_changes_no_image(form, roots):
     assert images.encoded(3) == (roots["folders"] / "train/n01440764/n01440764_6.JPEG").read_bytes()
 
 
+def test_reading_ahead_in_an_archive_that_is_gone_is_no_error(roots, tmp_path):
+    archive = shutil.copy(roots["zip"], tmp_path)
+    images, _ = open_datasets("folder", archive)
+    Path(archive).unlink()
+    images.read_ahead(np.arange(15))
+    with pytest.raises(OSError, match="No such file"):
+        images.encoded(3)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_evaluation_reads_the_validation_split_alone(form, roots):
     images = open_evaluation_set("folder", roots[form], classes=SYNSETS[::-1])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dat_train.cli.streams import TORCHRUN
-from dat_train.errors import NO_COMPILER, UserError
+from dat_train.errors import NO_COMPILER, UserError, printable
 
 OTHERS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_TRACKING_URI")
 CACHES = ("TORCH_HOME", "HF_HOME", "XDG_CACHE_HOME", "TMPDIR")
@@ -73,12 +73,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and any(text in str(error) for text in texts))
     )
-
-
-def printable(path: str | bytes | os.PathLike) -> str:
-    """The path on one line; bytes that are not UTF-8 and control characters as escapes."""
-    text = os.fsdecode(path)
-    return text if text.isprintable() else text.encode("unicode_escape", "surrogatepass").decode()
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

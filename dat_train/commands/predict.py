@@ -156,7 +156,7 @@ def _output(path: str | None) -> Iterator[Callable[[str], object]]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     try:
-        with Path(path).open("w", encoding="utf-8", newline="") as file:
+        with Path(path).open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file.write
     except OSError as error:
         raise UserError(f"output={path} cannot be written: {error.strerror}") from error

@@ -225,7 +225,7 @@ def summary_of_finished(config: Settings, folder: RunFolder, saved: dict) -> dic
 def data_and_model_topics(config: Settings, size: dict, sets: Sets) -> list[tuple[str, str]]:
     """Format model and data as (topic, text) pairs."""
     train_set, val_set = sets
-    notes = [("note", note) for note in getattr(train_set, "notes", ())]  # of detection; segmentation has none
+    notes = [("note", note) for note in dict.fromkeys((*train_set.notes, *getattr(val_set, "notes", ())))]
     return [
         (
             "model",

@@ -77,7 +77,7 @@ def describe_data(train_set: ImageDataset, val_set: ImageDataset) -> list[tuple[
     if len(train_set.classes) == 1 and train_set.targets is None:
         text = "there is only one class, so nothing is learned; data.root must be the folder around the class folders"
         rows.append(("note", text))
-    return rows + [("note", note) for note in (*train_set.notes, *val_set.notes)]
+    return rows + [("note", note) for note in dict.fromkeys((*train_set.notes, *val_set.notes))]
 
 
 def class_counts(dataset: ImageDataset, number: int = 5) -> str:

@@ -12,7 +12,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from dat_train.errors import UserError
+from dat_train.errors import UserError, printable
 
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a FIFO without a writer then opens at once; Windows has none
 Source = str | Path | bytes | BinaryIO  # a path, the encoded bytes, or a binary file open for reading
@@ -67,12 +67,6 @@ def first_readable(read: Callable[[int], T], start: int, count: int) -> tuple[T,
         f"{len(errors)} consecutive images cannot be read, beginning with {errors[0].path}: check the disk; the last "
         f"reason is {' '.join(str(errors[-1]).split())}"
     )
-
-
-def printable(path: str | Path) -> str:
-    """Text of `path` for logs and reports: bytes that are not UTF-8 become \\xNN, a newline becomes \\n."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
 
 
 def read_rgb(source: Source, name: str | Path | None = None, background: Sequence[int] = WHITE) -> Image.Image:

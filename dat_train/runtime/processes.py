@@ -233,10 +233,14 @@ def _rendezvous(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
     a unique prefix and sends it to every rank that requests it. All keys of this start have the prefix.
 
     Raises:
-        UserError: ranks that did not start in time.
+        UserError: ranks that did not start in time, or an address that cannot be used.
     """
-    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
     minutes = f"within {timeout.total_seconds() / 60:g} minutes"
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+    except (RuntimeError, ValueError) as error:
+        address = " ".join(f"{name}={os.environ.get(name)}" for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise UserError(f"{address}: {_rendezvous_fault(error, rank, minutes)}") from error
     if rank == 0:
         prefix = uuid.uuid4().hex
         deadline = time.monotonic() + timeout.total_seconds()
@@ -259,6 +263,24 @@ def _rendezvous(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
         except RuntimeError as error:
             raise UserError(f"rank 0 did not start {minutes}; check the output of rank 0") from error
     return dist.PrefixStore(prefix, store)
+
+
+def _rendezvous_fault(error: Exception, rank: int, minutes: str) -> str:
+    """Cause of a failed rendezvous, and what to do.
+
+    Args:
+        minutes: "within 10 minutes", the time-out.
+    """
+    text = str(error)
+    if isinstance(error, ValueError):
+        return f"not an address ({text}); the port is a number from 0 to 65535"
+    if "EADDRINUSE" in text:
+        return "the port is in use; set another MASTER_PORT for all processes"
+    if "clients joined" in text:
+        return f"not all processes started {minutes}; check the output of the others"
+    if rank == 0 and "imed out" not in text:
+        return f"the address cannot be used ({text.splitlines()[0]})"
+    return f"rank 0 did not answer {minutes}; check the address, and the output of rank 0"
 
 
 def _ranks(ranks: Sequence[int]) -> str:

@@ -39,8 +39,9 @@ class Terminal:
         if self.log_path is not None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
             lines = [f"{stamp}  {line}".rstrip() + "\n" for line in text.splitlines()]
-            with contextlib.suppress(OSError), self.log_path.open("a", encoding="utf-8") as file:
-                file.writelines(lines)
+            text = "".join(lines)
+            with contextlib.suppress(OSError), self.log_path.open("ab") as file:
+                file.write(text.encode("utf-8", "backslashreplace"))  # paths and class names may have any bytes
 
     def warn(self, text: str) -> None:
         """Print a line that begins with "warning:"."""

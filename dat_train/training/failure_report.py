@@ -67,7 +67,7 @@ def _report(error: Exception, text: str, processes: Processes, terminal: Termina
     if processes.world_size == 1:
         return
     get_error_handler().record_exception(error)  # torchrun prints it in its own summary
-    topic = "lost" if isinstance(error, ProcessLost) else sha256(line.encode()).hexdigest()
+    topic = "lost" if isinstance(error, ProcessLost) else sha256(line.encode("utf-8", "backslashreplace")).hexdigest()
     if processes.is_first_to_report(topic):
         terminal.close()
         rank = "" if processes.is_main else f" on rank {processes.rank} ({platform.node()})"

@@ -1,11 +1,35 @@
 """Process groups and the choice of devices."""
 
+import socket
+from datetime import timedelta
+
 import pytest
 import torch
 from training.small_run import ALONE, in_processes
 
 from dat_train.errors import UserError
+from dat_train.runtime import processes as runtime_processes
 from dat_train.runtime.processes import resolve_device, start_processes
+
+
+@pytest.mark.parametrize(
+    ("rank", "port", "message"),
+    [
+        (0, "taken", "the port is in use; set another MASTER_PORT for all processes"),
+        (1, "free", r"rank 0 did not answer within 0\.01 minutes; check the address, and the output of rank 0"),
+        (0, "many", r"not an address \(invalid literal .*\); the port is a number from 0 to 65535"),
+    ],
+)
+def test_an_address_of_processes_that_cannot_be_used_is_one_line(rank, port, message, monkeypatch):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        if port == "taken":
+            other.listen()
+        port = port if port == "many" else other.getsockname()[1]
+        for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "WORLD_SIZE": 2}.items():
+            monkeypatch.setenv(name, str(value))
+        with pytest.raises(UserError, match=f"MASTER_ADDR=127.0.0.1 MASTER_PORT={port}: {message}"):
+            runtime_processes._rendezvous(rank, 2, timedelta(seconds=0.6))
 
 
 @pytest.fixture

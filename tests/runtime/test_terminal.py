@@ -38,6 +38,11 @@ def test_lines_are_written_to_the_screen_and_with_the_time_to_the_file(tmp_path,
     assert [line[21:] for line in lines] == ["one", "  two", "warning: three"]
 
 
+def test_paths_that_are_not_utf_8_can_be_logged(tmp_path):
+    Terminal(tmp_path / "log.txt", screen=False).say("data in caf\udce9")
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8").endswith("data in caf\\udce9\n")
+
+
 def test_without_a_terminal_there_is_no_bar(capsys):
     terminal = Terminal()
     terminal.progress(1, 10, "training")

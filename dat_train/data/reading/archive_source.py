@@ -1,5 +1,6 @@
 """Random access to images inside archives, by offset and size."""
 
+import contextlib
 import os
 import struct
 import zlib
@@ -49,7 +50,10 @@ class ArchiveSource:
         return zlib.decompress(content, -zlib.MAX_WBITS) if self.methods[index] == DEFLATED else content
 
     def read_ahead(self, indices: np.ndarray) -> None:
-        """Ask the system to read these images into its cache, neighbors in one long read. No effect outside Linux."""
+        """Ask the system to read these images into its cache, neighbors in one long read. No effect outside Linux.
+
+        Archives that are gone are passed over, because reading their images reports them.
+        """
         if not hasattr(os, "posix_fadvise"):
             return
         indices = np.asarray(indices, np.int64)
@@ -60,8 +64,9 @@ class ArchiveSource:
         first = np.flatnonzero(np.r_[True, gaps])
         last = np.r_[first[1:], len(indices)] - 1
         for one, other in zip(first.tolist(), last.tolist(), strict=True):
-            file = self._file(int(archives[one]))
-            os.posix_fadvise(file, int(starts[one]), int(ends[other] - starts[one]), os.POSIX_FADV_WILLNEED)
+            with contextlib.suppress(OSError):
+                file = self._file(int(archives[one]))
+                os.posix_fadvise(file, int(starts[one]), int(ends[other] - starts[one]), os.POSIX_FADV_WILLNEED)
 
     def _read(self, number: int, offset: int, size: int) -> bytes:
         file = self._file(number)

@@ -83,4 +83,6 @@ def sample_key(path: str, base: str, class_name: str) -> str:
     name = name_in_class(path[len(base) + 1 :] if base and path.startswith(f"{base}/") else path, class_name)
     folder, slash, file = name.rpartition("/")
     stem = file.rpartition(".")[0] or file
-    return printable(f"{folder}{slash}{stem.removesuffix(f'_{class_name}')}")
+    key = printable(f"{folder}{slash}{stem.removesuffix(f'_{class_name}')}")
+    # all that Python does not print is escaped here: fingerprints and held-out images of existing runs depend on it
+    return key if key.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in key)

@@ -114,8 +114,8 @@ class CocoFile:
         return [
             {
                 "bbox": annotation["bbox"],
-                "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
-                "iscrowd": annotation.get("iscrowd", 0),
+                "area": area(annotation),
+                "iscrowd": annotation.get("iscrowd") or 0,
                 "category_id": number[annotation["category_id"]],
             }
             | ({"segmentation": annotation["segmentation"]} if annotation.get("segmentation") else {})
@@ -123,12 +123,18 @@ class CocoFile:
         ]
 
 
+def area(annotation: dict) -> float:
+    """Area of an object in pixels: that of its record, or else that of its box."""
+    stated = annotation.get("area")
+    return annotation["bbox"][2] * annotation["bbox"][3] if stated is None else stated
+
+
 def is_usable(annotation: dict, image: dict) -> bool:
     """Return True for an object to train on: no crowd, an area above 0, and a box of at least a pixel in the image."""
     x, y, width, height = annotation["bbox"]
     overlap_x = max(0, min(x + width, image["width"]) - max(x, 0))
     overlap_y = max(0, min(y + height, image["height"]) - max(y, 0))
-    if annotation.get("iscrowd") or annotation.get("area", width * height) <= 0:
+    if annotation.get("iscrowd") or area(annotation) <= 0:
         return False
     return width >= 1 and height >= 1 and overlap_x * overlap_y > 0
 
@@ -183,7 +189,7 @@ def read_coco(path: Path) -> CocoFile:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}): copy it again") from None
     check_records(path, content)

@@ -38,6 +38,12 @@ def check_records(path: Path, content: Any) -> None:
         raise UserError(
             f"{path}: annotation {wrong.get('id')} has bbox {wrong['bbox']}: it must be [x, y, width, height]"
         )
+    wrong = next((annotation for annotation in content["annotations"] if not _is_area(annotation.get("area"))), None)
+    if wrong:
+        raise UserError(
+            f"{path}: annotation {wrong.get('id')} has area {wrong['area']!r}: it must be a number; remove the key if "
+            "it is unknown"
+        )
     for part, key in (("images", "id"), ("categories", "id"), ("categories", "name")):
         values = [record[key] for record in content[part]]
         value, count = next(iter(Counter(values).most_common(1)), (None, 0))
@@ -51,6 +57,10 @@ def check_records(path: Path, content: Any) -> None:
 
 def _is_box(box: list) -> bool:
     return len(box) == 4 and all(isinstance(value, NUMBER) and math.isfinite(value) for value in box)
+
+
+def _is_area(area: Any) -> bool:
+    return area is None or (isinstance(area, NUMBER) and math.isfinite(area))
 
 
 def segmentation_fault(segmentation: Any, height: int, width: int) -> str | None:
@@ -68,6 +78,8 @@ def segmentation_fault(segmentation: Any, height: int, width: int) -> str | None
         return "has a wrong polygon: it must be a list of at least three points [x, y, x, y, ...]; remove the object"
     counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
     if isinstance(counts, list):
+        if set(map(type, counts)) != {int} or min(counts) < 0:
+            return "has run lengths that are not whole numbers of at least 0; remove the object"
         pixels = sum(counts)
         if pixels == height * width:
             return None

@@ -24,12 +24,11 @@ class CheckedMasks:
         unit: of the amounts of classes.
     """
 
-    notes: tuple[str, ...] = ()
     unit = "pixels"
 
     def __init__(self, images: SegmentationImages) -> None:
         self.images = images
-        self.samples, self.classes = images.samples, images.classes
+        self.samples, self.classes, self.notes = images.samples, images.classes, images.notes
 
     def __len__(self) -> int:
         return len(self.samples)

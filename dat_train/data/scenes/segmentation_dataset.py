@@ -93,6 +93,7 @@ class SegmentationImages(Dataset):
         encoding: meaning of the mask values.
         transform: (tv Image, tv Mask) -> the same; its random draws are a function of the sample's key.
         seed: key of the augmentation.
+        notes: information about the set for the user, one line each.
     """
 
     def __init__(
@@ -102,6 +103,8 @@ class SegmentationImages(Dataset):
         encoding: LabelEncoding,
         transform: Callable | None = None,
         seed: int = 0,
+        *,
+        notes: Sequence[str] = (),
     ) -> None:
         samples = list(samples)
         self.samples = SampleList((image, 0) for image, _ in samples)
@@ -110,6 +113,7 @@ class SegmentationImages(Dataset):
         self.encoding = encoding
         self.transform = transform
         self.seed = seed
+        self.notes = tuple(notes)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -216,7 +220,7 @@ class EvaluationImages(Dataset):
         self.scales = tuple(scales)
         self.normalized = Normalized(mean, std)
         self.classes = images.classes
-        self.samples = images.samples
+        self.samples, self.notes = images.samples, images.notes
 
     def __len__(self) -> int:
         return len(self.images)

@@ -1,6 +1,7 @@
 """Segmentation sets on disk: ADE20K as published, own images with masks, digit scenes."""
 
 import contextlib
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from dat_train.data.generated.digit_scenes import write_digit_scenes
 from dat_train.data.generated.nuclei import write_nuclei
 from dat_train.data.images import UnreadableImage, printable
 from dat_train.data.randomness import keyed_seed
-from dat_train.data.reading.image_files import is_image, suffix_list
+from dat_train.data.reading.image_files import LeftOut, first_named, is_folder, is_image, is_system, suffix_list
 from dat_train.data.scenes.ade20k_classes import ADE20K_CLASSES
 from dat_train.data.scenes.dense_transforms import IGNORED
 from dat_train.data.scenes.segmentation_dataset import LabelEncoding, SegmentationImages
@@ -95,8 +96,8 @@ def _open_ade20k(root: Path, parts: Sequence[str]) -> list[SegmentationImages]:
             "annotations/ (the full ADE20K release is laid out and encoded differently)"
         )
     encoding = LabelEncoding(first=1, classes=len(ADE20K_CLASSES), ignores_255=False)
-    pairs = [_pairs(root / "images" / folder, root / "annotations" / folder) for folder in folders]
-    return [SegmentationImages(of_part, ADE20K_CLASSES, encoding) for of_part in pairs]
+    found = [_pairs(root / "images" / folder, root / "annotations" / folder) for folder in folders]
+    return [SegmentationImages(pairs, ADE20K_CLASSES, encoding, notes=notes) for pairs, notes in found]
 
 
 def _open_masks(
@@ -109,26 +110,42 @@ def _open_masks(
         raise UserError(
             f"{path} does not exist: data=masks needs a class list, one name a line, in the order of the values"
         )
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not 2 <= len(names) <= 255 or len(set(names)) < len(names):
-        raise UserError(
-            f"{path} has {len(names)} names ({len(set(names))} different): 2 to 255 different ones are needed"
-        )
+    names = _read_classes(path)
     encoding = LabelEncoding(first=0, classes=len(names))
     if any((root / "images" / part).is_dir() for part in PARTS):
         of_parts = {part: _pairs(root / "images" / part, root / "masks" / part) for part in parts}
     else:
-        pairs = _pairs(root / "images", root / "masks")
+        pairs, notes = _pairs(root / "images", root / "masks")
         random.Random(keyed_seed("split", split_seed)).shuffle(pairs)
         held_out = min(max(1, round(len(pairs) * val_fraction)), len(pairs) - 1)
         if held_out < 1:
             raise UserError(f"{root}/images has {len(pairs)} image: at least two are needed, one of them to validate")
-        of_parts = {"train": sorted(pairs[held_out:]), "val": sorted(pairs[:held_out])}
-    return [SegmentationImages(of_parts[part], names, encoding) for part in parts]
+        of_parts = {"train": (sorted(pairs[held_out:]), notes), "val": (sorted(pairs[:held_out]), notes)}
+    chosen = [of_parts[part] for part in parts]
+    return [SegmentationImages(of_part, names, encoding, notes=notes) for of_part, notes in chosen]
 
 
-def _pairs(images: Path, masks: Path) -> list[tuple[str, str]]:
-    """(image, mask) of every image in a folder, sorted; the mask is the PNG of the same stem.
+def _read_classes(path: Path) -> list[str]:
+    """Class names of a text file, in the order of the mask values.
+
+    Raises:
+        UserError: not UTF-8, a line without a name, equal names, or fewer than 2 or more than 255.
+    """
+    try:
+        names = [line.strip() for line in path.read_bytes().decode("utf-8-sig").rstrip().splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
+    if "" in names:
+        raise UserError(f"{path}, line {names.index('') + 1}: no name; each line names the next value of the masks")
+    if not 2 <= len(names) <= 255 or len(set(names)) < len(names):
+        raise UserError(
+            f"{path} has {len(names)} names ({len(set(names))} different): 2 to 255 different ones are needed"
+        )
+    return names
+
+
+def _pairs(images: Path, masks: Path) -> tuple[list[tuple[str, str]], list[str]]:
+    """(image, mask) of every image in a folder, sorted, and notes; the mask is the PNG of the same stem.
 
     Raises:
         UserError: a missing folder, no images, an image without a mask.
@@ -136,14 +153,33 @@ def _pairs(images: Path, masks: Path) -> list[tuple[str, str]]:
     for folder in (images, masks):
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist: images and masks must be in folders of the same name")
-    found = sorted(path for path in images.iterdir() if is_image(path.name))
+    found, notes = _images_in(images)
     if not found:
         raise UserError(f"{images} has no images ({suffix_list()}, ...)")
-    available = {path.stem for path in masks.iterdir() if path.suffix.lower() == ".png"}
+    available = {path.stem: str(path) for path in sorted(masks.iterdir()) if path.suffix.lower() == ".png"}
     missing = [path for path in found if path.stem not in available]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(found)} images have no mask: {printable(masks / missing[0].stem)}.png does not "
             "exist"
         )
-    return [(str(path), str(masks / f"{path.stem}.png")) for path in found]
+    return [(str(path), available[path.stem]) for path in found], notes
+
+
+def _images_in(folder: Path) -> tuple[list[Path], list[str]]:
+    """Images directly in a folder, sorted, and notes on everything else in it."""
+    left_out, folders, found = LeftOut(), [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_system(entry.name):
+                continue
+            if is_folder(entry):
+                folders.append(entry.name)
+            elif is_image(entry.name):
+                found.append(folder / entry.name)
+            else:
+                left_out.add_entry(entry)
+    notes = left_out.notes(str(folder))
+    if folders:
+        notes.append(f"{folder}: folders, not used: {first_named(map(printable, sorted(folders)))}")
+    return sorted(found), notes

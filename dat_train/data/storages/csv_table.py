@@ -15,6 +15,7 @@ from dat_train.data.images import printable
 from dat_train.data.reading.image_files import first_named, subfolders
 from dat_train.data.reading.image_source import Paths
 from dat_train.data.storages.catalog import Catalog, sorted_catalog
+from dat_train.data.storages.split_names import split_key
 from dat_train.errors import UserError
 
 PATH_COLUMNS = ("path", "image", "file", "filename", "file_name", "filepath", "image_path", "image_name", "image_id")
@@ -43,28 +44,33 @@ class CsvTable:
         self.path = _csv_file(path)
         self.name = str(self.path)
         self.multi_label = multi_label
-        headings, *rows = read_table(self.path) or [[]]
+        (_, *self.lines), (headings, *rows) = read_table(self.path)
         self.headings = [name.strip() for name in headings]
         header = [name.lower() for name in self.headings]
         image = self._column(header, image_column, PATH_COLUMNS, "data.image_column")
         split = next((header.index(name) for name in SPLIT_COLUMNS if name in header), None)
-        short = next((number for number, row in enumerate(rows, start=2) if len(row) < len(header)), None)
-        if short:
-            raise UserError(f"{self.path}, line {short}: {len(rows[short - 2])} fields, the heading has {len(header)}")
-        self.images = [row[image].strip() for row in rows]
-        self.parts = [row[split].strip() if split is not None else "" for row in rows]
+        short = next((number for number, row in enumerate(rows) if len(row) < len(header)), None)
+        if short is not None:
+            raise self._wrong(short, f"{len(rows[short])} fields, the heading has {len(header)}")
+        self.images = self._cells(rows, image)
+        spelling: dict[str, str] = {}  # the first of each split
+        parts = [row[split].strip() if split is not None else "" for row in rows]
+        self.parts = [spelling.setdefault(split_key(part), part) for part in parts]
         self.classes: list[str] | None = None  # those of a table with a column for each
         self.notes: list[str] = []
+        unused = self.parts.count("")
+        if 0 < unused < len(rows):
+            self.notes = [f"{self.path}: {unused:,} rows without a split are not used"]
         self.labels: list[list[str]]
         if multi_label and not label_column and not any(name in header for name in LABEL_COLUMNS):
             self._read_class_columns(rows, {image, split})
             return
         label = self._column(header, label_column, LABEL_COLUMNS, "data.label_column")
-        cells = [row[label].strip() for row in rows]
+        cells = self._cells(rows, label)
         self.labels = _split_labels(cells) if multi_label else [[cell] if cell else [] for cell in cells]
 
     def splits(self) -> list[str]:
-        """Values in the split column."""
+        """Values in the split column, each in the first of its spellings."""
         return [part for part in dict.fromkeys(self.parts) if part]
 
     def open(self, split: str | None) -> Catalog:
@@ -78,7 +84,7 @@ class CsvTable:
             raise UserError(f"{self.path} lists no images{f' of {split}' if split else ''}")
         empty = next((row for row in rows if not self.images[row] or not (self.multi_label or self.labels[row])), None)
         if empty is not None:
-            raise UserError(f"{self.path}, line {empty + 2}: no path or no label")
+            raise self._wrong(empty, "no path or no label")
         folder = self.path.parent
         names = [str(PurePosixPath(self.images[row].replace("\\", "/"))).lstrip("/") for row in rows]
         files = [str(folder / _with_slashes(self.images[row], folder)) for row in rows]
@@ -87,16 +93,32 @@ class CsvTable:
         self._require_files(files, names[0])
         return catalog
 
+    def _wrong(self, row: int, what: str) -> UserError:
+        """Error about a row, with its line in the file."""
+        return UserError(f"{self.path}, line {self.lines[row]}: {what}")
+
+    def _cells(self, rows: Sequence[Sequence[str]], column: int) -> list[str]:
+        """Cells of the column of paths or labels.
+
+        Raises:
+            UserError: a cell of several lines, which is usually the part of the table up to the next quote.
+        """
+        cells = [row[column].strip() for row in rows]
+        broken = next((number for number, cell in enumerate(cells) if "\n" in cell or "\r" in cell), None)
+        if broken is not None:
+            raise self._wrong(broken, f"a line break in the column {self.headings[column]}; is a quote not closed?")
+        return cells
+
     def _single_label(self, names: list[str], files: list[str], labels: list[list[str]]) -> Catalog:
         """Catalog in which every row of the table is a sample."""
         classes = [label for (label,) in labels]
-        images, notes = len(set(names)), []
+        images, notes = len(set(names)), list(self.notes)
         if images < len(names):
             several = len(set(zip(names, classes, strict=True))) - images
             differ = (
                 f"; {several:,} further labels of the same images: task=multilabel combines them" if several else ""
             )
-            notes = [f"{self.path}: {len(names):,} rows of {images:,} images{differ}"]
+            notes.append(f"{self.path}: {len(names):,} rows of {images:,} images{differ}")
         return sorted_catalog(names, classes, base=str(self.path.parent), source=Paths(files), notes=notes)
 
     def _multi_label(self, names: list[str], files: list[str], labels: list[list[str]]) -> Catalog:
@@ -169,7 +191,7 @@ class CsvTable:
                 f"each class; its columns are {first_named(self.headings)}: set data.label_column=NAME"
             )
         if left_out:
-            self.notes = [f"{self.path}: columns that are not 0 and 1 are not used: {first_named(left_out)}"]
+            self.notes.append(f"{self.path}: columns that are not 0 and 1 are not used: {first_named(left_out)}")
         self.classes = sorted(name for name, _ in columns)
         twice = next((name for name in self.classes if self.classes.count(name) > 1 or not name), None)
         if twice is not None:
@@ -199,10 +221,14 @@ def _with_slashes(name: str, folder: Path) -> str:
     return name.replace("\\", "/")
 
 
-def read_table(path: Path) -> list[list[str]]:
-    """Rows of a CSV file separated by commas, semicolons or tabs, in UTF-8, UTF-16 or Windows-1252.
+def read_table(path: Path) -> tuple[list[int], list[list[str]]]:
+    """First lines, counted from 1, and cells of the rows of a CSV file; the first row is the heading.
 
-    A first line "sep=;", as Excel writes it, names the separator.
+    The separator is a comma, semicolon or tab, or that of a first line "sep=;", as Excel writes it. The encoding is
+    UTF-8, UTF-16 or Windows-1252. Empty lines are left out.
+
+    Raises:
+        UserError: a file that cannot be read, or with a cell of more than 131,072 characters.
     """
     try:
         content = path.read_bytes()
@@ -214,11 +240,22 @@ def read_table(path: Path) -> list[list[str]]:
     except UnicodeDecodeError:  # as spreadsheets in Western Europe write it
         text = content.decode("cp1252", "replace")
     first, _, rest = text.partition("\n")
+    above = 0
     if named := re.fullmatch(r'"?sep=([,;\t|])"?\s*', first, re.IGNORECASE):
-        delimiter, text = named[1], rest
+        delimiter, text, above = named[1], rest, 1
     else:
         delimiter = max(",;\t", key=first.count)
-    return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    lines, rows, line = [], [], above + 1
+    try:
+        for row in reader:
+            if row:
+                lines.append(line)
+                rows.append(row)
+            line = above + reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}, line {line}: {error}; is a quote not closed?") from error
+    return (lines, rows) if rows else ([1], [[]])
 
 
 def _csv_file(path: Path) -> Path:

@@ -6,6 +6,7 @@ ImageNet-1K is read as extracted archives or as Kaggle's tree, also with validat
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dat_train.data.images import printable
@@ -21,7 +22,7 @@ from dat_train.data.reading.image_files import (
 from dat_train.data.storages.catalog import Catalog, sorted_catalog
 from dat_train.data.storages.class_names import IMAGENET_CLASSES
 from dat_train.data.storages.imagenet_labels import validation_classes
-from dat_train.data.storages.split_names import find_split, is_split
+from dat_train.data.storages.split_names import find_split, is_split, split_key
 from dat_train.errors import UserError
 from dat_train.home_folder import expand_home
 
@@ -50,13 +51,22 @@ class Folders:
         """Names of the split folders in the root, in their original spelling.
 
         A folder train/ that contains images, next to other class folders, is a class and not a split.
+
+        Raises:
+            UserError: two folders of the same split.
         """
         names = subfolders(self.root)
         splits = [name for name in names if is_split(name)]
         flat = {name for name in splits if is_flat(self.root / name)}
         if len(splits) < len(names):
             splits = [name for name in splits if name in flat or not has_images(self.root / name)]
-        return [name for name in splits if name not in flat or find_split([name], "val")]
+        splits = [name for name in splits if name not in flat or find_split([name], "val")]
+        found: dict[str, str] = {}
+        for name in splits:
+            first = found.setdefault(split_key(name), name)
+            if first != name:
+                raise UserError(f"{self.root} has {first}/ and {name}/, the same split: merge them, or rename one")
+        return splits
 
     def open(self, split: str | None) -> Catalog:
         """Return the images of a split folder, or of the root itself (None).
@@ -66,9 +76,19 @@ class Folders:
         """
         folder = self.root / split if split else self.root
         if not is_flat(folder):
-            return scan(folder, whole=self.whole and bool(split) and find_split([split], "train") is not None)
-        names = [path[len(str(folder)) + 1 :] for path in image_paths(folder)]
-        return sorted_catalog(names, validation_classes(names, folder, folder), base=str(folder))
+            catalog = scan(folder, whole=self.whole and bool(split) and find_split([split], "train") is not None)
+        else:
+            names = [path[len(str(folder)) + 1 :] for path in image_paths(folder)]
+            catalog = sorted_catalog(names, validation_classes(names, folder, folder), base=str(folder))
+        unused = self._outside_splits() if split else []
+        note = f"{self.root}: folders of images next to the splits, not used: {first_named(map(printable, unused))}"
+        return replace(catalog, notes=(*catalog.notes, note)) if unused else catalog
+
+    def _outside_splits(self) -> list[str]:
+        """Names of the folders in the root that hold images or folders of images and belong to no split."""
+        others = [name for name in subfolders(self.root) if not is_split(name)]
+        inside = ([name, *(f"{name}/{inner}" for inner in subfolders(self.root / name)[:3])] for name in others)
+        return [first for first, *below in inside if any(has_images(self.root / name) for name in (first, *below))]
 
 
 def is_flat(folder: Path) -> bool:

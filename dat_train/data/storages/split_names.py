@@ -26,6 +26,11 @@ def find_split(names: Sequence[str], split: str) -> str | None:
     return next((by_lower[name] for name in wanted if name in by_lower), None)
 
 
+def split_key(name: str) -> str:
+    """Key of a split that is equal for all its names: synonyms, upper and lower case."""
+    return next((split for split, synonyms in SPLITS.items() if name.lower() in synonyms), name.lower())
+
+
 def is_split(name: str) -> bool:
     """Return True if `name` is a usual name of a split."""
     return find_split([name], "any") is not None

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 
 from dat_train.data.generated.digit_scenes import write_digit_scenes
 from dat_train.data.micro_batches import GroupedSampler, SampleKey
-from dat_train.data.scenes.coco import decode_segmentation, open_coco, trainable
+from dat_train.data.scenes.coco import decode_segmentation, open_coco, read_coco, trainable
 from dat_train.data.scenes.detection_dataset import (
     DetectionEvalTransform,
     DetectionImages,
@@ -70,6 +70,33 @@ def test_crowds_and_degenerate_boxes_are_not_trained_on(tmp_path):
     assert len(file.usable(file.images[0]).labels) == 0
     with pytest.raises(UserError, match="has 1 images, none with an object to train on"):
         trainable(file)
+
+
+def test_a_file_with_a_byte_order_mark_and_empty_areas_is_read(tmp_path):
+    record = box(1, 1, [1, 2, 10, 20], area=None, iscrowd=None)
+    path = write_boxes(tmp_path, [record], [{"id": 1, "name": "a"}]) / "annotations/instances_train.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    file = read_coco(path)
+    assert len(file.usable(file.images[0]).labels) == 1
+    assert [(truth["area"], truth["iscrowd"]) for truth in file.truth(file.images[0])] == [(200, 0)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"area": "200"}, "annotation 1 has area '200': it must be a number; remove the key if it is unknown"),
+        ({"area": float("nan")}, "annotation 1 has area nan: it must be a number"),
+        ({"segmentation": {"counts": [2500, -100], "size": [40, 60]}}, "annotation 1 has run lengths that are not who"),
+        (
+            {"segmentation": {"counts": [2300.0, 100], "size": [40, 60]}},
+            "annotation 1 has run lengths that are not who",
+        ),
+    ],
+)
+def test_mistaken_objects_are_answered_with_one_line(tmp_path, wrong, message):
+    root = write_boxes(tmp_path, [box(1, 1, [1, 2, 10, 20], **wrong)], [{"id": 1, "name": "a"}])
+    with pytest.raises(UserError, match=message):
+        read_coco(root / "annotations/instances_train.json").check_masks(training=True)
 
 
 def test_an_image_of_another_size_than_its_record_is_named(tmp_path):

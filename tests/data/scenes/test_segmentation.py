@@ -88,11 +88,7 @@ def test_mistaken_ade20k_labels_are_answered_with_one_clear_line(tmp_path, value
 
 
 def test_own_masks_need_a_class_list_and_a_mask_for_every_image(tmp_path):
-    for name in ("images", "masks"):
-        (tmp_path / name).mkdir()
-    for i in range(4):
-        Image.new("RGB", (20, 20)).save(tmp_path / "images" / f"{i}.png")
-        Image.new("L", (20, 20), i % 2).save(tmp_path / "masks" / f"{i}.png")
+    (write_masks(tmp_path) / "classes.txt").unlink()
     with pytest.raises(UserError, match="needs a class list"):
         open_segmentation("masks", str(tmp_path))
     (tmp_path / "classes.txt").write_text("ground\ntree\n")
@@ -102,6 +98,40 @@ def test_own_masks_need_a_class_list_and_a_mask_for_every_image(tmp_path):
     (tmp_path / "masks" / "2.png").unlink()
     with pytest.raises(UserError, match=r"1 of 4 images have no mask: .*2\.png"):
         open_segmentation("masks", str(tmp_path))
+
+
+def write_masks(root, number=4, suffix=".png"):
+    for name in ("images", "masks"):
+        (root / name).mkdir()
+    for i in range(number):
+        Image.new("RGB", (20, 20)).save(root / "images" / f"{i}.png")
+        Image.new("L", (20, 20), i % 2).save(root / "masks" / f"{i}{suffix}")
+    (root / "classes.txt").write_text("ground\ntree\n")
+    return root
+
+
+def test_masks_are_found_in_any_case_of_their_suffix_and_files_that_are_not_used_are_said(tmp_path):
+    images = write_masks(tmp_path, suffix=".PNG") / "images"
+    (images / "more").mkdir()
+    (images / "0.npy").touch()
+    train, val = open_segmentation("masks", str(tmp_path))
+    assert all(len(part.read_both(i)) == 2 for part in (train, val) for i in range(len(part)))
+    notes = (f"{images}: files that are not images: 1 (1 .npy)", f"{images}: folders, not used: more")
+    assert train.notes == val.notes == EvaluationImages(val, limits=(20, 20), **NUMBERS).notes == notes
+
+
+def test_the_class_list_is_utf_8_with_a_name_on_each_line(tmp_path):
+    path = write_masks(tmp_path) / "classes.txt"
+    path.write_bytes("\ufeffground\r\nvélo\r\n\r\n".encode())
+    assert open_segmentation("masks", str(tmp_path))[0].classes == ["ground", "vélo"]
+    for content, message in [
+        ("ground\nvélo\n".encode("latin-1"), r"classes\.txt is not UTF-8 \(.* at byte 8\): save it as UTF-8"),
+        (b"ground\n\ntree\n", r"classes\.txt, line 2: no name; each line names the next value of the masks"),
+        (b"ground\nground\n", r"has 2 names \(1 different\)"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            open_segmentation("masks", str(tmp_path))
 
 
 def test_a_mask_of_another_size_is_named(tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 from troubleshooting import entry
 
 from dat_train.data.reading.image_files import SYSTEM_FOLDERS, image_suffixes
+from dat_train.data.reading.image_source import sample_key
 from dat_train.data.storages.folders import scan
 from dat_train.data.storages.sources import open_datasets
 from dat_train.errors import UserError
@@ -51,6 +52,19 @@ def test_split_folders_are_found_under_their_usual_names_in_any_case(train, val,
     assert names(held_out, tmp_path / val) == [("cat/0.png", 0), ("dog/0.png", 1)]
     assert training.training and not held_out.training
     assert any("Testing/ is the validation set" in note for note in held_out.notes) == (val == "Testing")
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path):
+    touch(*(tmp_path / part / "a/1.png" for part in ("Training", "train", "val")))
+    assert error_of(tmp_path) == f"{tmp_path} has Training/ and train/, the same split: merge them, or rename one"
+
+
+def test_folders_of_images_next_to_the_splits_are_named(tmp_path):
+    splits = [tmp_path / part / "a/1.png" for part in ("train", "val")]
+    touch(*splits, tmp_path / "more/1.png", tmp_path / "extra/a/1.png", tmp_path / "docs/notes.txt")
+    sets = opened(tmp_path)
+    note = f"{tmp_path}: folders of images next to the splits, not used: extra, more"
+    assert [part.notes for part in sets] == [(note,), (note,)] and [len(part) for part in sets] == [1, 1]
 
 
 def test_a_validation_set_that_lacks_classes_keeps_the_labels_of_training_and_a_note_says_so(tmp_path):
@@ -156,10 +170,17 @@ def test_class_names_that_are_not_utf_8_or_have_a_newline_can_be_printed(tmp_pat
     os.mkdir(folder)  # noqa: PTH102  bytes
     write_images(Path(os.fsdecode(folder)), 2)
     write_images(tmp_path / "two\nlines", 1)
+    write_images(tmp_path / "white\u3000cat", 1)  # a wide space, and a joiner of emojis, are part of names
+    write_images(tmp_path / "\U0001f468\u200d\U0001f33e", 1)
     dataset = scan(tmp_path).dataset(training=True)
-    assert dataset.classes == ["caf\\xe9", "two\\nlines"]
+    assert dataset.classes == ["caf\\xe9", "two\\nlines", "white\u3000cat", "\U0001f468\u200d\U0001f33e"]
     assert dataset.read(1).getpixel((0, 0)) == (1, 1, 1)
     assert dataset.read(2).getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_keys_of_names_do_not_depend_on_how_names_are_printed():
+    assert sample_key("d/a\u202fPM \u3000\n.png", "d", "x") == r"a\u202fPM \u3000\n"
+    assert sample_key(os.fsdecode(b"d/caf\xe9.png"), "d", "x") == r"caf\xe9"
 
 
 def test_the_root_may_be_relative_or_in_the_home_folder(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from PIL import Image
 from troubleshooting import entry
 
 from dat_train.data.augment import eval_transform, train_transform
-from dat_train.data.fingerprint import data_fingerprint
+from dat_train.data.fingerprint import data_fingerprint, describe_data
 from dat_train.data.loader import train_loader
 from dat_train.data.micro_batches import MicroBatchSampler, SampleKey
 from dat_train.data.storages.sources import open_datasets, open_evaluation_set
@@ -77,6 +77,15 @@ def test_reading_ahead_changes_no_image(form, roots):
     assert sorted(images.storage_order()) == list(range(15))
     images.read_ahead(np.arange(15))
     assert images.encoded(3) == (roots["folders"] / "train/n01440764/n01440764_6.JPEG").read_bytes()
+
+
+def test_reading_ahead_in_an_archive_that_is_gone_is_no_error(roots, tmp_path):
+    archive = shutil.copy(roots["zip"], tmp_path)
+    images, _ = open_datasets("folder", archive)
+    Path(archive).unlink()
+    images.read_ahead(np.arange(15))
+    with pytest.raises(OSError, match="No such file"):
+        images.encoded(3)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -168,6 +177,17 @@ def test_a_table_of_several_labels(tmp_path):
     assert train.classes == val.classes
     tags = [[train.classes[k] for k in np.flatnonzero(row)] for row in train.targets]
     assert tags == [["dog"], [], ["cat", "dog"]]
+
+
+def test_all_spellings_of_a_split_in_a_table_are_one_split_and_rows_without_one_are_counted(tmp_path):
+    splits = ["train", "Train", "TRAINING", "", "val", "Valid", "validation", ""]
+    touch(tmp_path, len(splits))
+    rows = [f"{number}.png,a,{split}" for number, split in enumerate(splits)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,split", *rows]))
+    train, val = sets = open_datasets("csv", tmp_path)
+    assert [[Path(path).stem for path, _ in part.samples] for part in sets] == [["0", "1", "2"], ["4", "5", "6"]]
+    note = f"{tmp_path}/t.csv: 2 rows without a split are not used"
+    assert describe_data(train, val)[-1] == ("note", note) and [*train.notes, *val.notes] == [note, note]
 
 
 def touch(folder, number):
@@ -269,6 +289,10 @@ def test_mistakes_in_a_table_of_several_labels_are_named(text, message, tmp_path
     ("path,label\na.png\n", r"line 2: 1 fields, the heading has 2"),
     ("path,label\na.png,\n", r"line 2: no path or no label"),
     ("path,label\n", r"lists no images"),
+    ("", r"has the columns none; none of them is path"),
+    ("sep=;\npath;label\n\na.png;x\n\na.png\n", r"line 6: 1 fields, the heading has 2"),
+    ('path,label,x\na.png,a,"1\n2"\na.png,"b,1\na.png,a,1\na.png,b",1\n', r"line 4: a line break in the column label"),
+    ('path,label\n"a.png,a\n' + "a.png,a\n" * 20_000, r"line 2: field larger .*; is a quote not closed\?"),
 ])  # fmt: skip
 def test_errors_in_a_table_are_named(text, message, tmp_path):
     (tmp_path / "t.csv").write_text(text)

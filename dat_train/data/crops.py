@@ -109,10 +109,12 @@ class RandomResizedCrop:
 
     def _decode(self, encoded: bytes) -> tuple[Tensor | Image.Image, Box]:
         with open_image(encoded) as header:
+            is_jpeg = header.format in JPEG
+            if not is_jpeg:
+                header.load()  # Pillow turns TIFF images upright here, and removes their orientation
             turned = orientation(header)
             width, height = header.size if turned < 5 else header.size[::-1]
             box = self.draw(width, height)
-            is_jpeg = header.format in JPEG
             reduction = self._reduction(box) if is_jpeg else 1
             if reduction > 1:
                 header.draft(None, (header.width // reduction, header.height // reduction))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.images import UnreadableImage, printable, read_rgb
+from dat_train.data.images import UnreadableImage, image_error, printable, read_rgb
 from dat_train.data.reading.image_files import first_named
 from dat_train.data.scenes.scene_checking import CheckedMasks, CheckedObjects
 from dat_train.data.storages.imagenet_tests import synsets
@@ -99,7 +99,10 @@ def check_image(dataset: Part, index: int) -> CheckedImage:
         start = printable(name)
         return CheckedImage(index, reason=str(error).removeprefix(f"{start}: ").removeprefix(f"{start} "))
     except Exception as error:  # of the disk or the archive
-        return CheckedImage(index, reason=f"{type(error).__name__}: {error}")
+        fault = image_error(name, error)
+        if not isinstance(fault, UnreadableImage):
+            raise fault from error
+        return CheckedImage(index, reason=fault.reason)
     return CheckedImage(index, image.size, hashlib.blake2b(content, digest_size=16).digest(), amounts=amounts)
 
 

@@ -14,12 +14,12 @@ from dat_train.data.images import (
     WHITE,
     Source,
     UnreadableImage,
+    image_error,
     open_image,
     orientation,
     read_bytes,
     read_rgb,
     to_rgb,
-    unreadable,
     upright,
 )
 
@@ -100,7 +100,7 @@ class RandomResizedCrop:
         except UnreadableImage:
             raise
         except Exception as error:  # as in read_rgb
-            raise unreadable(image, error) from error
+            raise image_error(image, error) from error
 
     def _whole(self, image: Image.Image) -> tuple[Tensor | Image.Image, Box]:
         if self.scale is None:

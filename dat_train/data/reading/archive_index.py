@@ -19,7 +19,7 @@ from dat_train.atomic import write_bytes
 from dat_train.errors import UserError
 from dat_train.home_folder import expand_home
 
-VERSION = 1  # of the index files
+VERSION = 2  # of the index files
 ARCHIVES = (".tar", ".zip")
 STORED, DEFLATED = 0, 8  # compression methods of zip files
 GZIP = b"\x1f\x8b"  # first bytes of a compressed file
@@ -132,8 +132,8 @@ def _tar_members(path: Path, sidecars: Sequence[str]) -> Iterator[Member]:
                             name = f"{member.name[: -len('.tar')]}/{part.name}"
                             yield Member(name, member.offset_data + part.offset_data, part.size)
             elif member.size <= MAX_SIDECAR and member.name.lower().endswith(tuple(sidecars) or "\0"):
-                content = archive.extractfile(member).read()
-                yield Member(member.name, member.offset_data, member.size, text=content.decode("utf-8", "replace"))
+                text = archive.extractfile(member).read().decode("utf-8", "replace").replace("\0", "")
+                yield Member(member.name, member.offset_data, member.size, text=text)
             else:
                 yield Member(member.name, member.offset_data, member.size)
         with path.open("rb") as file:  # tarfile accepts a truncated file as an archive
@@ -174,6 +174,7 @@ def _read(path: Path, key: str) -> ArchiveIndex | None:
                 for name in ("names", "texts")
             )
             arrays = [content[name] for name in ("archives", "offsets", "sizes", "methods")]
-            return ArchiveIndex(names, *arrays, texts)
+            whole = all(len(part) == number for part in (names, texts, *arrays))
+            return ArchiveIndex(names, *arrays, texts) if whole else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

@@ -70,6 +70,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     texts = ("can't allocate memory", "DefaultCPUAllocator: not enough memory", "MPS backend out of memory")
     return (
         isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and "Cannot allocate memory" in str(error))  # ENOMEM, also in a data worker
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and any(text in str(error) for text in texts))
     )

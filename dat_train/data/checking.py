@@ -1,15 +1,18 @@
 """Check of all images of a data set: each is read and decoded once, in parallel."""
 
 import hashlib
-import multiprocessing
 import os
+import signal
 import stat
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
 from dat_train.data.dataset import ImageDataset
-from dat_train.data.images import UnreadableImage, printable, read_rgb
+from dat_train.data.images import UnreadableImage, image_error, printable, read_rgb
 from dat_train.data.reading.image_files import first_named
 from dat_train.data.scenes.scene_checking import CheckedMasks, CheckedObjects
 from dat_train.data.storages.imagenet_tests import synsets
@@ -18,6 +21,7 @@ from dat_train.errors import UserError
 Part = ImageDataset | CheckedMasks | CheckedObjects
 
 CHUNK = 16  # images given to a process at a time
+CHUNKS_AHEAD = 4  # for each process; results wait in memory until the earlier ones are there
 IMAGENET_IMAGES = {"train": 1_281_167, "val": 50_000}
 IMAGENET_PER_CLASS = {"train": (732, 1300), "val": (50, 50)}
 
@@ -47,12 +51,36 @@ def check_images(dataset: Part, workers: int) -> Iterator[CheckedImage]:
 
     Args:
         workers: processes; 0: in this process.
+
+    Raises:
+        UserError: a process was killed.
     """
     if workers == 0:
         yield from (check_image(dataset, index) for index in range(len(dataset)))
         return
-    with multiprocessing.Pool(workers, _start_worker, (dataset,)) as pool:
-        yield from pool.imap(_check, range(len(dataset)), chunksize=CHUNK)
+    with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(dataset,)) as pool:
+        try:
+            yield from _in_order(pool, len(dataset), CHUNKS_AHEAD * workers)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process of dat-check died, most often because the memory is full: a smaller workers=... needs less "
+                "(workers=0 uses no further process)"
+            ) from error
+        except BaseException:  # an interrupt: the chunks in work are not waited for
+            for process in list(pool._processes.values()):
+                process.kill()
+            raise
+
+
+def _in_order(pool: ProcessPoolExecutor, images: int, ahead: int) -> Iterator[CheckedImage]:
+    """Yield the results of all images in order, with at most `ahead` chunks in work."""
+    pending: deque[Future] = deque()
+    for first in range(0, images, CHUNK):
+        if len(pending) == ahead:
+            yield from pending.popleft().result()
+        pending.append(pool.submit(_check, range(first, min(first + CHUNK, images))))
+    while pending:
+        yield from pending.popleft().result()
 
 
 def check_image(dataset: Part, index: int) -> CheckedImage:
@@ -71,17 +99,22 @@ def check_image(dataset: Part, index: int) -> CheckedImage:
         start = printable(name)
         return CheckedImage(index, reason=str(error).removeprefix(f"{start}: ").removeprefix(f"{start} "))
     except Exception as error:  # of the disk or the archive
-        return CheckedImage(index, reason=f"{type(error).__name__}: {error}")
+        fault = image_error(name, error)
+        if not isinstance(fault, UnreadableImage):
+            raise fault from error
+        return CheckedImage(index, reason=fault.reason)
     return CheckedImage(index, image.size, hashlib.blake2b(content, digest_size=16).digest(), amounts=amounts)
 
 
 def _start_worker(dataset: Part) -> None:
     global _dataset
     _dataset = dataset
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _check(index: int) -> CheckedImage:
-    return check_image(_dataset, index)
+def _check(indices: range) -> list[CheckedImage]:
+    return [check_image(_dataset, index) for index in indices]
 
 
 def imagenet_problems(split: str, counts: dict[str, int]) -> list[str]:

@@ -14,12 +14,12 @@ from dat_train.data.images import (
     WHITE,
     Source,
     UnreadableImage,
+    image_error,
     open_image,
     orientation,
     read_bytes,
     read_rgb,
     to_rgb,
-    unreadable,
     upright,
 )
 
@@ -100,7 +100,7 @@ class RandomResizedCrop:
         except UnreadableImage:
             raise
         except Exception as error:  # as in read_rgb
-            raise unreadable(image, error) from error
+            raise image_error(image, error) from error
 
     def _whole(self, image: Image.Image) -> tuple[Tensor | Image.Image, Box]:
         if self.scale is None:
@@ -109,10 +109,12 @@ class RandomResizedCrop:
 
     def _decode(self, encoded: bytes) -> tuple[Tensor | Image.Image, Box]:
         with open_image(encoded) as header:
+            is_jpeg = header.format in JPEG
+            if not is_jpeg:
+                header.load()  # Pillow turns TIFF images upright here, and removes their orientation
             turned = orientation(header)
             width, height = header.size if turned < 5 else header.size[::-1]
             box = self.draw(width, height)
-            is_jpeg = header.format in JPEG
             reduction = self._reduction(box) if is_jpeg else 1
             if reduction > 1:
                 header.draft(None, (header.width // reduction, header.height // reduction))

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from dat_train.data.augment import Augmented
 from dat_train.data.erasing import Rectangle
-from dat_train.data.images import UnreadableImage, first_readable, read_rgb
+from dat_train.data.images import UnreadableImage, first_readable, image_error, read_rgb
 from dat_train.data.micro_batches import SampleKey
 from dat_train.data.randomness import keyed_randomness
 from dat_train.data.reading.image_source import ImageSource, ReadsAhead, sample_key
@@ -95,6 +95,7 @@ class ImageDataset(Dataset):
 
         Raises:
             UserError: too many consecutive unreadable images.
+            OSError: the system lacks file descriptors or memory.
         """
 
         def transformed(index: int) -> Tensor | Augmented:
@@ -105,8 +106,7 @@ class ImageDataset(Dataset):
             except UserError:
                 raise
             except Exception as error:  # of this sample only: damaged files raise many types, also MemoryError
-                reason = error.reason if isinstance(error, UnreadableImage) else f"{type(error).__name__}: {error}"
-                raise UnreadableImage(self.samples[index][0], reason) from error
+                raise image_error(self.samples[index][0], error) from error
 
         try:
             if not self.training:
@@ -188,7 +188,7 @@ class ImageDataset(Dataset):
         try:
             encoded = self.encoded(index)
         except Exception as error:  # an archive that was truncated, replaced or unmounted
-            raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
+            raise image_error(name, error) from error
         return read_rgb(encoded, name)
 
     def _blank(self) -> Tensor | Augmented:

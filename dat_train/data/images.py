@@ -1,5 +1,6 @@
 """Decoding of image files to RGB with Pillow, and replacement of unreadable images."""
 
+import errno
 import io
 import os
 import stat
@@ -21,6 +22,7 @@ T = TypeVar("T")
 
 MAX_REPLACEMENTS = 100  # consecutive unreadable files after which the storage itself is at fault
 WHITE = (255, 255, 255)
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the system: file descriptors or memory
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -85,17 +87,29 @@ def read_rgb(source: Source, name: str | Path | None = None, background: Sequenc
     Raises:
         UnreadableImage: missing, not a regular file, truncated, not an image, or more than 179 megapixels (Pillow's
             limit against decompression bombs).
+        OSError: see `image_error`.
     """
     try:
         with open_image(source) as image:
             image.load()
             return to_rgb(upright(image, orientation(image)), background)
     except Exception as error:  # damaged files raise many types, for example struct.error and SyntaxError
-        raise unreadable(name or source, error) from error
+        raise image_error(name or source, error) from error
 
 
-def unreadable(source: Source, error: Exception) -> UnreadableImage:
-    """Return an UnreadableImage with the name of the source and the reason."""
+def image_error(source: Source, error: Exception) -> UnreadableImage | OSError:
+    """Return the error to raise for an image that cannot be read or transformed because of `error`.
+
+    This is an UnreadableImage with the name of the source and the reason, or an OSError if the system lacks file
+    descriptors or memory: the file may be whole, and another image in its place would change the run.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in SHORTAGES:
+            return OSError(cause.errno, cause.strerror, cause.filename)
+        cause = cause.__cause__
+    if isinstance(error, UnreadableImage):
+        return UnreadableImage(_name(source), error.reason)
     reason = str(error).partition(" <_io.")[0]  # Pillow's message without the address of a buffer
     return UnreadableImage(
         _name(source), reason if isinstance(error, NotRegular) else f"{type(error).__name__}: {reason}"

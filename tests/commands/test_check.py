@@ -1,8 +1,10 @@
 """dat-check: unreadable images, duplicates between splits, masks and objects that do not fit, and the exit code."""
 
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ from commands.running import run_here
 from data.files import write_images
 from PIL import Image
 
+from dat_train.data.checking import check_images
+from dat_train.data.dataset import ImageDataset
 from dat_train.data.generated.digit_scenes import write_digit_scenes
 from dat_train.data.reading.image_files import first_named
+from dat_train.errors import UserError
 
 
 @pytest.fixture
@@ -36,6 +41,32 @@ def test_whole_data_have_no_problems(photos):
     assert "train: 10 images; 2 classes of 5 images; 8 x 8 pixels" in result.stdout
     assert "no problems found" in result.stdout
     assert report["splits"]["val"]["classes"] == {"cat": 3, "dog": 3}
+
+
+class Killing(ImageDataset):
+    """Images of which one ends the process that reads it, as the kernel does if the memory is full."""
+
+    def encoded(self, index):
+        if index == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encoded(index)
+
+
+def test_a_killed_process_is_an_error_of_one_line(photos):
+    samples = [(str(photos / "train/cat/0.png"), 0)] * 300
+    with pytest.raises(UserError, match=r"^a process of dat-check died, .*: a smaller workers=\.\.\. needs less"):
+        list(check_images(Killing(samples, ["cat"]), workers=2))
+
+
+def test_results_are_in_order_for_any_number_of_processes_which_end_with_the_iterator(photos):
+    paths = [str(path) for path in sorted(photos.rglob("*.png"))] * 20
+    images = ImageDataset([(path, 0) for path in paths], ["cat"])
+    results = check_images(images, workers=2)
+    expected = list(check_images(images, workers=0))
+    assert next(results) == expected[0] and multiprocessing.active_children()
+    results.close()
+    assert not multiprocessing.active_children()
+    assert list(check_images(images, workers=2)) == expected and len(expected) == 320
 
 
 def test_unreadable_images_and_duplicates_are_named(photos):

@@ -14,7 +14,7 @@ from torchvision.transforms import functional as F
 
 from dat_train.data import crops
 from dat_train.data.crops import RandomResizedCrop
-from dat_train.data.images import UnreadableImage, read_rgb
+from dat_train.data.images import UPRIGHT, UnreadableImage, read_rgb
 from dat_train.data.randomness import keyed_randomness
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -26,10 +26,10 @@ def encoded(image, kind="JPEG", **options):
     return buffer.getvalue()
 
 
-def turned(orientation):
+def turned(orientation, kind="JPEG"):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(photo(120, 90), exif=exif)
+    return encoded(photo(120, 90), kind, exif=exif)
 
 
 def with_bytes(start, new):
@@ -97,6 +97,23 @@ def test_a_crop_has_the_pixels_that_pillow_decodes(name, decoder, tmp_path):
             assert found.shape == (3, 48, 48) and found.dtype == torch.uint8
     plain = name in JPEGS and name != "CMYK" and not (name.startswith("EXIF") and not name.endswith("1"))
     assert decoder == {"decoded": 12 if plain else 0, "refused": 0}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_images_of_any_orientation_are_upright_in_training_as_in_evaluation(kind, orientation):
+    content = turned(orientation, kind)
+    crop = RandomResizedCrop(48, SCALE, RATIO)
+    decoded = read_rgb(content)
+    if kind in ("PNG", "TIFF"):  # lossless
+        upright = photo(120, 90).transpose(UPRIGHT[orientation]) if orientation > 1 else photo(120, 90)
+        assert np.array_equal(decoded, upright)
+    pixels, _ = crop.decode(content)
+    assert torch.equal(pixels, F.pil_to_tensor(decoded))
+    with keyed_randomness(orientation):
+        found = crop(content)
+    with keyed_randomness(orientation):
+        assert torch.equal(found, crop(decoded))
 
 
 @pytest.mark.parametrize("kind", ["cut", "changed"])

@@ -1,5 +1,8 @@
 """Samples as a function of their key; unreadable images are reported and replaced."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +11,11 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 from troubleshooting import entry
 
+from dat_train.cli.machine_faults import environment_error
 from dat_train.data import images as module
 from dat_train.data.augment import eval_transform, train_transform
 from dat_train.data.dataset import UNREADABLE, ImageDataset
+from dat_train.data.loader import evaluation_loader
 from dat_train.data.micro_batches import SampleKey
 from dat_train.errors import UserError
 
@@ -82,6 +87,42 @@ def test_an_image_that_cannot_be_transformed_is_unreadable(error, damaged):
     sample = damaged[SampleKey(0, 5, 0)]
     assert (sample.index, sample.label, sample.unreadable) == (5, UNREADABLE, (damaged.samples[5][0],))
     assert not sample.image.any()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("number", "text"), [
+    (errno.EMFILE, "too many open files: ulimit -n"), (errno.ENFILE, "too many open files: ulimit -n"),
+    (errno.ENOMEM, "not enough memory"),
+])  # fmt: skip
+def test_a_lack_of_files_or_memory_is_an_error_of_the_run(number, text, training, augmented, monkeypatch):
+    """The image is not replaced: which images are trained on would depend on the machine."""
+
+    def fail(*_arguments):
+        raise OSError(number, os.strerror(number), "a.png")
+
+    monkeypatch.setattr(module, "_opened", fail)
+    monkeypatch.setattr(augmented, "training", training)
+    with pytest.raises(OSError) as caught:
+        augmented[SampleKey(0, 0, 0)]
+    assert environment_error(caught.value).startswith(text)
+    with pytest.raises(OSError) as caught:
+        augmented.read(0)
+    with pytest.raises(OSError) as caught:
+        next(iter(evaluation_loader(augmented, batch_size=2, workers=1)))
+    assert environment_error(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+def test_an_image_on_a_damaged_disk_is_unreadable(error, augmented, monkeypatch):
+    def fail(source):
+        if source == augmented.samples[0][0]:
+            raise error
+        return original(source)
+
+    original = module._opened
+    monkeypatch.setattr(module, "_opened", fail)
+    sample = augmented[SampleKey(0, 0, 0)]
+    assert (sample.index, sample.unreadable) == (1, (augmented.samples[0][0],))
 
 
 def test_a_user_error_in_a_transform_is_not_an_unreadable_image(damaged):

@@ -5,9 +5,10 @@ import hashlib
 import io
 import json
 import os
+import posixpath
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +20,12 @@ from dat_train.atomic import write_bytes
 from dat_train.errors import UserError
 from dat_train.home_folder import expand_home
 
-VERSION = 1  # of the index files
+VERSION = 2  # of the index files
 ARCHIVES = (".tar", ".zip")
 STORED, DEFLATED = 0, 8  # compression methods of zip files
 GZIP = b"\x1f\x8b"  # first bytes of a compressed file
+NO_FILE = -1  # offset of a link whose target is not in the archive
+MAX_LINKS = 40  # links to links that are followed, as in Linux
 MAX_SIDECAR = 1 << 20  # bytes of a file next to an image in a shard
 MEMBERS_PER_UPDATE = 1000  # members between updates of the progress bar; tarfile's list of members is then emptied
 
@@ -40,7 +43,7 @@ class Member(NamedTuple):
 class ArchiveIndex(NamedTuple):
     """Members of several archives, as arrays."""
 
-    names: list[str]
+    names: list[str]  # without "./"
     archives: np.ndarray  # (members,) int32, position in the list of archives
     offsets: np.ndarray  # (members,) int64
     sizes: np.ndarray  # (members,) int64
@@ -48,11 +51,10 @@ class ArchiveIndex(NamedTuple):
     texts: list[str]
 
 
-def index_archives(paths: Sequence[Path], wanted: Callable[[str], bool], sidecars: Sequence[str] = ()) -> ArchiveIndex:
-    """Return the members of `paths` whose names are wanted, from the cache folder if the archives are unchanged.
+def index_archives(paths: Sequence[Path], sidecars: Sequence[str] = ()) -> ArchiveIndex:
+    """Return the files in `paths`, from the cache folder if the archives are unchanged.
 
     Args:
-        wanted: called with the name of a member.
         sidecars: suffixes of small files whose content is kept as text.
 
     Raises:
@@ -64,7 +66,7 @@ def index_archives(paths: Sequence[Path], wanted: Callable[[str], bool], sidecar
     cached = cache_folder() / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.npz"
     found = _read(cached, text)
     if found is None:
-        found = _index(paths, wanted, sidecars, sum(s.st_size for s in stats))
+        found = _index(paths, sidecars, sum(s.st_size for s in stats))
         with contextlib.suppress(OSError):  # without a cache folder the index is created again at the next start
             cached.parent.mkdir(parents=True, exist_ok=True)
             _write(found, cached, text)
@@ -79,7 +81,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dat-train"
 
 
-def _index(paths: Sequence[Path], wanted: Callable[[str], bool], sidecars: Sequence[str], total: int) -> ArchiveIndex:
+def _index(paths: Sequence[Path], sidecars: Sequence[str], total: int) -> ArchiveIndex:
     members: list[tuple[int, Member]] = []
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
@@ -89,8 +91,7 @@ def _index(paths: Sequence[Path], wanted: Callable[[str], bool], sidecars: Seque
             walk = _zip_members if path.suffix.lower() == ".zip" else _tar_members
             try:
                 for member in walk(path, sidecars):
-                    if member.text or wanted(member.name):
-                        members.append((number, member))
+                    members.append((number, member))
                     if len(members) % MEMBERS_PER_UPDATE == 0:
                         progress.update(task, completed=before + member.offset)
             except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
@@ -98,7 +99,7 @@ def _index(paths: Sequence[Path], wanted: Callable[[str], bool], sidecars: Seque
                     f"{path} is not a whole archive ({error}); compare its size with the source's, and copy it again"
                 ) from error
     return ArchiveIndex(
-        [member.name for _, member in members],
+        [posixpath.normpath(member.name) for _, member in members],
         np.array([number for number, _ in members], np.int32),
         offsets=np.array([member.offset for _, member in members], np.int64),
         sizes=np.array([member.size for _, member in members], np.int64),
@@ -118,28 +119,59 @@ def _tar_members(path: Path, sidecars: Sequence[str]) -> Iterator[Member]:
                 raise UserError(f"{path} is compressed, so images cannot be read at random; gunzip it first") from error
         raise
     with archive:
-        for number, member in enumerate(archive):
-            if number % MEMBERS_PER_UPDATE == 0:
-                archive.members = []  # tarfile keeps every header otherwise
-            if not member.isreg():
-                continue
-            if member.offset_data + member.size > size:
-                raise tarfile.ReadError(f"{member.name} ends after the end of the file")
-            if member.name.lower().endswith(".tar"):
-                with tarfile.open(fileobj=archive.extractfile(member), mode="r:") as inner:
-                    for part in inner:
-                        if part.isreg():
-                            name = f"{member.name[: -len('.tar')]}/{part.name}"
-                            yield Member(name, member.offset_data + part.offset_data, part.size)
-            elif member.size <= MAX_SIDECAR and member.name.lower().endswith(tuple(sidecars) or "\0"):
-                content = archive.extractfile(member).read()
-                yield Member(member.name, member.offset_data, member.size, text=content.decode("utf-8", "replace"))
-            else:
-                yield Member(member.name, member.offset_data, member.size)
+        yield from _with_links(_files(archive, sidecars, size))
         with path.open("rb") as file:  # tarfile accepts a truncated file as an archive
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("it has no end mark, as a file that was cut")
+
+
+def _files(archive: tarfile.TarFile, sidecars: Sequence[str], size: int) -> Iterator[Member | tarfile.TarInfo]:
+    """Files of a tar file and of the tar files inside it, and the headers of its links.
+
+    Args:
+        size: of the tar file.
+    """
+    for number, member in enumerate(archive):
+        if number % MEMBERS_PER_UPDATE == 0:
+            archive.members = []  # tarfile keeps every header otherwise
+        if member.islnk() or member.issym():
+            yield member
+        if not member.isreg():
+            continue
+        if member.offset_data + member.size > size:
+            raise tarfile.ReadError(f"{member.name} ends after the end of the file")
+        if member.name.lower().endswith(".tar"):
+            with tarfile.open(fileobj=archive.extractfile(member), mode="r:") as inner:
+                for part in _with_links(_files(inner, (), member.size)):
+                    name = f"{member.name[: -len('.tar')]}/{part.name}"
+                    offset = part.offset if part.offset == NO_FILE else member.offset_data + part.offset
+                    yield part._replace(name=name, offset=offset)
+        elif member.size <= MAX_SIDECAR and member.name.lower().endswith(tuple(sidecars) or "\0"):
+            text = archive.extractfile(member).read().decode("utf-8", "replace").replace("\0", "")
+            yield Member(member.name, member.offset_data, member.size, text=text)
+        else:
+            yield Member(member.name, member.offset_data, member.size)
+
+
+def _with_links(found: Iterator[Member | tarfile.TarInfo]) -> Iterator[Member]:
+    """Yield the files, then each link as a file with the content of its target, or with the offset NO_FILE."""
+    files: dict[str, Member] = {}
+    links: dict[str, str] = {}
+    for member in found:
+        name = posixpath.normpath(member.name)
+        if isinstance(member, Member):
+            files[name] = member
+            yield member
+        else:  # the target of a hard link is a name in the archive, that of a symbolic link is relative to its folder
+            folder = "" if member.islnk() else posixpath.dirname(name)
+            links[name] = posixpath.normpath(posixpath.join(folder, member.linkname))
+    for name, target in links.items():
+        for _ in range(MAX_LINKS):
+            if target in files or target not in links:
+                break
+            target = links[target]
+        yield files[target]._replace(name=name) if target in files else Member(name, NO_FILE, 0)
 
 
 def _zip_members(path: Path, _sidecars: Sequence[str]) -> Iterator[Member]:
@@ -174,6 +206,7 @@ def _read(path: Path, key: str) -> ArchiveIndex | None:
                 for name in ("names", "texts")
             )
             arrays = [content[name] for name in ("archives", "offsets", "sizes", "methods")]
-            return ArchiveIndex(names, *arrays, texts)
+            whole = all(len(part) == number for part in (names, texts, *arrays))
+            return ArchiveIndex(names, *arrays, texts) if whole else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

@@ -37,8 +37,9 @@ def suffix_list() -> str:
 
 
 def is_image(name: str) -> bool:
-    """Return True if a file of this name counts as an image. Hidden files (macOS' ._photo.jpg) do not."""
-    return not name.startswith(".") and Path(name).suffix.lower() in image_suffixes()
+    """Return True if a file of this name or path counts as an image. Hidden files (macOS' ._photo.jpg) do not."""
+    stem, _, suffix = name.rpartition("/")[2].rpartition(".")
+    return bool(stem) and stem[0] != "." and f".{suffix.lower()}" in image_suffixes()
 
 
 def is_system(name: str) -> bool:

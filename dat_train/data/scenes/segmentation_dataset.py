@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from dat_train.data.batch import SceneList
-from dat_train.data.images import UnreadableImage, first_readable, open_image, printable, read_rgb
+from dat_train.data.images import UnreadableImage, first_readable, image_error, open_image, printable, read_rgb
 from dat_train.data.micro_batches import SampleKey
 from dat_train.data.randomness import keyed_randomness
 from dat_train.data.sample_list import SampleList
@@ -252,7 +252,7 @@ def read_mask(path: str | Path) -> np.ndarray:
             mask.load()
             mode, values = mask.mode, np.asarray(mask)
     except Exception as error:  # damaged files raise errors of many types
-        raise UnreadableImage(path, f"{type(error).__name__}: {error}") from error
+        raise image_error(path, error) from error
     if mode == "1":
         return values.astype(np.uint8)
     if mode not in ("L", "P"):

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dat_train.data.images import printable
-from dat_train.data.reading.archive_index import ARCHIVES, ArchiveIndex, index_archives
+from dat_train.data.reading.archive_index import ARCHIVES, NO_FILE, ArchiveIndex, index_archives
 from dat_train.data.reading.archive_source import ArchiveSource
 from dat_train.data.reading.image_files import LeftOut, is_image, is_system
 from dat_train.data.storages.catalog import Catalog, sorted_catalog
@@ -64,19 +64,15 @@ class ArchivedFolders:
 
     @cached_property
     def _index(self) -> ArchiveIndex:
-        return index_archives([self.path], lambda name: not name.endswith("/"))
+        return index_archives([self.path])
 
     @cached_property
     def _images(self) -> dict[int, PurePosixPath]:
         """Names of the images by row of the index, without a folder around all classes or splits."""
-        images = {}
-        for row, name in enumerate(map(PurePosixPath, self._index.names)):
-            if any(is_system(part) for part in name.parts):
-                continue
-            if is_image(name.name):
-                images[row] = name
-            else:
-                self._left_out.add(name.name)
+        names, others = _members(self._index, self._left_out)
+        for name in others.values():
+            self._left_out.add(name)
+        images = {row: PurePosixPath(name) for row, name in names.items()}
         while len(tops := {name.parts[0] for name in images.values()}) == 1 and not is_split(*tops):
             if any(len(name.parts) < 3 for name in images.values()):  # one class, not a folder around the classes
                 break
@@ -102,12 +98,19 @@ class OfficialArchives:
             UserError: a damaged archive, or no labels of the validation images.
         """
         path = self.root / OFFICIAL[split or "val"]
-        index = index_archives([path], is_image)
+        index, left_out = index_archives([path]), LeftOut()
+        images, others = _members(index, left_out)
+        if not images:
+            raise UserError(f"{path} has no images")
+        for name in others.values():
+            left_out.add(name)
+        names = list(images.values())
         if split == "train":
-            classes = [PurePosixPath(name).parts[0] for name in index.names]
+            classes = [name.partition("/")[0] for name in names]
         else:
-            classes = validation_classes(index.names, self.root, path)
-        return sorted_catalog(index.names, classes, base=str(path), source=ArchiveSource([path], index))
+            classes = validation_classes(names, self.root, path)
+        source = ArchiveSource([path], index, np.array(list(images)))
+        return sorted_catalog(names, classes, base=str(path), source=source, notes=left_out.notes(str(path)))
 
 
 class Shards:
@@ -135,31 +138,38 @@ class Shards:
         paths = [path for path in self._shards() if split is None or _split_of(path) == split]
         if not paths:
             raise UserError(f"{self.root} has no shards (*.tar)")
-        index = index_archives(paths, is_image, SIDECARS)
-        keys = [(int(archive), _key(name)) for archive, name in zip(index.archives, index.names, strict=True)]
-        labels: dict[tuple[int, str], str] = {}
-        for key, name, text in zip(keys, index.names, index.texts, strict=True):
-            value = self._label(name, text) if text and not is_image(name) else None
-            if value is not None:
-                labels.setdefault(key, value)
-        rows = [row for row, name in enumerate(index.names) if is_image(name)]
-        if not rows:
+        index, left_out = index_archives(paths, SIDECARS), LeftOut()
+        images, others = _members(index, left_out)
+        if not images:
             raise UserError(f"{paths[0].parent} has shards without images")
-        missing = next((keys[row][1] for row in rows if keys[row] not in labels), None)
+        keys = {row: (int(index.archives[row]), _key(name)) for row, name in (images | others).items()}
+        with_image = {keys[row] for row in images}
+        labels: dict[tuple[int, str], str] = {}
+        for row, name in others.items():
+            value = self._label(name, index.texts[row])
+            if value is not None:
+                labels.setdefault(keys[row], value)
+            if keys[row] not in with_image or not name.lower().endswith(SIDECARS):
+                left_out.add(name)
+        missing = next((key[1] for key in map(keys.get, images) if key not in labels), None)
         if missing is not None:
             raise UserError(
                 f"{self.root}: image {missing} has no KEY.cls, and no KEY.json with {self.label!r} (data.label_column)"
             )
-        classes = class_names_of([labels[keys[row]] for row in rows], self.root)
-        names = [f"{keys[row][1]}{PurePosixPath(index.names[row]).suffix}" for row in rows]
-        return sorted_catalog(names, classes, base=self.name, source=ArchiveSource(paths, index, np.array(rows)))
+        return sorted_catalog(
+            [f"{keys[row][1]}.{name.rpartition('.')[2]}" for row, name in images.items()],
+            class_names_of([labels[keys[row]] for row in images], self.root),
+            base=self.name,
+            source=ArchiveSource(paths, index, np.array(list(images))),
+            notes=left_out.notes(self.name),
+        )
 
     def _shards(self) -> list[Path]:
         return [path for path in sorted(self.root.rglob("*.tar")) if not is_system(path.name)]
 
     def _label(self, name: str, text: str) -> str | None:
         """Label in the file next to an image, or None."""
-        suffix = name.rpartition("/")[2].partition(".")[2].lower()
+        suffix = name.rpartition("/")[2].partition(".")[2].lower() if text else ""
         if suffix == "cls":
             return text.strip()
         if suffix != "json":
@@ -190,10 +200,23 @@ def class_names_of(values: Sequence[str], root: Path) -> list[str]:
     return [names[int(value)] for value in values]
 
 
+def _members(index: ArchiveIndex, left_out: LeftOut) -> tuple[dict[int, str], dict[int, str]]:
+    """Names of the images and of the other files by row of the index; no system files. Broken links are counted."""
+    images, others = {}, {}
+    for row, (name, offset) in enumerate(zip(index.names, index.offsets.tolist(), strict=True)):
+        if any(map(is_system, name.split("/"))):
+            continue
+        if offset == NO_FILE:
+            left_out.broken.append(name)
+        else:
+            (images if is_image(name) else others)[row] = name
+    return images, others
+
+
 def _key(name: str) -> str:
     """Key of a shard's member: its name up to the first dot of the file name."""
     folder, slash, file = name.rpartition("/")
-    return f"{folder}{slash}{file.partition('.')[0]}".removeprefix("./")
+    return f"{folder}{slash}{file.partition('.')[0]}"
 
 
 def _split_of(path: Path) -> str | None:

@@ -1,8 +1,10 @@
 """Images of a Hugging Face data set: saved by `datasets`, as parquet files, or by its name on the Hub."""
 
+import errno
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from dat_train.data.storages.catalog import Catalog, sorted_catalog
 from dat_train.data.storages.class_names import IMAGENET_CLASSES, imagenet_numbers, words_to_number
 from dat_train.errors import UserError
 from dat_train.home_folder import expand_home
+
+T = TypeVar("T")
 
 
 class HuggingFace:
@@ -25,7 +29,6 @@ class HuggingFace:
         self.root = expand_home(root)
         self.name = str(root)
         self.image_column, self.label_column = image_column, label_column
-        self._opened: Any = None
 
     def splits(self) -> list[str]:
         """Names of the splits, without reading them."""
@@ -35,14 +38,14 @@ class HuggingFace:
         if (self.root / "state.json").is_file():
             return []
         if self.root.is_dir():
-            return sorted(map(str, datasets.data_files.get_data_patterns(str(self.root))))
+            return sorted(map(str, self._read(datasets.data_files.get_data_patterns)))
         return self._hub(lambda: datasets.get_dataset_split_names(self.name))
 
     def open(self, split: str | None) -> Catalog:
         """Return the images of a split.
 
         Raises:
-            UserError: no such data set, or no column of images or labels.
+            UserError: no such data set, a damaged file, no column of images or labels, or images without a label.
         """
         data = self._load(split)
         image = self._column(data, self.image_column, ("Image",), ("image", "img", "jpg"), "data.image_column")
@@ -50,6 +53,7 @@ class HuggingFace:
         feature = data.features[label]
         values = data.with_format("arrow").data.column(label).to_pylist() if data._indices is None else data[label]
         names = getattr(feature, "names", None)
+        self._check_labels(values, names, split, label)
         if names and len(names) == IMAGENET_CLASSES:
             names = imagenet_names(names)
         classes = [names[value] for value in values] if names else [str(value) for value in values]
@@ -61,14 +65,39 @@ class HuggingFace:
     def _load(self, split: str | None) -> Any:
         datasets = import_datasets()
         if (self.root / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(str(self.root / split))
+            return self._read(lambda root: datasets.load_from_disk(f"{root}/{split}"))
         if (self.root / "state.json").is_file():
-            return datasets.load_from_disk(str(self.root))
+            return self._read(datasets.load_from_disk)
         if self.root.is_dir():
-            patterns = datasets.data_files.get_data_patterns(str(self.root))[split]
-            files = {split: [str(pattern) for pattern in patterns]}  # of this split only
-            return datasets.load_dataset("parquet", data_files=files, data_dir=str(self.root), split=split)
+            patterns = self._read(datasets.data_files.get_data_patterns)[split]
+            options = {"data_files": {split: list(map(str, patterns))}, "split": split}  # of this split only
+            return self._read(lambda root: datasets.load_dataset("parquet", data_dir=root, **options))
         return self._hub(lambda: datasets.load_dataset(self.name, split=split))
+
+    def _check_labels(self, values: list, names: list[str] | None, split: str | None, column: str) -> None:
+        """Raise a UserError if an image has no label: None, or -1 as in test splits on the Hub."""
+        known = range(len(names)) if names else None
+        without = [value for value in values if value is None or (known is not None and value not in known)]
+        if without:
+            of_split = f", split {split}" if split else ""
+            raise UserError(
+                f"{self.name}{of_split}: {len(without):,} of {len(values):,} images have no label "
+                f"({column}={without[0]}); choose another split with data.split=NAME, or set data.label_column=NAME"
+            )
+
+    def _read(self, call: Callable[[str], T]) -> T:
+        """Return the result of `call` with the root folder; missing or damaged files become a UserError."""
+        try:
+            return call(str(self.root))
+        except Exception as error:  # of pyarrow and datasets
+            cause = error.__cause__ or error
+            if isinstance(cause, MemoryError) or getattr(cause, "errno", None) not in (None, errno.ENOENT):
+                raise  # a fault of the machine
+            text = " ".join(str(cause).split()).rstrip(".")[:200]
+            raise UserError(
+                f"data.root={self.name} cannot be read as a data set of Hugging Face ({text}); it needs parquet files, "
+                "or the folder that save_to_disk wrote; compare damaged files with the source, and copy them again"
+            ) from error
 
     def _hub(self, call: Any) -> Any:
         try:

@@ -6,6 +6,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -332,6 +333,33 @@ def test_a_table_whose_paths_are_all_missing_is_refused_with_the_first_one(path,
     assert bool(existing) == (f"; did you mean {table.parent / (existing or '')}?;" in str(caught.value))
     write_image(table.parent / "x.png")  # one is enough; the other is then unreadable
     assert len(open_evaluation_set("csv", table)) == 2
+
+
+@pytest.mark.parametrize(("values", "number"), [([0, 1, -1, -1], 2), ([0, None, 1], 1), (["a", None], 1)])
+def test_images_without_a_label_in_a_hugging_face_set_are_refused(values, number, tmp_path):
+    kind = datasets.Value("string") if "a" in values else datasets.ClassLabel(names=["a", "b", "c"])
+    images = [str(write_image(tmp_path / "1.png"))] * len(values)
+    columns = datasets.Features({"image": datasets.Image(), "label": kind})
+    rows = datasets.Dataset.from_dict({"image": images, "label": values}, features=columns)
+    datasets.DatasetDict({"test": rows}).save_to_disk(str(tmp_path / "set"))
+    with pytest.raises(UserError) as caught:
+        open_evaluation_set("hf", tmp_path / "set", split="test")
+    value = next(value for value in values if value in (None, -1))
+    assert f"set, split test: {number} of {len(values)} images have no label (label={value}); " in str(caught.value)
+    assert "choose another split with data.split=NAME" in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("train-0.parquet", r"\(Parquet magic bytes not found in footer\. .*\); it needs parquet files, or the folder"),
+    (None, r"\(The directory at .* doesn't contain any data files\); it needs parquet files"),
+])  # fmt: skip
+def test_a_damaged_or_empty_hugging_face_set_is_one_line(name, text, tmp_path):
+    (tmp_path / "data").mkdir()
+    if name:
+        (tmp_path / "data" / name).write_bytes(b"PAR1 cut")
+    with pytest.raises(UserError, match=text) as caught:
+        open_evaluation_set("hf", tmp_path, split="train" if name else None)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.long

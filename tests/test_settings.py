@@ -13,6 +13,7 @@ POLY = {"kind": "poly", "warmup_steps": 1500, "warmup_factor": 1e-6, "power": 0.
 STEP = {"kind": "step", "warmup_steps": 500, "warmup_factor": 1e-3, "power": 1.0, "milestones": [8, 11], "gamma": 0.1}
 UNUSED = {"kind": None, "warmup_steps": 0, "warmup_factor": 1e-3, "power": 1.0, "milestones": [], "gamma": 0.1}
 LOCAL = ["data.root=/data", "init=weights.pth"]
+KNOWN = ("task", "steps", "eval.every_steps")  # settings that the versions with the group `falling` had
 FORMER = {  # group `falling`, and the command line with the same schedule today
     "segmentation": (POLY, ["experiment=upernet_datpp_t", *LOCAL, "schedule.power=0.9"]),
     "detection": (STEP, ["experiment=mask_rcnn_datpp_t_1x", *LOCAL]),
@@ -22,7 +23,7 @@ FORMER = {  # group `falling`, and the command line with the same schedule today
 
 def former(now: Settings, falling: dict) -> dict:
     """A configuration as it was written when `falling`, unless its kind was null, replaced the group `schedule`."""
-    kept = {key: value for key, value in flat(now.plain()).items() if key not in ADDED or key == "task"}
+    kept = {key: value for key, value in flat(now.plain()).items() if key not in ADDED or key in KNOWN}
     others = nested({key: value for key, value in kept.items() if not key.startswith("schedule.")})
     cosine = now.schedule.only("warmup_epochs", "warmup_lr") | {"min_lr": 1e-5 * now.batch_size / 1024}
     return others | {"schedule": cosine, "falling": falling}

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.ops import batched_nms, box_iou
 
 import dat_train.models  # noqa: F401  registers the models
-from dat_train.export.any_size import AnySizeAdaptiveAvgPool2d, with_any_size
+from dat_train.export.any_size import AnySizeAdaptiveAvgPool2d, smallest_side, with_any_size
 from dat_train.export.dense_graphs import RetinaNetGraph, SegmentationGraph
 from dat_train.export.onnx_file import OnnxModel, write_onnx
 from dat_train.export.torch_export_file import write_program
@@ -86,3 +86,11 @@ def test_onnxruntime_detects_what_the_model_detects_after_suppression(tmp_path):
     half = len(kept) // 2
     same = box_iou(found.boxes[:half], boxes[place][kept]) * (found.labels[:half, None] == label[kept])
     assert (same.amax(1) > 0.999).float().mean() > 0.95
+
+
+def test_the_smallest_side_of_a_graph_has_more_than_a_shifted_window():
+    """A window of 12 in the second stage, with cells of 8 pixels."""
+    assert smallest_side(timm.create_model("dat_nano", img_size=64)) == 64
+    sizes = {"dims": (8, 16, 16, 24), "num_heads": (1, 2, 2, 3), "groups": (1, 1, 1, 3)}
+    large = timm.create_model("dat_base_384", **sizes)
+    assert smallest_side(large) == 13 * 8

@@ -315,3 +315,10 @@ def test_unknown_block_letters_and_biases_are_named():
         timm.create_model("dat_nano", blocks=("LS", "LX", "LD", "LD"))
     with pytest.raises(dat_train.errors.UserError, match="one of table"):
         timm.create_model("dat_nano", position_bias="tabel")
+
+
+def test_a_model_without_its_last_stages_takes_a_new_classifier():
+    model = timm.create_model("dat_nano").eval()
+    model.prune_intermediate_layers([1])
+    model.reset_classifier(4, "avg")
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 4)
